@@ -1,0 +1,75 @@
+# Everything a developer does here. `make` alone lists it.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+PEERS := $(patsubst tests/benchmarks/peers/requirements-%.txt,%,$(wildcard tests/benchmarks/peers/requirements-*.txt))
+
+# What an installation depends on: what it asks for, the versions, and where it lies (it is editable).
+HASH = $$({ cat pyproject.toml constraints.txt; pwd; } | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-64)
+
+.PHONY: help install demo test test-slow check fmt bench peers clean
+
+help: ## list what there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+install: ## make .venv with everything in it; nothing happens when it is up to date
+	@if [ "$$(cat $(STAMP) 2>/dev/null)" = "$(HASH)" ]; then exit 0; fi; \
+	set -eu; \
+	rm -f $(STAMP); \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	    python=; \
+	    for candidate in $${PYTHON:-python3.11 python3.12 python3.13 python3.14 python3}; do \
+	        if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
+	        then python=$$candidate; break; fi; \
+	    done; \
+	    if [ -z "$$python" ]; then \
+	        echo "no Python 3.11 or later with venv was found: install one (Debian: python3 python3-venv)," \
+	            "or name it: make install PYTHON=/path/to/python" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "making $(VENV) with $$("$$python" --version)"; \
+	    "$$python" -m venv --clear $(VENV); \
+	fi; \
+	echo "installing callboard with all extras into $(VENV) (minutes the first time)"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'; \
+	mkdir -p $(VENV)/typing; \
+	ln -sfn ../.. $(VENV)/typing/callboard; \
+	echo "$(HASH)" >$(STAMP); \
+	echo "installed: $(BIN)/callboard"
+
+demo: install ## ask the default model a question through the bus
+	@$(BIN)/callboard demo
+
+test: install ## the tests, without the slow ones
+	$(PYTEST) -m "not slow"
+
+test-slow: install ## the slow tests
+	@status=0; $(PYTEST) -m slow || status=$$?; \
+	if [ $$status -eq 5 ]; then echo "there are no slow tests"; else exit $$status; fi
+
+check: install ## format, lint, types, import rules
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/basedpyright
+	$(BIN)/pytest -q tests/unit/test_import_rules.py
+
+fmt: install ## format and mend what can be mended
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: install ## the benchmark of the bus beside its floors and the peers that are installed
+	$(BIN)/callboard bench bus
+
+peers: install $(PEERS:%=.venv-peers/%/.installed) ## other actor frameworks to measure beside, each in a venv of its own
+
+.venv-peers/%/.installed: tests/benchmarks/peers/requirements-%.txt
+	@echo "installing $* into .venv-peers/$*"
+	@$(BIN)/python -m venv --clear .venv-peers/$*
+	@.venv-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+clean: ## remove what is built, the virtual environments excepted
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

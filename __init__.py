@@ -1,0 +1,61 @@
+"""Callboard: an actor runtime on a message bus that takes a language model through its whole life.
+
+The names below load on first use (PEP 562), so `import callboard` costs nothing and test runners may import this file
+by any name.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .runtime.actor import Actor as Actor
+    from .runtime.actor import handler as handler
+    from .runtime.client import connect as connect
+    from .runtime.client import connect_sync as connect_sync
+    from .runtime.errors import CallboardError as CallboardError
+    from .runtime.node import Node as Node
+    from .runtime.placement import Here as Here
+    from .runtime.placement import Process as Process
+    from .runtime.refs import Ref as Ref
+    from .runtime.supervision import Restart as Restart
+    from .runtime.supervision import Strategy as Strategy
+    from .runtime.supervision import Supervision as Supervision
+    from .schemas.base import Message as Message
+    from .schemas.base import Request as Request
+    from .schemas.base import StreamRequest as StreamRequest
+    from .schemas.runtime import Terminated as Terminated
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Actor": "runtime.actor",
+    "CallboardError": "runtime.errors",
+    "Here": "runtime.placement",
+    "Message": "schemas.base",
+    "Node": "runtime.node",
+    "Process": "runtime.placement",
+    "Ref": "runtime.refs",
+    "Request": "schemas.base",
+    "Restart": "runtime.supervision",
+    "Strategy": "runtime.supervision",
+    "StreamRequest": "schemas.base",
+    "Supervision": "runtime.supervision",
+    "Terminated": "schemas.runtime",
+    "connect": "runtime.client",
+    "connect_sync": "runtime.client",
+    "handler": "runtime.actor",
+}
+
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*_HOME, "__version__"]

@@ -1,0 +1,58 @@
+"""The shape of a LLaMA-like decoder, as a frozen value."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ...runtime.errors import ModelDamaged
+from .errors import UnsupportedModel
+from .gguf import GGUFFile
+
+
+class LlamaConfig(msgspec.Struct, frozen=True, kw_only=True):
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    context_length: int
+    tied_embeddings: bool
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads or self.head_dim % 2:
+            raise ModelDamaged(
+                f"a decoder cannot have {self.num_heads} heads, {self.num_kv_heads} key/value heads "
+                f"and head size {self.head_dim}"
+            )
+
+    @classmethod
+    def from_gguf(cls, file: GGUFFile) -> LlamaConfig:
+        """From the metadata of a file whose architecture is `llama`; anything else raises `UnsupportedModel`."""
+        architecture = file.get("general.architecture", str)
+        if architecture != "llama":
+            raise UnsupportedModel(f"{file.path} has the architecture '{architecture}'; 'llama' is read here")
+        scaling = file.get("llama.rope.scaling.type", str, "none")
+        if scaling != "none":
+            raise UnsupportedModel(f"{file.path} wants '{scaling}' rotary scaling, which is not implemented here")
+        hidden_size = file.get("llama.embedding_length", int)
+        num_heads = file.get("llama.attention.head_count", int)
+        head_dim = file.get("llama.attention.key_length", int, hidden_size // num_heads)
+        if file.get("llama.rope.dimension_count", int, head_dim) != head_dim:
+            raise UnsupportedModel(f"{file.path} rotates only a part of each head, which is not implemented here")
+        return cls(
+            vocab_size=file.get("llama.vocab_size", int, len(file.get("tokenizer.ggml.tokens", list))),
+            hidden_size=hidden_size,
+            intermediate_size=file.get("llama.feed_forward_length", int),
+            num_layers=file.get("llama.block_count", int),
+            num_heads=num_heads,
+            num_kv_heads=file.get("llama.attention.head_count_kv", int, num_heads),
+            head_dim=head_dim,
+            rms_norm_eps=file.get("llama.attention.layer_norm_rms_epsilon", float),
+            rope_theta=file.get("llama.rope.freq_base", float, 10000.0),
+            context_length=file.get("llama.context_length", int),
+            tied_embeddings="output.weight" not in file.tensors,
+        )

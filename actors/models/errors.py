@@ -1,0 +1,18 @@
+"""Errors of getting and loading models, beside those of the runtime's tree.
+
+ModelError
+├── UnsupportedModel    model.unsupported    a sound file of a kind that this version does not read
+└── PullFailed          model.pull           a model could not be fetched
+"""
+
+from __future__ import annotations
+
+from ...runtime.errors import ModelError
+
+
+class UnsupportedModel(ModelError):
+    code = "model.unsupported"
+
+
+class PullFailed(ModelError):
+    code = "model.pull"

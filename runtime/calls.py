@@ -1,0 +1,270 @@
+"""Conversations that this node began over the bus: what it waits for, and how each may end."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..schemas.base import ErrorInfo
+from ..schemas.runtime import Ended, Terminated
+from ..schemas.wire import Frame, Mark, Op
+from .channels import Channel
+from .errors import (
+    ActorStopped,
+    CallboardError,
+    Cancelled,
+    DeadlineExceeded,
+    Disconnected,
+    Malformed,
+    from_info,
+    to_info,
+)
+from .messages import Answers
+
+if TYPE_CHECKING:
+    from .deadlines import Expiring
+    from .links import Links
+
+# A stream whose producer gives no sign of life for so long is taken for dead. It gives one every second.
+SILENCE_S = 10.0
+
+_OK, _ERROR, _ITEM, _END, _GRANT = (int(m) for m in (Mark.OK, Mark.ERROR, Mark.ITEM, Mark.END, Mark.GRANT))
+_UNKNOWN = ErrorInfo("error", "the other side failed and did not say why")
+
+
+class Conversation:
+    """One request under way. `reply` is its name: the subject that answers come to."""
+
+    slot: set[Expiring] | None = None
+    reply: str = ""
+
+    def __init__(self, address: str, links: Links) -> None:
+        self.address = address
+        self.links = links
+
+    def receive(self, data: bytes) -> None:
+        """A frame came for it."""
+
+    def fail(self, error: CallboardError) -> None:
+        """It can no longer be answered."""
+
+    def expire(self) -> None:
+        self.links.expired(self)
+
+    def check(self, now: float) -> None:
+        """Called every second."""
+
+
+class Call(Conversation):
+    """An ask: one answer."""
+
+    def __init__(
+        self,
+        address: str,
+        decoder: msgspec.msgpack.Decoder[Frame[Any]],
+        future: asyncio.Future[Any],
+        links: Links,
+    ) -> None:
+        self.address = address
+        self.links = links
+        self.future = future
+        self._decoder = decoder
+
+    def receive(self, data: bytes) -> None:
+        future = self.future
+        if future.done():
+            return
+        try:
+            frame = self._decoder.decode(data)
+        except msgspec.MsgspecError as error:
+            self.fail(self._malformed(data, error))
+            return
+        if frame.mark == _OK:
+            future.set_result(frame.body)
+        elif frame.mark == _ERROR:
+            future.set_exception(from_info(frame.error or _UNKNOWN))
+
+    def _malformed(self, data: bytes, error: msgspec.MsgspecError) -> CallboardError:
+        return malformed_answer(self.address, data, error)
+
+    def fail(self, error: CallboardError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class GrantCall(Conversation):
+    """A request for credit. `future` ends when there is an answer; nobody need wait for it."""
+
+    _decoder = msgspec.msgpack.Decoder(Frame[None])
+
+    def __init__(self, channel: Channel, links: Links, timeout: float) -> None:
+        super().__init__(channel.address, links)
+        self.future: asyncio.Future[None] = links.node.loop.create_future()
+        self.timeout = timeout
+        self._channel = channel
+
+    def receive(self, data: bytes) -> None:
+        frame = self._decoder.decode(data)
+        if frame.mark == _GRANT:
+            self._channel.grant(frame.seq, self.links.node.loop.time())
+            self._end(None)
+        elif frame.mark == _ERROR:
+            self._end(from_info(frame.error or _UNKNOWN))
+
+    def fail(self, error: CallboardError) -> None:
+        self._end(error)
+
+    def _end(self, error: CallboardError | None) -> None:
+        if self._channel.asking is self:
+            self._channel.asking = None
+        self.links.done(self)
+        if not self.future.done():
+            if error is None:
+                self.future.set_result(None)
+            else:
+                self.future.set_exception(error)
+                self.future.exception()  # seen: when nobody waits, the next tell meets the same answer
+
+
+class PingCall(Conversation):
+    """Is anybody there? `future` says."""
+
+    _decoder = msgspec.msgpack.Decoder(Frame[Any])
+
+    def __init__(self, address: str, links: Links) -> None:
+        super().__init__(address, links)
+        self.future: asyncio.Future[bool] = links.node.loop.create_future()
+
+    def receive(self, data: bytes) -> None:
+        if not self.future.done():
+            self.future.set_result(self._decoder.decode(data).mark == _OK)
+
+    def fail(self, error: CallboardError) -> None:
+        if not self.future.done():
+            self.future.set_result(False)
+
+    def expire(self) -> None:
+        self.fail(DeadlineExceeded("no answer"))
+
+
+class WatchCall(Conversation):
+    """A watch on an actor elsewhere: open until it ends, or cannot be seen any more."""
+
+    _decoder = msgspec.msgpack.Decoder(Frame[Terminated])
+
+    def __init__(self, links: Links, watcher: str, target: str, *, linked: bool) -> None:
+        super().__init__(target, links)
+        self.watcher = watcher
+        self.linked = linked
+
+    def receive(self, data: bytes) -> None:
+        frame = self._decoder.decode(data)
+        if frame.mark == _END and frame.body is not None:
+            self.links.watch_ended(self, frame.body)
+        elif frame.mark == _ERROR:
+            self.fail(from_info(frame.error or _UNKNOWN))
+
+    def fail(self, error: CallboardError) -> None:
+        if isinstance(error, Disconnected):
+            return  # the watch is taken up again when the bus is back
+        reason = Ended.NODE_DOWN if isinstance(error, ActorStopped) else Ended.NOT_THERE
+        self.links.watch_ended(self, Terminated(self.address, reason, to_info(error)))
+
+
+class RemoteStream(Conversation):
+    """The reader's side of a stream over the bus: a buffer that its credit keeps bounded."""
+
+    def __init__(self, address: str, answers: Answers, links: Links, window: int) -> None:
+        super().__init__(address, links)
+        self.result: Any = None
+        self.ended = False
+        self._decoder = answers.decoder
+        self._window = window
+        self._items: collections.deque[Any] = collections.deque()
+        self._expected = 0
+        self._taken = 0
+        self._error: CallboardError | None = None
+        self._news: asyncio.Future[None] | None = None
+        self._heard = links.node.loop.time()
+
+    def receive(self, data: bytes) -> None:
+        if self.ended:
+            return
+        try:
+            frame = self._decoder.decode(data)
+        except msgspec.MsgspecError as error:
+            self.links.control(self, Op.CANCEL)
+            self.fail(malformed_answer(self.address, data, error))
+            return
+        self._heard = self.links.node.loop.time()
+        mark = frame.mark
+        if mark == _ITEM or mark == _END:
+            if frame.seq != self._expected:
+                self.links.control(self, Op.CANCEL)
+                self.fail(Disconnected(f"items of the stream from {self.address} were lost on the way"))
+                return
+            if mark == _ITEM:
+                self._expected += len(frame.batch)
+                self._items.extend(frame.batch)
+            else:
+                self.result = frame.body
+                self._end()
+        elif mark == _ERROR:
+            self.fail(from_info(frame.error or _UNKNOWN))
+        news = self._news
+        if news is not None and not news.done():
+            news.set_result(None)
+
+    def fail(self, error: CallboardError) -> None:
+        if not self.ended:
+            self._error = error
+            self._end()
+            if self._news is not None and not self._news.done():
+                self._news.set_result(None)
+
+    def check(self, now: float) -> None:
+        if not self.ended and now - self._heard > SILENCE_S:
+            self.links.control(self, Op.CANCEL)
+            self.fail(ActorStopped(f"{self.address} has given no sign of life for {SILENCE_S:g} s"))
+
+    async def receive_item(self) -> Any:
+        """The next item; StopAsyncIteration at the end. An error comes after the items that came before it."""
+        items = self._items
+        while not items:
+            if self.ended:
+                if self._error is not None:
+                    raise self._error
+                raise StopAsyncIteration
+            self._news = self.links.node.loop.create_future()
+            await self._news
+        self._taken += 1
+        if self._taken >= self._window // 2 and not self.ended:
+            self.links.control(self, Op.CREDIT, self._taken)
+            self._taken = 0
+        return items.popleft()
+
+    def close(self) -> None:
+        """The reader is gone."""
+        if not self.ended:
+            self.links.control(self, Op.CANCEL)
+            self.fail(Cancelled("the stream was closed by its reader"))
+
+    def _end(self) -> None:
+        self.ended = True
+        self.links.done(self)
+
+
+def malformed_answer(address: str, data: bytes, error: msgspec.MsgspecError) -> CallboardError:
+    """An error frame says what went wrong even where the rest does not decode."""
+    try:
+        frame = msgspec.msgpack.decode(data, type=Frame[msgspec.Raw])
+        if frame.mark == _ERROR and frame.error is not None:
+            return from_info(frame.error)
+    except msgspec.MsgspecError:
+        pass
+    return Malformed(
+        f"the answer of {address} does not decode: {error}", hint="both sides must agree on what the message means"
+    )

@@ -1,0 +1,467 @@
+"""One actor's life: its mailbox, the task that serves it, its crash, its restart, its end.
+
+The loop below is the hot path. It uses a deque with one wake-up and the event loop's own futures: an anyio stream per
+message costs seven times as much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextvars
+import os
+import traceback
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..schemas.base import ErrorInfo
+from ..schemas.runtime import ActorInfo, Ended, Terminated
+from .actor import Actor, HandlerSpec, Spec, kind_name, spec_of
+from .deliveries import Delivery
+from .errors import (
+    ActorError,
+    ActorStopped,
+    CallboardError,
+    Cancelled,
+    HandlerFailed,
+    MailboxFull,
+    NotUnderstood,
+    to_info,
+)
+from .family import Child, Family
+from .log import log
+from .messages import answers, tag_of
+from .supervision import Restart
+
+if TYPE_CHECKING:
+    from .node import Node
+    from .placement import Where
+    from .refs import Ref
+
+# After its time is up an actor is cancelled; one that swallows even that is left behind after so long.
+CANCEL_GRACE_S = 2.0
+
+current_cell: contextvars.ContextVar[Cell | None] = contextvars.ContextVar("current_cell", default=None)
+
+
+class Cell(Child):
+    """Hosts one actor of this process through all its incarnations.
+
+    `put` never waits: it takes the delivery or raises `MailboxFull` or `ActorStopped`. The mailbox is bounded by the
+    class's `mailbox_size`, which also counts concurrent handlers under way and room promised to senders on the bus
+    (`held`). Messages wait out a restart.
+    """
+
+    __slots__ = (
+        "_background",
+        "_crash",
+        "_children",
+        "_instance",
+        "_loop",
+        "_room",
+        "_running",
+        "_task",
+        "_waiter",
+        "capacity",
+        "closed",
+        "config",
+        "current",
+        "dropped",
+        "errors",
+        "held",
+        "inbox",
+        "kind",
+        "node",
+        "processed",
+        "spec",
+    )
+
+    def __init__(
+        self,
+        node: Node,
+        address: str,
+        kind: type[Actor[Any]],
+        config: msgspec.Struct,
+        restart: Restart,
+        family: Family,
+    ) -> None:
+        super().__init__(address, restart, family)
+        self.node = node
+        self.kind = kind
+        self.config = config
+        self.spec: Spec = spec_of(kind)
+        self.inbox: collections.deque[Delivery] = collections.deque()
+        self.capacity = kind.mailbox_size
+        self.held = 0
+        self.closed = False
+        self.current: Delivery | None = None
+        self.processed = 0
+        self.errors = 0
+        self.dropped = 0
+        self._loop = node.loop
+        self._instance: Actor[Any] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._running: set[Delivery] | None = None
+        self._background: set[asyncio.Task[Any]] | None = None
+        self._children: Family | None = None
+        self._crash: Exception | None = None
+        self._room: collections.deque[asyncio.Future[None]] | None = None
+
+    # The mailbox
+
+    def put(self, delivery: Delivery) -> None:
+        inbox = self.inbox
+        if len(inbox) + self.held >= self.capacity:
+            raise MailboxFull(f"the mailbox of {self.address} is full ({self.capacity} messages)")
+        if self.closed:
+            raise ActorStopped(f"{self.address} is stopping and takes nothing new")
+        delivery.cell = self
+        inbox.append(delivery)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+        if self.node.taps is not None:
+            self.node.taps.mirror(self.address, delivery)
+
+    async def room(self, timeout: float) -> None:
+        """Wait until the mailbox has room for one more. Raises MailboxFull after `timeout` seconds."""
+        if self._room is None:
+            self._room = collections.deque()
+        waiter = self._loop.create_future()
+        self._room.append(waiter)
+        try:
+            async with asyncio.timeout(timeout):
+                await waiter
+        except TimeoutError:
+            raise MailboxFull(
+                f"the mailbox of {self.address} is full ({self.capacity} messages), and was so for {timeout:g} s"
+            ) from None
+
+    def _room_made(self) -> None:
+        while self._room:
+            waiter = self._room.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._room = None
+
+    def put_system(self, delivery: Delivery) -> None:
+        """Take a message of the runtime itself: room or not, since it must not be lost."""
+        delivery.cell = self
+        self.inbox.append(delivery)
+        self._wake()
+
+    def interrupt(self, delivery: Delivery) -> None:
+        """Cancel the handler of an abandoned delivery, if it runs; one that waits is skipped when its turn comes."""
+        if delivery.task is not None:
+            delivery.task.cancel()
+        elif self.current is delivery and self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+    # The life
+
+    async def start(self) -> None:
+        """Begin an incarnation. Returns once `started` has run; raises what it raised."""
+        actor = self.kind.__new__(self.kind)
+        actor.config = self.config
+        actor._cell = self
+        actor.__init__()
+        self._instance = actor
+        self._crash = None
+        self.state = "starting"
+        if self.spec.has_started:
+            ready: asyncio.Future[None] = self._loop.create_future()
+            self._task = self._loop.create_task(self._live(actor, ready))
+            try:
+                await ready
+            except asyncio.CancelledError:
+                self._task.cancel()
+                raise
+        else:
+            self.state = "running"
+            self._task = self._loop.create_task(self._live(actor, None))
+
+    async def _live(self, actor: Actor[Any], ready: asyncio.Future[None] | None) -> None:
+        current_cell.set(self)
+        error: Exception | None = None
+        try:
+            if ready is not None:
+                await actor.started()
+                self.state = "running"
+                if not ready.done():
+                    ready.set_result(None)
+            await self._serve(actor)
+            await self._finish_running()
+        except asyncio.CancelledError:
+            error = self._crash
+        except Exception as raised:
+            error = raised
+        failed_to_start = ready is not None and not ready.done()
+        if error is not None and not failed_to_start:
+            self.errors += 1
+            log.error("%s crashed: %s", self.address, error, exc_info=error)
+        await self._wind_down(actor, error)
+        if failed_to_start and ready is not None:
+            ready.set_exception(error or ActorStopped(f"{self.address} was stopped while it started"))
+            self.state = "failed"
+        elif not self.closed:
+            self.state = "crashed"
+            self.family.child_ended(self, error)
+
+    async def _serve(self, actor: Actor[Any]) -> None:
+        inbox = self.inbox
+        handlers = self.spec.handlers
+        while True:
+            while inbox:
+                delivery = inbox.popleft()
+                if self._room is not None:
+                    self._room_made()
+                if delivery.abandoned:
+                    continue
+                message = delivery.message
+                handler = handlers.get(message.__class__)
+                if handler is None:
+                    self._not_understood(delivery)
+                    continue
+                if handler.concurrent:
+                    self._start_concurrent(actor, handler, delivery)
+                    continue
+                self.current = delivery
+                try:
+                    if handler.streams:
+                        result = await self._run_stream(actor, handler, delivery)
+                    else:
+                        result = await handler.call(actor, message)
+                except CallboardError as error:
+                    self.errors += 1
+                    delivery.fail(error)
+                except asyncio.CancelledError:
+                    self._answer_cancelled(delivery)
+                except Exception as error:
+                    self._failed(delivery, error)
+                    raise
+                else:
+                    delivery.resolve(result)
+                self.processed += 1
+                self.current = None
+                if delivery.abandoned:
+                    await self._absorb_cancel()
+            if self.closed:
+                return
+            self._waiter = self._loop.create_future()
+            await self._waiter
+
+    def _answer_cancelled(self, delivery: Delivery) -> None:
+        """Go on after a cancel that was meant for this message; pass on one that was meant for the actor."""
+        if not delivery.abandoned or self._crash is not None or self._task is None or self._task.uncancel() > 0:
+            delivery.fail(ActorStopped(f"{self.address} ended before it answered"))
+            raise asyncio.CancelledError
+        delivery.fail(Cancelled("the request was given up"))
+
+    async def _absorb_cancel(self) -> None:
+        """A cancel that came while the handler was finishing strikes at the next await: let it be this one."""
+        task = self._task
+        if task is not None and task.cancelling():
+            task.uncancel()
+            if not self._crash:
+                try:
+                    await asyncio.sleep(0)
+                except asyncio.CancelledError:
+                    if self._crash is not None or task.cancelling():
+                        raise
+
+    async def _run_stream(self, actor: Actor[Any], handler: HandlerSpec, delivery: Delivery) -> Any:
+        """Drive a stream handler. What it yields of the result's type is the result, anything else an item."""
+        result_type = answers(type(delivery.message)).result
+        result = None
+        items = handler.call(actor, delivery.message)
+        try:
+            async for item in items:
+                if isinstance(item, result_type):
+                    result = item
+                elif delivery.wants_items:
+                    await delivery.send(item)
+        finally:
+            await items.aclose()
+        return result
+
+    # Concurrent handlers and background tasks
+
+    def _start_concurrent(self, actor: Actor[Any], handler: HandlerSpec, delivery: Delivery) -> None:
+        self.held += 1
+        if self._running is None:
+            self._running = set()
+        self._running.add(delivery)
+        delivery.task = self._loop.create_task(self._run_concurrent(actor, handler, delivery))
+
+    async def _run_concurrent(self, actor: Actor[Any], handler: HandlerSpec, delivery: Delivery) -> None:
+        try:
+            if handler.streams:
+                result = await self._run_stream(actor, handler, delivery)
+            else:
+                result = await handler.call(actor, delivery.message)
+        except CallboardError as error:
+            self.errors += 1
+            delivery.fail(error)
+        except asyncio.CancelledError:
+            if delivery.abandoned:
+                delivery.fail(Cancelled("the request was given up"))
+            else:
+                delivery.fail(ActorStopped(f"{self.address} ended before it answered"))
+        except Exception as error:
+            self._failed(delivery, error)
+            self.crash(error)
+        else:
+            delivery.resolve(result)
+        finally:
+            self.processed += 1
+            self.held -= 1
+            if self._running is not None:
+                self._running.discard(delivery)
+
+    def start_soon(self, work: Coroutine[Any, Any, Any]) -> None:
+        if self._background is None:
+            self._background = set()
+        task = self._loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background_done)
+
+    def _background_done(self, task: asyncio.Task[Any]) -> None:
+        if self._background is not None:
+            self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.crash(error if isinstance(error, Exception) else ActorError(f"{self.address}: {error!r}"))
+
+    def crash(self, error: Exception) -> None:
+        """End this incarnation as if a handler had raised `error`."""
+        if self._crash is None and self._task is not None and not self._task.done():
+            self._crash = error
+            self._task.cancel()
+
+    # The end
+
+    async def _finish_running(self) -> None:
+        """Let concurrent handlers finish, as part of a drain."""
+        tasks = [delivery.task for delivery in self._running or () if delivery.task is not None]
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _wind_down(self, actor: Actor[Any], error: Exception | None) -> None:
+        self.current = None
+        self.state = "stopping"
+        tasks: list[asyncio.Task[Any]] = [d.task for d in self._running or () if d.task is not None]
+        tasks += self._background or ()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CANCEL_GRACE_S)
+        if self._children is not None:
+            await self._children.stop_all(CANCEL_GRACE_S)
+            self._children = None
+        if self.kind.stopped is not Actor.stopped:
+            try:
+                async with asyncio.timeout(CANCEL_GRACE_S):
+                    await actor.stopped()
+            except Exception as raised:
+                log.error("%s: its stopped() hook failed: %s", self.address, raised, exc_info=raised)
+        self._instance = None
+
+    async def stop(self, timeout: float) -> None:
+        """Take nothing new, finish what is there within `timeout` seconds, end. What did not run is handed back."""
+        self.closed = True
+        self._wake()
+        task = self._task
+        if task is not None and not task.done():
+            await asyncio.wait([task], timeout=timeout)
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=CANCEL_GRACE_S * 3)
+                if not task.done():
+                    log.error("%s does not react to being cancelled; it is left behind", self.address)
+        self.discard_mailbox()
+        self.state = "stopped"
+
+    def discard_mailbox(self) -> None:
+        """Hand back what waits: nobody is going to handle it."""
+        self.closed = True
+        while self.inbox:
+            self.inbox.popleft().fail(ActorStopped(f"{self.address} ended before it came to this message"))
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # Failure
+
+    def _failed(self, delivery: Delivery, error: Exception) -> None:
+        detail = "".join(traceback.format_exception(error))
+        delivery.fail(HandlerFailed(f"{self.address} failed: {type(error).__name__}: {error}", detail=detail))
+
+    def _not_understood(self, delivery: Delivery) -> None:
+        message = delivery.message
+        if isinstance(message, Terminated):
+            return
+        self.errors += 1
+        delivery.fail(
+            NotUnderstood(
+                f"{self.address} ({kind_name(self.kind)}) takes no {tag_of(message)}",
+                hint="it takes " + (", ".join(sorted(map(tag_of, self.spec.handlers))) or "nothing"),
+            )
+        )
+
+    # Children and watching
+
+    @property
+    def children(self) -> Family:
+        if self._children is None:
+            self._children = Family(self.node, self.kind.supervision, self.crash)
+        return self._children
+
+    async def spawn(
+        self,
+        kind: type[Actor[Any]] | str,
+        config: msgspec.Struct | str | None,
+        *,
+        name: str,
+        where: Where | None,
+        restart: Restart,
+    ) -> Ref:
+        return await self.node.spawn_in(self.children, self.address, kind, config, name, where, restart)
+
+    async def watch(self, target: str, *, link: bool) -> None:
+        await self.node.watch(self.address, target, link=link)
+
+    async def unwatch(self, target: str) -> None:
+        await self.node.unwatch(self.address, target)
+
+    def terminated(self, event: Terminated, *, linked: bool) -> None:
+        """A watched actor ended."""
+        if linked and event.reason is not Ended.STOPPED:
+            self.crash(ActorError(f"{event.address}, which {self.address} is linked to, ended: {event.reason.value}"))
+        else:
+            self.put_system(Delivery(event, event.address))
+
+    def info(self) -> ActorInfo:
+        return ActorInfo(
+            address=self.address,
+            kind=kind_name(self.kind),
+            state=self.state,
+            node=self.node.name,
+            pid=os.getpid(),
+            mailbox=len(self.inbox) + self.held,
+            processed=self.processed,
+            errors=self.errors,
+            restarts=self.restarts,
+            dropped=self.dropped,
+        )
+
+
+def ended_event(address: str, error: Exception | None, *, restarting: bool) -> Terminated:
+    info: ErrorInfo | None = to_info(error) if error is not None else None
+    return Terminated(address, Ended.CRASHED if error is not None else Ended.STOPPED, info, restarting)

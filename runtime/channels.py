@@ -1,0 +1,107 @@
+"""Credit for plain messages over the bus, so that what is accepted always finds room in the mailbox.
+
+A sender spends credit that the receiver granted and keeps room for. Credit that lies unused is void after a while on
+the sender's side, and later on the receiver's, so a sender that died does not hold room for ever.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..schemas.wire import Envelope, Op
+from .batches import Batch
+
+if TYPE_CHECKING:
+    from .calls import GrantCall
+    from .cell import Cell
+    from .links import Links
+
+WINDOW = 1024
+SENDER_LEASE_S = 5.0
+RECEIVER_LEASE_S = 15.0
+
+
+class Channel:
+    """The sender's side: credit towards one actor."""
+
+    __slots__ = ("_head", "_links", "address", "asking", "batch", "credit", "granted_at")
+
+    def __init__(self, address: str, links: Links) -> None:
+        self.address = address
+        self._links = links
+        self._head = msgspec.msgpack.encode(Envelope[None](Op.TELL, sender=links.node.name))
+        self.batch = Batch(links.node.loop, self._send, links.bus.max_payload // 2)
+        self.credit = 0
+        self.granted_at = 0.0
+        self.asking: GrantCall | None = None
+
+    def take(self, now: float) -> bool:
+        """Spend one, if there is one that is not stale."""
+        if self.credit <= 0 or now - self.granted_at > SENDER_LEASE_S:
+            self.credit = 0
+            return False
+        self.credit -= 1
+        return True
+
+    @property
+    def is_low(self) -> bool:
+        return self.credit <= WINDOW // 2 and self.asking is None
+
+    def grant(self, credit: int, now: float) -> None:
+        self.credit += credit
+        self.granted_at = now
+
+    def reset(self) -> None:
+        self.credit = 0
+        self.asking = None
+
+    def _send(self, first: int, tail: bytes) -> None:
+        self._links.bus.send(f"actor.{self.address}", self._head[:-1] + tail)
+
+
+class Ledger:
+    """The receiver's side: the room of one actor's mailbox that is promised to senders."""
+
+    __slots__ = ("_cell", "_promised")
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self._promised: dict[str, tuple[int, float]] = {}
+
+    def grant(self, sender: str, remaining: int, now: float) -> int:
+        """Promise room to a sender that says it has `remaining` credit left. Returns how much more; 0 when full."""
+        self._settle(sender, remaining, now)
+        cell = self._cell
+        room = cell.capacity - len(cell.inbox) - cell.held
+        if room <= 0:
+            self.reclaim(now)
+            room = cell.capacity - len(cell.inbox) - cell.held
+        more = min(WINDOW - remaining, max(1, room // 2)) if room > 0 else 0
+        if more > 0:
+            self._settle(sender, remaining + more, now)
+        return max(0, more)
+
+    def spend(self, sender: str, count: int) -> None:
+        """Messages came on credit: the room that was kept is free for them now."""
+        promised, at = self._promised.get(sender, (0, 0.0))
+        spent = min(promised, count)
+        self._promised[sender] = (promised - spent, at)
+        self._cell.held -= spent
+
+    def reclaim(self, now: float) -> None:
+        """Take back what was promised long ago and never used."""
+        for sender, (promised, at) in tuple(self._promised.items()):
+            if now - at > RECEIVER_LEASE_S:
+                self._cell.held -= promised
+                del self._promised[sender]
+
+    def clear(self) -> None:
+        self._cell.held -= sum(promised for promised, _ in self._promised.values())
+        self._promised.clear()
+
+    def _settle(self, sender: str, promised: int, now: float) -> None:
+        before = self._promised.get(sender, (0, 0.0))[0]
+        self._cell.held += promised - before
+        self._promised[sender] = (promised, now)

@@ -1,0 +1,252 @@
+"""The Python client: `async with callboard.connect() as bus`, and its blocking twin for scripts and notebooks."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast
+
+import anyio
+import msgspec
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from ..schemas.base import Message, Request, StreamRequest
+from ..schemas.runtime import ActorInfo, ListActors, ListNodes, NodeInfo, Spawn, StopActor, Tapped, TapRequest
+from .errors import CallboardError
+from .node import ASK_TIMEOUT_S, Node
+from .refs import Ref, Stream
+from .supervision import Restart
+
+R = TypeVar("R")
+Item = TypeVar("Item")
+T = TypeVar("T")
+
+MAIN = "node.main"
+# How long an observer's request for mirrored messages holds; it is renewed at a third of that.
+TAP_LEASE_S = 6.0
+
+
+class Client:
+    """A connection to the company: actors by address, free topics, and the daemon's control actor."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def actor(self, address: str) -> Ref:
+        """The actor of that address, `engine.scheduler` say. Whether it is there shows when it is asked."""
+        return self.node.actor(address)
+
+    async def publish(self, subject: str, message: Message) -> None:
+        """Publish on a free subject such as `topic.news`. Nobody need listen."""
+        await self.node.publish(subject, message)
+
+    async def publish_raw(self, subject: str, data: bytes) -> None:
+        """Publish bytes as they are, JSON for an actor say, and return once the server has them."""
+        links = self.node.require_links()
+        links.bus.send(subject, data)
+        await links.bus.flush()
+
+    def listen(self, pattern: str, *types: type[Message], size: int = 1024) -> AbstractAsyncContextManager[Any]:
+        """`async with bus.listen("topic.>") as messages: async for subject, message in messages: ...`."""
+        return self.node.listen(pattern, *types, size=size)
+
+    @asynccontextmanager
+    async def tap(self, pattern: str = ">") -> AsyncIterator[AsyncIterator[Tapped]]:
+        """See the messages that actors whose address matches `pattern` get, those inside a process too."""
+        request = TapRequest(pattern, TAP_LEASE_S)
+
+        async def renew() -> None:
+            while True:
+                await self.node.publish("nodes.tap", request)
+                await anyio.sleep(TAP_LEASE_S / 3)  # the period of the lease
+
+        async def events(source: Any) -> AsyncIterator[Tapped]:
+            async for _, event in source:
+                yield event
+
+        async with self.node.listen(f"tap.{pattern}", Tapped) as listener, anyio.create_task_group() as group:
+            group.start_soon(renew)
+            yield events(listener)
+            group.cancel_scope.cancel()
+
+    async def spawn(
+        self,
+        kind: str,
+        config: msgspec.Struct | str = "{}",
+        *,
+        name: str = "",
+        process: bool = False,
+        restart: Restart = Restart.PERMANENT,
+    ) -> Ref:
+        """Have the daemon start an actor of a registered kind, in its own process if `process`."""
+        text = config if isinstance(config, str) else msgspec.json.encode(config).decode()
+        spawned = await self.actor(MAIN).ask(Spawn(kind, name, text, process, restart.value), timeout=150.0)
+        return self.actor(spawned.address)
+
+    async def stop(self, address: str, timeout: float = 10.0) -> None:
+        """End an actor that the daemon, or another node, hosts as one of its own. Raises NoSuchActor."""
+        for node in await self.nodes():
+            listed = await self.actor(f"node.{node.node}").ask(ListActors(address, 1))
+            if any(info.address == address for info in listed.actors):
+                await self.actor(f"node.{node.node}").ask(StopActor(address, timeout), timeout=timeout + 10.0)
+                return
+        await self.actor(MAIN).ask(StopActor(address, timeout), timeout=timeout + 10.0)
+
+    async def nodes(self) -> tuple[NodeInfo, ...]:
+        """The nodes on the bus, as the daemon knows them."""
+        return (await self.actor(MAIN).ask(ListNodes())).nodes
+
+    async def actors(self, prefix: str = "") -> list[ActorInfo]:
+        """Every actor on the bus, or those below `prefix`. A node that does not answer is left out."""
+        found: dict[str, ActorInfo] = {}
+
+        async def ask(name: str) -> None:
+            try:
+                listed = await self.actor(f"node.{name}").ask(ListActors(prefix), timeout=3.0)
+            except CallboardError:
+                return
+            for info in listed.actors:
+                known = found.get(info.address)
+                if known is None or info.node != MAIN.partition(".")[2]:
+                    found[info.address] = info
+
+        async with anyio.create_task_group() as group:
+            for node in await self.nodes():
+                group.start_soon(ask, node.node)
+        return sorted(found.values(), key=lambda info: info.address)
+
+
+@asynccontextmanager
+async def connect(
+    nats: str = "", creds: str = "", *, name: str = "", ask_timeout: float = ASK_TIMEOUT_S
+) -> AsyncIterator[Client]:
+    """Join the bus of the running daemon, or of the server at `nats` with the credentials in file `creds`.
+
+    Raises NotReachable when no daemon runs or no server answers.
+    """
+    from .access import bus_access
+
+    name = name or f"client-{uuid.uuid4().hex[:10]}"
+    async with bus_access(name, nats=nats, creds=creds) as options:
+        async with Node(name, bus=options, ask_timeout=ask_timeout) as node:
+            yield Client(node)
+
+
+class SyncStream(Generic[Item, R]):
+    """A stream for code that does not await: iterate it, then read `result`."""
+
+    def __init__(self, portal: BlockingPortal, stream: Stream[Item, R]) -> None:
+        self._portal = portal
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        try:
+            return self._portal.call(self._stream.__anext__)
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    def __enter__(self) -> SyncStream[Item, R]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def result(self) -> R:
+        return self._stream.result
+
+    def close(self) -> None:
+        self._portal.call(self._stream.aclose)
+
+
+class SyncRef:
+    """An actor, for code that does not await. The same calls as `Ref`, blocking."""
+
+    def __init__(self, portal: BlockingPortal, ref: Ref) -> None:
+        self._portal = portal
+        self._ref = ref
+        self.address = ref.address
+
+    def ask(self, message: Request[R], timeout: float | None = None) -> R:
+        return cast(R, self._portal.call(functools.partial(self._ref.ask, message, timeout)))
+
+    def tell(self, message: Message, timeout: float = 0.0) -> None:
+        self._portal.call(functools.partial(self._ref.tell, message, timeout))
+
+    def stream(self, message: StreamRequest[Item, R], timeout: float | None = None) -> SyncStream[Item, R]:
+        return SyncStream(self._portal, self._ref.stream(message, timeout))
+
+
+class SyncClient:
+    """The client for scripts and notebooks: the same calls, blocking. Made by `connect_sync`."""
+
+    def __init__(self, portal: BlockingPortal, client: Client) -> None:
+        self._portal = portal
+        self._client = client
+
+    def _call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
+        return self._portal.call(functools.partial(function, *args, **kwargs))
+
+    def actor(self, address: str) -> SyncRef:
+        return SyncRef(self._portal, self._client.actor(address))
+
+    def publish(self, subject: str, message: Message) -> None:
+        self._call(self._client.publish, subject, message)
+
+    @contextmanager
+    def listen(self, pattern: str, *types: type[Message], size: int = 1024) -> Iterator[Iterator[tuple[str, Any]]]:
+        with self._portal.wrap_async_context_manager(self._client.listen(pattern, *types, size=size)) as listener:
+
+            def messages() -> Iterator[tuple[str, Any]]:
+                while True:
+                    try:
+                        yield self._portal.call(listener.__anext__)
+                    except StopAsyncIteration:
+                        return
+
+            yield messages()
+
+    def spawn(
+        self,
+        kind: str,
+        config: msgspec.Struct | str = "{}",
+        *,
+        name: str = "",
+        process: bool = False,
+        restart: Restart = Restart.PERMANENT,
+    ) -> SyncRef:
+        ref = self._call(self._client.spawn, kind, config, name=name, process=process, restart=restart)
+        return SyncRef(self._portal, ref)
+
+    def stop(self, address: str, timeout: float = 10.0) -> None:
+        self._call(self._client.stop, address, timeout)
+
+    def nodes(self) -> tuple[NodeInfo, ...]:
+        return self._call(self._client.nodes)
+
+    def actors(self, prefix: str = "") -> list[ActorInfo]:
+        return self._call(self._client.actors, prefix)
+
+
+@contextmanager
+def connect_sync(
+    nats: str = "", creds: str = "", *, name: str = "", ask_timeout: float = ASK_TIMEOUT_S
+) -> Iterator[SyncClient]:
+    """`with callboard.connect_sync() as bus: bus.actor("counter").ask(...)`. An event loop runs in a thread of its own.
+
+    Raises NotReachable as `connect` does.
+    """
+    with start_blocking_portal() as portal:
+        context = connect(nats, creds, name=name, ask_timeout=ask_timeout)
+        with portal.wrap_async_context_manager(context) as client:
+            yield SyncClient(portal, client)
+
+

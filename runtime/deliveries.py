@@ -1,0 +1,136 @@
+"""A message on its way through a mailbox, and who waits for what comes of it.
+
+The mailbox and the handlers see one interface; the local path answers a future or a buffer, the bus path (links.py)
+answers by publishing frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from typing import TYPE_CHECKING, Any
+
+from ..schemas.base import Message
+from .errors import Cancelled, CallboardError, DeadlineExceeded
+
+if TYPE_CHECKING:
+    from .cell import Cell
+    from .deadlines import Expiring
+
+
+class Delivery:
+    """A plain message; nobody waits for it.
+
+    `abandoned` says that its sender gave it up; a queued one is then skipped and a running one is cancelled.
+    `wants_items` says whether what a stream handler yields goes anywhere.
+    """
+
+    wants_items = False
+    abandoned = False
+    cell: Cell | None = None
+    task: asyncio.Task[None] | None = None
+    slot: set[Expiring] | None = None
+
+    def __init__(self, message: Message, sender: str = "") -> None:
+        self.message = message
+        self.sender = sender
+
+    def resolve(self, value: Any) -> None:
+        """The handler returned."""
+
+    def fail(self, error: CallboardError) -> None:
+        """The handler raised, or never ran."""
+
+    async def send(self, item: Any) -> None:
+        """A stream handler yielded an item; returns when there is room for the next."""
+
+    def abandon(self) -> None:
+        """The sender gave it up. Safe to call at any time, more than once."""
+        if not self.abandoned:
+            self.abandoned = True
+            if self.cell is not None:
+                self.cell.interrupt(self)
+
+
+class LocalAsk(Delivery):
+    """An ask within the process: `future` gets the answer."""
+
+    def __init__(self, message: Message, sender: str, future: asyncio.Future[Any]) -> None:
+        self.message = message
+        self.sender = sender
+        self.future = future
+
+    def resolve(self, value: Any) -> None:
+        if not self.future.done():
+            self.future.set_result(value)
+
+    def fail(self, error: CallboardError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def expire(self) -> None:
+        self.fail(DeadlineExceeded(f"no answer to {type(self.message).__name__} in time"))
+        self.abandon()
+
+
+class LocalStream(Delivery):
+    """A stream within the process: a bounded buffer between one producing handler and one reader."""
+
+    wants_items = True
+
+    def __init__(self, message: Message, sender: str, loop: asyncio.AbstractEventLoop, window: int) -> None:
+        super().__init__(message, sender)
+        self.items: collections.deque[Any] = collections.deque()
+        self.result: Any = None
+        self.error: CallboardError | None = None
+        self.ended = False
+        self._loop = loop
+        self._window = window
+        self._room: asyncio.Future[None] | None = None
+        self._news: asyncio.Future[None] | None = None
+
+    async def send(self, item: Any) -> None:
+        while len(self.items) >= self._window:
+            self._room = self._loop.create_future()
+            await self._room
+        self.items.append(item)
+        _wake(self._news)
+
+    def resolve(self, value: Any) -> None:
+        self.result = value
+        self.ended = True
+        _wake(self._news)
+
+    def fail(self, error: CallboardError) -> None:
+        if not self.ended:
+            self.error = error
+            self.ended = True
+            _wake(self._news)
+
+    def expire(self) -> None:
+        self.fail(DeadlineExceeded(f"the stream of {type(self.message).__name__} did not end in time"))
+        self.abandon()
+
+    async def receive_item(self) -> Any:
+        """The next item; StopAsyncIteration at the end. Raises the handler's error after the items before it."""
+        while not self.items:
+            if self.ended:
+                if self.error is not None:
+                    raise self.error
+                raise StopAsyncIteration
+            self._news = self._loop.create_future()
+            await self._news
+        item = self.items.popleft()
+        _wake(self._room)
+        return item
+
+    def close(self) -> None:
+        """The reader is gone."""
+        if not self.ended:
+            self.fail(Cancelled("the stream was closed by its reader"))
+            self.abandon()
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,206 @@
+"""Every error that a user can meet. Each has a stable code, says what is wrong, and hints at what to do.
+
+CallboardError
+├── UsageError                usage               the call or the configuration is wrong
+│   ├── ConfigError           config              a file, flag or variable that does not fit
+│   └── MissingExtra          missing_extra       an optional dependency is not installed
+├── ActorError                actor
+│   ├── NoSuchActor           actor.none          nobody of that name is there
+│   ├── MailboxFull           actor.mailbox_full  the receiver has no room; nothing was taken
+│   ├── ActorStopped          actor.stopped       the receiver ended before it answered
+│   ├── HandlerFailed         actor.failed        the handler raised something unexpected; the actor restarts
+│   ├── RestartLimit          actor.restart_limit an actor crashed too often in too short a time
+│   ├── NameTaken             actor.name_taken    an actor of that name is there already
+│   └── UnknownKind           actor.unknown_kind  no registered actor kind of that name
+├── MessageError              message
+│   ├── NotUnderstood         message.not_understood  the receiver handles no message of that type
+│   ├── Malformed             message.malformed       bytes that do not decode as the type they claim
+│   └── TooLarge              message.too_large       over the bus's payload limit
+├── DeadlineExceeded          deadline            no answer in time
+├── Cancelled                 cancelled           the other side gave the request up
+├── SlowConsumer              stream.slow         a stream reader stood still for too long
+├── BusError                  bus
+│   ├── NotReachable          bus.not_reachable   no daemon or server answers
+│   ├── Disconnected          bus.disconnected    the connection broke while the request was under way
+│   └── Forbidden             bus.forbidden       this user may not use that subject
+├── ModelError                model               (actors/models, actors/serve)
+│   ├── NoSuchModel           model.none
+│   ├── ModelDamaged          model.damaged
+│   └── RequestInvalid        model.request       a request that the model can never serve
+└── RemoteError               (as sent)           a code that this side does not know
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ..schemas.base import ErrorInfo
+
+_BY_CODE: dict[str, type[CallboardError]] = {}
+
+
+class CallboardError(Exception):
+    """Base of all. `str(error)` is the message; `hint` says what to do next; `detail` is for developers."""
+
+    code: ClassVar[str] = "error"
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str = "", detail: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint or self.default_hint
+        self.detail = detail
+
+    def __init_subclass__(cls) -> None:
+        _BY_CODE.setdefault(cls.code, cls)
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+    def to_info(self) -> ErrorInfo:
+        return ErrorInfo(self.code, str(self), self.hint, self.detail)
+
+
+class UsageError(CallboardError):
+    code = "usage"
+
+
+class ConfigError(UsageError):
+    code = "config"
+
+
+class MissingExtra(UsageError):
+    code = "missing_extra"
+
+    @classmethod
+    def of(cls, extra: str, what: str) -> MissingExtra:
+        return cls(
+            f"{what} needs the extra '{extra}', which is not installed",
+            hint=f"pip install 'callboard[{extra}]'",
+        )
+
+
+class ActorError(CallboardError):
+    code = "actor"
+
+
+class NoSuchActor(ActorError):
+    code = "actor.none"
+    default_hint = "`callboard actors` lists who is there"
+
+
+class MailboxFull(ActorError):
+    code = "actor.mailbox_full"
+    default_hint = "send slower, or give `tell` a timeout to wait for room"
+
+
+class ActorStopped(ActorError):
+    code = "actor.stopped"
+
+
+class HandlerFailed(ActorError):
+    code = "actor.failed"
+
+
+class RestartLimit(ActorError):
+    code = "actor.restart_limit"
+
+
+class NameTaken(ActorError):
+    code = "actor.name_taken"
+    default_hint = "choose another name, or stop the one that has it"
+
+
+class UnknownKind(ActorError):
+    code = "actor.unknown_kind"
+
+
+class MessageError(CallboardError):
+    code = "message"
+
+
+class NotUnderstood(MessageError):
+    code = "message.not_understood"
+
+
+class Malformed(MessageError):
+    code = "message.malformed"
+
+
+class TooLarge(MessageError):
+    code = "message.too_large"
+
+
+class DeadlineExceeded(CallboardError):
+    code = "deadline"
+
+
+class Cancelled(CallboardError):
+    code = "cancelled"
+
+
+class SlowConsumer(CallboardError):
+    code = "stream.slow"
+
+
+class BusError(CallboardError):
+    code = "bus"
+
+
+class NotReachable(BusError):
+    code = "bus.not_reachable"
+    default_hint = "`callboard up` starts the daemon; `callboard status` says what runs"
+
+
+class Disconnected(BusError):
+    code = "bus.disconnected"
+    default_hint = "it may or may not have been carried out: ask again if that does no harm"
+
+
+class Forbidden(BusError):
+    code = "bus.forbidden"
+
+
+class ModelError(CallboardError):
+    code = "model"
+
+
+class NoSuchModel(ModelError):
+    code = "model.none"
+    default_hint = "`callboard pull NAME` fetches one; `callboard models` lists those that are here"
+
+
+class ModelDamaged(ModelError):
+    code = "model.damaged"
+
+
+class RequestInvalid(ModelError):
+    code = "model.request"
+
+
+class RemoteError(CallboardError):
+    """A failure whose code this side does not know; `info.code` is the code as sent."""
+
+    code = "remote"
+
+    def __init__(self, info: ErrorInfo) -> None:
+        super().__init__(info.message, hint=info.hint, detail=info.detail)
+        self.info = info
+
+    def to_info(self) -> ErrorInfo:
+        return self.info
+
+
+def from_info(info: ErrorInfo) -> CallboardError:
+    """The typed error for what came over the bus."""
+    kind = _BY_CODE.get(info.code)
+    if kind is None:
+        return RemoteError(info)
+    return kind(info.message, hint=info.hint, detail=info.detail)
+
+
+def to_info(error: BaseException, detail: str = "") -> ErrorInfo:
+    """What crosses the bus for any exception: its own info, or `actor.failed` with the exception's text."""
+    if isinstance(error, CallboardError):
+        return error.to_info()
+    return ErrorInfo(HandlerFailed.code, f"{type(error).__name__}: {error}", "", detail)

@@ -1,0 +1,384 @@
+"""Requests that come to this node over the bus, and the frames that answer them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..schemas.base import ErrorInfo, Message
+from ..schemas.runtime import Terminated
+from ..schemas.wire import Envelope, Frame, Mark, Op
+from .batches import Batch
+from .cell import Cell
+from .channels import Ledger
+from .deliveries import Delivery
+from .discovery import answer_discovery
+from .errors import (
+    CallboardError,
+    Cancelled,
+    MailboxFull,
+    Malformed,
+    NoSuchActor,
+    NotUnderstood,
+    SlowConsumer,
+    TooLarge,
+)
+from .messages import tag_of
+
+if TYPE_CHECKING:
+    from .links import Links
+    from .node import Node
+
+BEAT_EVERY_S = 1.0
+# A reader that is alive but takes nothing for so long loses its stream.
+STALL_LIMIT_S = 60.0
+
+_TELL, _ASK, _STREAM, _CANCEL, _CREDIT = (int(o) for o in (Op.TELL, Op.ASK, Op.STREAM, Op.CANCEL, Op.CREDIT))
+_ITEM = int(Mark.ITEM)
+_OK = int(Mark.OK)
+
+_encode = msgspec.msgpack.Encoder().encode
+_encode_json = msgspec.json.Encoder().encode
+_any_envelope = msgspec.msgpack.Decoder(Envelope[msgspec.Raw])
+_any_json = msgspec.json.Decoder(dict[str, Any])
+
+
+class BusAsk(Delivery):
+    """An ask from elsewhere; the answer goes to its reply subject, in JSON if it came in JSON."""
+
+    def __init__(self, message: Message, sender: str, inbound: Inbound, reply: str, json: bool) -> None:
+        self.message = message
+        self.sender = sender
+        self.inbound = inbound
+        self.reply = reply
+        self.json = json
+
+    def resolve(self, value: Any) -> None:
+        if not self.abandoned:
+            data = _encode_json(value) if self.json else _encode(Frame(_OK, 0, value))
+            self.inbound.answer(self.reply, data, self.json)
+        self.inbound.over(self)
+
+    def fail(self, error: CallboardError) -> None:
+        if not self.abandoned:
+            self.inbound.refuse(self.reply, error.to_info(), self.json)
+        self.inbound.over(self)
+
+    def expire(self) -> None:
+        """The sender has stopped waiting by itself; the handler need not go on."""
+        self.abandon()
+        self.inbound.over(self)
+
+
+class BusStream(BusAsk):
+    """A stream to a reader elsewhere. JSON readers hold no credit: they get all as it comes."""
+
+    wants_items = True
+
+    def __init__(
+        self, message: Message, sender: str, inbound: Inbound, reply: str, json: bool, credit: int, own: str
+    ) -> None:
+        super().__init__(message, sender, inbound, reply, json)
+        self.own = own
+        self.credit = credit
+        self.seq = 0
+        self.last_credit = inbound.node.loop.time()
+        self._batch = Batch(inbound.node.loop, self._send_batch, inbound.links.bus.max_payload // 2)
+        self._room: asyncio.Future[None] | None = None
+
+    async def send(self, item: Any) -> None:
+        bus = self.inbound.links.bus
+        if self.json:
+            bus.send(self.reply, _encode_json(item), self.own)
+            if bus.is_full:
+                await bus.room()
+            return
+        while self.credit <= 0:
+            self._room = self.inbound.node.loop.create_future()
+            await self._room
+        self.credit -= 1
+        self.seq += 1
+        self._batch.add(_encode(item))
+
+    def _send_batch(self, first: int, tail: bytes) -> None:
+        if not self.abandoned:
+            self.inbound.links.bus.send(self.reply, _encode(Frame[None](_ITEM, first))[:-1] + tail, self.own)
+
+    def add_credit(self, credit: int) -> None:
+        self.credit += credit
+        self.last_credit = self.inbound.node.loop.time()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def beat(self, now: float) -> None:
+        """A sign of life, which also finds out whether the reader still lives."""
+        if self.credit <= 0 and now - self.last_credit > STALL_LIMIT_S:
+            self.fail(SlowConsumer(f"the reader of {type(self.message).__name__} took nothing for {STALL_LIMIT_S:g} s"))
+            self.abandon()
+        elif not self.json:
+            self.inbound.links.bus.send(self.reply, _encode(Frame(int(Mark.BEAT))), self.own)
+
+    def resolve(self, value: Any) -> None:
+        if not self.abandoned:
+            if self.json:
+                self.inbound.answer(self.reply, _encode_json(value), True)
+            else:
+                self._batch.flush()
+                self.inbound.answer(self.reply, _encode(Frame(int(Mark.END), self.seq, value)), False)
+        self.inbound.over(self)
+
+    def fail(self, error: CallboardError) -> None:
+        self._batch.flush()
+        super().fail(error)
+
+
+class Inbound:
+    """Routes what comes on `actor.<address>` to mailboxes, and keeps what is under way so it can be cancelled."""
+
+    def __init__(self, node: Node, links: Links) -> None:
+        self.node = node
+        self.links = links
+        self._asks: dict[str, BusAsk] = {}
+        self._streams: dict[str, BusStream] = {}
+        self._ledgers: dict[str, Ledger] = {}
+        self._numbers = itertools.count(1)
+        self._own = f"inbox.{links.bus_name}.p"
+
+    def receive(self, subject: str, reply: str, data: bytes) -> None:
+        """A message for one of our actors. Never raises: whatever is wrong with it is its sender's to hear."""
+        address = subject[6:]
+        cell = self.node.actors.get(address)
+        if not isinstance(cell, Cell):
+            self._nobody(address, reply, data)
+            return
+        json = data[:1] == b"{"
+        try:
+            if json:
+                self._receive_json(cell, reply, data)
+                return
+            envelope = cell.spec.decoder.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            self._undecodable(cell, reply, data, json, error)
+            return
+        op = envelope.op
+        message = envelope.body
+        try:
+            if envelope.batch:
+                self._take_told(cell, envelope.batch, envelope.sender, data)
+            elif message is None:
+                self._control(cell, envelope, reply)
+            elif op == _ASK:
+                self._take(cell, BusAsk(message, envelope.sender, self, reply, False), envelope.timeout_ms)
+            elif op == _TELL:
+                self._take_told(cell, (message,), envelope.sender, data)
+            elif op == _STREAM:
+                own = f"{self._own}{next(self._numbers)}"
+                stream = BusStream(message, envelope.sender, self, reply, False, envelope.credit, own)
+                self._streams[own] = stream
+                self._take(cell, stream, envelope.timeout_ms)
+        except CallboardError as error:
+            self.refuse(reply, error.to_info(), False)
+
+    def _take(self, cell: Cell, ask: BusAsk, timeout_ms: int) -> None:
+        self._asks[ask.reply] = ask
+        try:
+            self._put(cell, ask)
+        except CallboardError as error:
+            ask.fail(error)
+            return
+        if timeout_ms:
+            self.node.deadlines.add(ask, timeout_ms / 1000)
+
+    def _put(self, cell: Cell, delivery: Delivery) -> None:
+        try:
+            cell.put(delivery)
+        except MailboxFull:
+            ledger = self._ledgers.get(cell.address)
+            if ledger is None:
+                raise
+            ledger.reclaim(self.node.loop.time())
+            cell.put(delivery)
+
+    def _take_told(self, cell: Cell, messages: tuple[Message, ...], sender: str, data: bytes) -> None:
+        ledger = self._ledgers.get(cell.address)
+        if ledger is not None:
+            ledger.spend(sender, len(messages))
+        try:
+            for message in messages:
+                self._put(cell, Delivery(message, sender))
+        except CallboardError:
+            self._drop(cell, data)
+
+    def _receive_json(self, cell: Cell, reply: str, data: bytes) -> None:
+        message = cell.spec.json_decoder.decode(data)
+        handler = cell.spec.handlers[type(message)]
+        if not reply:
+            try:
+                self._put(cell, Delivery(message, "json"))
+            except CallboardError:
+                self._drop(cell, data)
+        elif handler.streams:
+            own = f"{self._own}{next(self._numbers)}"
+            stream = BusStream(message, "json", self, reply, True, 0, own)
+            self._streams[own] = stream
+            self._take(cell, stream, 0)
+        else:
+            self._take(cell, BusAsk(message, "json", self, reply, True), 0)
+
+    def _control(self, cell: Cell, envelope: Envelope[Any], reply: str) -> None:
+        """What the runtime says to the runtime about an actor."""
+        match envelope.op:
+            case Op.CANCEL:
+                ask = self._asks.get(reply)
+                if ask is not None:
+                    ask.abandon()
+                    self.over(ask)
+            case Op.CREDIT:
+                ask = self._asks.get(reply)
+                if isinstance(ask, BusStream):
+                    ask.add_credit(envelope.credit)
+            case Op.GRANT:
+                self.links.soon(self._grant(cell, envelope, reply))
+            case Op.PING:
+                self.answer(reply, _encode(Frame(_OK)), False)
+            case Op.WATCH | Op.LINK:
+                cell.watchers = {**(cell.watchers or {}), reply: False}
+                if envelope.op == Op.LINK:
+                    self.links.soon(self.links.watch(cell.address, envelope.sender, link=True, mutual=False))
+            case Op.UNWATCH:
+                if cell.watchers is not None:
+                    cell.watchers.pop(reply, None)
+            case _:
+                raise Malformed(f"an envelope with operation {envelope.op} and no message")
+
+    async def _grant(self, cell: Cell, envelope: Envelope[Any], reply: str) -> None:
+        """Promise room to a sender, waiting for some as long as it is ready to."""
+        ledger = self._ledgers.get(cell.address)
+        if ledger is None:
+            ledger = self._ledgers[cell.address] = Ledger(cell)
+        loop = self.node.loop
+        until = loop.time() + envelope.timeout_ms / 1000
+        try:
+            while True:
+                more = ledger.grant(envelope.sender, envelope.credit, loop.time())
+                if more or loop.time() >= until or cell.closed:
+                    break
+                await cell.room(until - loop.time())
+        except MailboxFull as error:
+            self.refuse(reply, error.to_info(), False)
+            return
+        if more:
+            self.answer(reply, _encode(Frame(int(Mark.GRANT), more)), False)
+        else:
+            full = MailboxFull(f"the mailbox of {cell.address} is full ({cell.capacity} messages)")
+            self.refuse(reply, full.to_info(), False)
+
+    # Answers
+
+    def answer(self, reply: str, data: bytes, json: bool) -> None:
+        bus = self.links.bus
+        if len(data) > bus.max_payload:
+            too_large = TooLarge(
+                f"the answer has {len(data)} bytes, over the bus's limit of {bus.max_payload}",
+                hint="send large values as a reference, not inside the message",
+            )
+            self.refuse(reply, too_large.to_info(), json)
+        elif reply:
+            bus.send(reply, data)
+
+    def refuse(self, reply: str, error: ErrorInfo, json: bool) -> None:
+        if reply:
+            self.links.bus.send(reply, _encode_json(error) if json else _encode(Frame(int(Mark.ERROR), 0, None, error)))
+
+    def over(self, ask: BusAsk) -> None:
+        """A request came to its end, one way or another."""
+        self._asks.pop(ask.reply, None)
+        if isinstance(ask, BusStream):
+            self._streams.pop(ask.own, None)
+        slot = ask.slot
+        if slot is not None:
+            slot.discard(ask)
+
+    def notify(self, watcher: str, event: Terminated) -> None:
+        self.links.bus.send(watcher, _encode(Frame(int(Mark.END), 0, event)))
+
+    # What cannot be delivered
+
+    def _nobody(self, address: str, reply: str, data: bytes) -> None:
+        if reply:
+            error = NoSuchActor(f"there is no actor {address} on node {self.node.name}")
+            self.refuse(reply, error.to_info(), data[:1] == b"{")
+        else:
+            self.links.bus.send(f"dead.{address}", data)
+
+    def _drop(self, cell: Cell, data: bytes) -> None:
+        """A message that held no credit and found no room: counted, and published for who wants to see it."""
+        cell.dropped += 1
+        self.links.bus.send(f"dead.{cell.address}", data)
+
+    def _undecodable(self, cell: Cell, reply: str, data: bytes, json: bool, cause: Exception) -> None:
+        cell.errors += 1
+        error: CallboardError
+        try:
+            body: Any = (
+                _any_json.decode(data) if json else msgspec.msgpack.decode(_any_envelope.decode(data).body or b"")
+            )
+        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError):
+            error = Malformed(
+                f"what came for {cell.address} is neither a MessagePack envelope nor JSON",
+                hint='JSON looks like {"type": "demo.add", "n": 1}',
+            )
+        else:
+            tag = body.get("type", "") if isinstance(body, dict) else ""
+            tags = sorted(tag_of(m) for m in cell.spec.handlers)
+            if tag in tags:
+                error = Malformed(f"a {tag} for {cell.address} does not fit its schema: {cause}")
+            else:
+                error = NotUnderstood(
+                    f"{cell.address} takes no {tag or 'message without a type'}",
+                    hint="it takes " + (", ".join(tags) or "nothing"),
+                )
+        if reply:
+            self.refuse(reply, error.to_info(), json)
+        else:
+            self._drop(cell, data)
+
+    # Readers that go away
+
+    def reader_gone(self, own: str) -> bool:
+        """The server says that nobody reads this stream any more."""
+        stream = self._streams.get(own)
+        if stream is None:
+            return False
+        stream.abandon()
+        self.over(stream)
+        return True
+
+    def beat(self, now: float) -> None:
+        for stream in tuple(self._streams.values()):
+            stream.beat(now)
+        for ledger in self._ledgers.values():
+            ledger.reclaim(now)
+
+    def lost(self) -> None:
+        """The bus broke: frames under way are lost, so no stream can be whole, and credit counts for nothing."""
+        for stream in tuple(self._streams.values()):
+            stream.abandon()
+            self.over(stream)
+        for ledger in self._ledgers.values():
+            ledger.clear()
+
+    def forget(self, address: str) -> None:
+        self._ledgers.pop(address, None)
+
+    def discover(self, subject: str, reply: str, data: bytes) -> None:
+        """`$SRV.PING|INFO|STATS`, as NATS's own tools ask it."""
+        for answer in answer_discovery(self.node, subject):
+            self.links.bus.send(reply, answer)
+
+    def close(self) -> None:
+        for ask in tuple(self._asks.values()):
+            ask.fail(Cancelled(f"node {self.node.name} left the bus"))

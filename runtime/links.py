@@ -1,0 +1,369 @@
+"""The bus side of a node: requests it sends, requests it takes, and who is still there.
+
+Conversations are named by their NATS reply subject, `inbox.<node>.<n>`. A producer of a stream sends its frames with a
+reply subject of its own, so that the server itself reports a reader that is gone (no responders), and the handler is
+cancelled by its next step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import math
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..schemas.base import Message
+from ..schemas.runtime import NodeDown, NodeHello, TapRequest, Terminated
+from ..schemas.wire import Envelope, Op
+from .bus import Bus, BusOptions, Events
+from .calls import Call, Conversation, GrantCall, PingCall, RemoteStream, WatchCall
+from .cell import current_cell
+from .channels import Channel
+from .errors import (
+    ActorStopped,
+    DeadlineExceeded,
+    Disconnected,
+    Forbidden,
+    MailboxFull,
+    NameTaken,
+    NoSuchActor,
+    NotReachable,
+    TooLarge,
+)
+from .inbound import Inbound
+from .messages import answers
+from .refs import STREAM_WINDOW
+from .taps import Taps
+from .topics import Listener
+
+if TYPE_CHECKING:
+    from .node import Node
+
+HELLO_EVERY_S = 5.0
+BEAT_EVERY_S = 1.0
+CLAIM_TIMEOUT_S = 1.0
+# What an envelope adds to its message, at most: a sender's address and a few numbers.
+ENVELOPE_ROOM = 1024
+
+encode = msgspec.msgpack.Encoder().encode
+
+
+class Links:
+    """Asks, tells, streams and watches across the bus, for one node."""
+
+    def __init__(self, node: Node, options: BusOptions) -> None:
+        self.node = node
+        self._url = options.url
+        self.bus_name = options.node_id or node.name
+        self._inbox = f"inbox.{self.bus_name}."
+        events = Events(lost=self._lost, back=self._back, denied=self._denied, nobody=self._nobody)
+        self.bus = Bus(options, node.name, events)
+        self.inbound = Inbound(node, self)
+        self._numbers = itertools.count(1)
+        self._conversations: dict[str, Conversation] = {}
+        self._channels: dict[str, Channel] = {}
+        self._watches: dict[tuple[str, str], WatchCall] = {}
+        self.peers: dict[str, NodeHello] = {}
+        self._heard: dict[str, float] = {}
+        self._roots: dict[str, list[Any]] = {}
+        self._taps = Taps(node, self.bus)
+        self._chores: set[asyncio.Task[Any]] = set()
+        self._hello_decoder = msgspec.msgpack.Decoder(NodeHello)
+        self._down_decoder = msgspec.msgpack.Decoder(NodeDown)
+        self._tap_decoder = msgspec.msgpack.Decoder(TapRequest)
+
+    # Coming and going
+
+    async def open(self) -> None:
+        await self.bus.open()
+        await self.bus.subscribe(f"{self._inbox}*", self._on_reply)
+        await self.bus.subscribe(f"actor.node.{self.node.name}", self.inbound.receive)
+        await self.bus.subscribe("nodes.*", self._on_nodes)
+        for subject in ("$SRV.PING", "$SRV.INFO", "$SRV.STATS"):
+            await self.bus.subscribe(subject, self.inbound.discover)
+            await self.bus.subscribe(f"{subject}.>", self.inbound.discover)
+        await self.bus.flush()
+        self.soon(self._chore())
+
+    async def close(self) -> None:
+        self.say_hello(leaving=True)
+        for task in tuple(self._chores):
+            task.cancel()
+        self.inbound.close()
+        await self.bus.close()
+        for conversation in tuple(self._conversations.values()):
+            conversation.fail(Disconnected("this process left the bus"))
+
+    def soon(self, work: Any) -> None:
+        task = self.node.loop.create_task(work)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    async def claim(self, root: str) -> None:
+        """Answer for `actor.<root>` and all below it. Raises NameTaken when somebody does already."""
+        if await self._answers(root):
+            raise NameTaken(f"there is an actor {root} on the bus already")
+        self._roots[root] = [
+            await self.bus.subscribe(f"actor.{root}", self.inbound.receive),
+            await self.bus.subscribe(f"actor.{root}.>", self.inbound.receive),
+        ]
+        await self.bus.flush()
+        self.node.loop.call_soon(self.say_hello)
+
+    def unclaim(self, root: str) -> None:
+        for subscription in self._roots.pop(root, ()):
+            self.soon(self.bus.unsubscribe(subscription))
+        self.say_hello()
+
+    async def _answers(self, root: str) -> bool:
+        call = PingCall(root, self)
+        self._request(call, root, Envelope(Op.PING))
+        self.node.deadlines.add(call, CLAIM_TIMEOUT_S)
+        try:
+            return await call.future
+        finally:
+            self.done(call)
+
+    # Asking
+
+    async def ask(self, address: str, message: Message, timeout: float | None) -> Any:
+        seconds = self.node.ask_timeout if timeout is None else timeout
+        asker = current_cell.get()
+        sender = self.node.name if asker is None else asker.address
+        call = Call(address, answers(type(message)).decoder, self.node.loop.create_future(), self)
+        left_ms = 0 if seconds == math.inf else max(1, int(seconds * 1000))
+        self._request(call, address, Envelope(Op.ASK, message, left_ms, 0, sender))
+        if left_ms:
+            self.node.deadlines.add(call, seconds)
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            self.control(call, Op.CANCEL)
+            raise
+        finally:
+            self.done(call)
+
+    async def open_stream(self, address: str, message: Message, timeout: float | None) -> RemoteStream:
+        reader = current_cell.get()
+        sender = self.node.name if reader is None else reader.address
+        stream = RemoteStream(address, answers(type(message)), self, STREAM_WINDOW)
+        left_ms = 0 if timeout is None or timeout == math.inf else max(1, int(timeout * 1000))
+        self._request(stream, address, Envelope(Op.STREAM, message, left_ms, STREAM_WINDOW, sender))
+        if left_ms and timeout is not None:
+            self.node.deadlines.add(stream, timeout)
+        return stream
+
+    def _request(self, conversation: Conversation, address: str, envelope: Envelope[Any]) -> None:
+        data = encode(envelope)
+        if len(data) > self.bus.max_payload:
+            raise TooLarge(
+                f"a message of {len(data)} bytes is over the bus's limit of {self.bus.max_payload}",
+                hint="send large values as a reference, not inside the message",
+            )
+        channel = self._channels.get(address)
+        if channel is not None:
+            channel.batch.flush()  # what was told before arrives before
+        conversation.reply = reply = f"{self._inbox}{next(self._numbers)}"
+        self._conversations[reply] = conversation
+        self.bus.send(f"actor.{address}", data, reply)
+
+    def control(self, conversation: Conversation, op: Op, credit: int = 0) -> None:
+        """Send a cancel or more credit for a conversation of ours. Nobody waits for it."""
+        self.bus.send(f"actor.{conversation.address}", encode(Envelope(op, None, 0, credit)), conversation.reply)
+
+    def done(self, conversation: Conversation) -> None:
+        self._conversations.pop(conversation.reply, None)
+        slot = conversation.slot
+        if slot is not None:
+            slot.discard(conversation)
+            conversation.slot = None
+
+    # Telling
+
+    async def tell(self, address: str, message: Message, timeout: float) -> None:
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = self._channels[address] = Channel(address, self)
+        data = encode(message)
+        if len(data) > self.bus.max_payload - ENVELOPE_ROOM:
+            raise TooLarge(f"a message of {len(data)} bytes is over the bus's limit of {self.bus.max_payload}")
+        while not channel.take(self.node.loop.time()):
+            await self._more_credit(channel, timeout)
+        channel.batch.add(data)
+        if channel.is_low:
+            self._ask_for_credit(channel, 0.0)
+        if self.bus.is_full:
+            await self.bus.room()
+
+    async def _more_credit(self, channel: Channel, timeout: float) -> None:
+        call = channel.asking or self._ask_for_credit(channel, timeout)
+        try:
+            await asyncio.shield(call.future)
+        except MailboxFull:
+            if call.timeout >= timeout:
+                raise
+
+    def _ask_for_credit(self, channel: Channel, timeout: float) -> GrantCall:
+        call = GrantCall(channel, self, timeout)
+        channel.asking = call
+        self._request(
+            call, channel.address, Envelope(Op.GRANT, None, int(timeout * 1000), channel.credit, self.node.name)
+        )
+        self.node.deadlines.add(call, timeout + self.node.ask_timeout)
+        return call
+
+    # Watching
+
+    async def watch(self, watcher: str, target: str, *, link: bool, mutual: bool = True) -> None:
+        """`link` makes the end of the target a crash of the watcher; `mutual` asks its node for the same in return."""
+        call = WatchCall(self, watcher, target, linked=link)
+        previous = self._watches.get((watcher, target))
+        self._watches[watcher, target] = call
+        if previous is not None:
+            self.done(previous)
+        self._request(call, target, Envelope(Op.LINK if link and mutual else Op.WATCH, None, 0, 0, watcher))
+
+    async def unwatch(self, watcher: str, target: str) -> None:
+        call = self._watches.pop((watcher, target), None)
+        if call is not None:
+            self.control(call, Op.UNWATCH)
+            self.done(call)
+
+    def watch_ended(self, call: WatchCall, event: Terminated) -> None:
+        self._watches.pop((call.watcher, call.address), None)
+        self.done(call)
+        self.node.notify(call.watcher, event, linked=call.linked)
+
+    def notify(self, watcher: str, event: Terminated, *, linked: bool) -> None:
+        """Tell a watcher on another node that an actor of ours ended."""
+        self.inbound.notify(watcher, event)
+
+    # What comes in
+
+    def _on_reply(self, subject: str, reply: str, data: bytes) -> None:
+        conversation = self._conversations.get(subject)
+        if conversation is not None:
+            conversation.receive(data)
+
+    def _nobody(self, reply: str) -> None:
+        conversation = self._conversations.get(reply)
+        if conversation is not None:
+            conversation.fail(NoSuchActor(f"there is no actor {conversation.address}"))
+        else:
+            self.inbound.reader_gone(reply)
+
+    def _denied(self, subject: str) -> None:
+        for conversation in tuple(self._conversations.values()):
+            if f"actor.{conversation.address}" == subject:
+                conversation.fail(Forbidden(f"this user may not publish to {subject}"))
+
+    def _lost(self) -> None:
+        """The server is gone: what was under way may or may not be carried out, and its answers are lost."""
+        for conversation in tuple(self._conversations.values()):
+            conversation.fail(Disconnected("the connection to the bus broke while the request was under way"))
+        for channel in self._channels.values():
+            channel.reset()
+        self.inbound.lost()
+
+    def _back(self) -> None:
+        self.say_hello()
+        for call in tuple(self._watches.values()):
+            self.soon(self.watch(call.watcher, call.address, link=call.linked))
+
+    # Who else is there
+
+    def say_hello(self, *, leaving: bool = False) -> None:
+        self.bus.send("nodes.hello", encode(NodeHello(self.node.info(), leaving)))
+
+    def _on_nodes(self, subject: str, reply: str, data: bytes) -> None:
+        with contextlib.suppress(msgspec.MsgspecError):
+            match subject:
+                case "nodes.hello":
+                    self._on_hello(self._hello_decoder.decode(data))
+                case "nodes.down":
+                    self._on_down(self._down_decoder.decode(data))
+                case "nodes.tap":
+                    self._taps.observe(self._tap_decoder.decode(data))
+                case "nodes.who":
+                    self.say_hello()
+
+    def _on_hello(self, hello: NodeHello) -> None:
+        name = hello.info.node
+        known = self.peers.get(name)
+        if known is not None and (hello.leaving or known.info.pid != hello.info.pid):
+            self._roots_gone(set(known.info.roots) | {f"node.{name}"}, "its process ended")
+        if hello.leaving:
+            self.peers.pop(name, None)
+            self._heard.pop(name, None)
+        else:
+            self.peers[name] = hello
+            self._heard[name] = self.node.loop.time()
+
+    def _on_down(self, down: NodeDown) -> None:
+        known = self.peers.pop(down.node, None)
+        roots = {*down.roots, f"node.{down.node}", *(known.info.roots if known is not None else ())}
+        self._roots_gone(roots, "its process died")
+
+    def down(self, event: NodeDown) -> None:
+        """Announce that a process of ours is gone."""
+        self.bus.send("nodes.down", encode(event))
+        self._on_down(event)
+
+    def _roots_gone(self, roots: set[str], why: str) -> None:
+        for conversation in tuple(self._conversations.values()):
+            address = conversation.address
+            if address in roots or address.partition(".")[0] in roots:
+                conversation.fail(ActorStopped(f"{address} ended before it answered: {why}"))
+        for address in [a for a in self._channels if a.partition(".")[0] in roots]:
+            del self._channels[address]
+
+    async def _chore(self) -> None:
+        """Now and then: say that we are there, keep idle streams alive, forget peers that fell silent."""
+        self.bus.send("nodes.who", b"")
+        self.say_hello()
+        last_hello = self.node.loop.time()
+        while True:
+            await asyncio.sleep(BEAT_EVERY_S)  # the heartbeat's own period
+            now = self.node.loop.time()
+            self.inbound.beat(now)
+            for conversation in tuple(self._conversations.values()):
+                conversation.check(now)
+            self._taps.check(now)
+            if now - last_hello >= HELLO_EVERY_S:
+                last_hello = now
+                self.say_hello()
+                for name in [n for n, heard in self._heard.items() if now - heard > 3 * HELLO_EVERY_S]:
+                    self._on_down(NodeDown(name))
+                    del self._heard[name]
+
+    # Publishing
+
+    async def publish(self, subject: str, message: Message) -> None:
+        data = encode(message)
+        if len(data) > self.bus.max_payload:
+            raise TooLarge(f"a message of {len(data)} bytes is over the bus's limit of {self.bus.max_payload}")
+        self.bus.send(subject, data)
+        if self.bus.is_full:
+            await self.bus.room()
+
+    async def subscribe(self, listener: Listener) -> None:
+        def take(subject: str, reply: str, data: bytes) -> None:
+            listener.take_bytes(subject, data)
+
+        listener.subscription = await self.bus.subscribe(listener.pattern, take)
+        await self.bus.flush()
+
+    def unsubscribe(self, listener: Listener) -> None:
+        if listener.subscription is not None:
+            self.soon(self.bus.unsubscribe(listener.subscription))
+
+    def expired(self, conversation: Conversation) -> None:
+        """A deadline passed: say so here, and let the other side stop."""
+        if self.bus.is_up:
+            conversation.fail(DeadlineExceeded(f"no answer from {conversation.address} in time"))
+            self.control(conversation, Op.CANCEL)
+        else:
+            conversation.fail(NotReachable(f"the NATS server at {self._url} was away until the deadline passed"))

@@ -1,0 +1,262 @@
+"""One process on the bus: the actors it hosts, their roots, and the way to all others."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..schemas.base import Message
+from ..schemas.runtime import Ended, NodeInfo, Terminated
+from .cell import Cell
+from .deadlines import DeadlineWheel
+from .errors import ConfigError, NoSuchActor, NotReachable
+from .family import Child, Family
+from .placement import Here, Where
+from .refs import Ref
+from .supervision import Restart, Supervision
+from .topics import Listener, Topics
+
+if TYPE_CHECKING:
+    from .actor import Actor
+    from .bus import BusOptions
+    from .links import Links
+    from .taps import Taps
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+ASK_TIMEOUT_S = 30.0
+DRAIN_TIMEOUT_S = 10.0
+
+
+class Node:
+    """Hosts actors, and reaches all others through the bus when it has one.
+
+    Use it as an async context manager: leaving it drains every actor it hosts (work in hand finishes or is handed
+    back) within `drain_timeout` seconds each, then leaves the bus. Without `bus` the node is alone: its actors reach
+    each other, and whatever is not here raises NoSuchActor.
+
+    `kinds` resolves a kind's name to its class; `allow` are the modules whose classes may be named `module:Class`.
+    `round_trip`, if given, is applied to each message between actors of the process: tests pass one that encodes and
+    decodes, so that a message that would not survive the bus fails here too.
+    """
+
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        bus: BusOptions | None = None,
+        allow: Sequence[str] = (),
+        ask_timeout: float = ASK_TIMEOUT_S,
+        drain_timeout: float = DRAIN_TIMEOUT_S,
+        round_trip: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.name = checked_name(name) if name else f"client-{uuid.uuid4().hex[:10]}"
+        self.ask_timeout = ask_timeout
+        self.drain_timeout = drain_timeout
+        self.round_trip = round_trip
+        self.allow = tuple(allow)
+        self.actors: dict[str, Child] = {}
+        self.taps: Taps | None = None
+        self.topics = Topics()
+        self.loop: asyncio.AbstractEventLoop
+        self.deadlines: DeadlineWheel
+        self.links: Links | None = None
+        self._bus_options = bus
+        self._roots: Family
+        self._unnamed = 0
+
+    # Coming and going
+
+    async def __aenter__(self) -> Node:
+        self.loop = asyncio.get_running_loop()
+        self.deadlines = DeadlineWheel(self.loop)
+        self._roots = Family(self, Supervision(), None)
+        if self._bus_options is not None:
+            from .links import Links
+
+            self.links = Links(self, self._bus_options)
+            await self.links.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._roots.stop_all(self.drain_timeout)
+        finally:
+            if self.links is not None:
+                await self.links.close()
+            self.topics.close()
+            self.deadlines.close()
+
+    @property
+    def connected(self) -> bool:
+        return self.links is not None
+
+    def info(self) -> NodeInfo:
+        from .. import __version__
+
+        roots = tuple(sorted(a for a, child in self.actors.items() if "." not in a and isinstance(child, Cell)))
+        return NodeInfo(self.name, os.getpid(), socket.gethostname(), __version__, roots)
+
+    # Actors
+
+    def actor(self, address: str) -> Ref:
+        """A reference to the actor of that address, wherever it lives."""
+        return Ref(address, self)
+
+    async def spawn(
+        self,
+        kind: type[Actor[Any]] | str,
+        config: msgspec.Struct | str | None = None,
+        *,
+        name: str = "",
+        where: Where | None = None,
+        restart: Restart = Restart.PERMANENT,
+    ) -> Ref:
+        """Start a root: an actor whose address is its bare name, supervised by the node itself.
+
+        Each root has a restart budget of its own. Raises what its `started` raised, NameTaken, UnknownKind,
+        ConfigError.
+        """
+        return await self.spawn_in(self._roots, "", kind, config, name, where, restart)
+
+    async def spawn_in(
+        self,
+        family: Family,
+        parent: str,
+        kind: type[Actor[Any]] | str,
+        config: msgspec.Struct | str | None,
+        name: str,
+        where: Where | None,
+        restart: Restart,
+    ) -> Ref:
+        where = where or Here()
+        root = where.root or not parent
+        name = checked_name(name) if name else self._new_name(kind)
+        address = name if root else f"{parent}.{name}"
+        child = where.child(self, address, kind, config, restart, family)
+        if root and self.links is not None and isinstance(child, Cell):
+            await self.links.claim(address)
+        try:
+            await family.add(child)
+        except BaseException:
+            if root and self.links is not None and isinstance(child, Cell) and address not in self.actors:
+                self.links.unclaim(address)
+            raise
+        return Ref(address, self)
+
+    async def stop(self, address: str, timeout: float | None = None) -> None:
+        """End an actor of this node: children first, within `timeout` seconds (default: the node's drain time)."""
+        child = self.actors.get(address)
+        if child is None:
+            raise NoSuchActor(f"there is no actor {address} on node {self.name}")
+        await child.family.remove(child, self.drain_timeout if timeout is None else timeout)
+
+    def resolve(self, kind: type[Actor[Any]] | str) -> type[Actor[Any]]:
+        if isinstance(kind, type):
+            return kind
+        from .kinds import resolve_kind
+
+        return resolve_kind(kind, self.allow)
+
+    def _new_name(self, kind: type[Actor[Any]] | str) -> str:
+        self._unnamed += 1
+        base = kind if isinstance(kind, str) else kind.__name__
+        return f"{re.sub('[^a-z0-9]+', '-', base.lower()).strip('-')[:48]}-{self._unnamed}"
+
+    def forget(self, child: Child) -> None:
+        """A child is gone for good; called by its family."""
+        if self.links is not None and "." not in child.address and isinstance(child, Cell):
+            self.links.unclaim(child.address)
+        if self.links is not None:
+            self.links.inbound.forget(child.address)
+
+    # Watching
+
+    async def watch(self, watcher: str, target: str, *, link: bool) -> None:
+        child = self.actors.get(target)
+        if child is not None:
+            if child.watchers is None:
+                child.watchers = {}
+            child.watchers[watcher] = link or child.watchers.get(watcher, False)
+            other = self.actors.get(watcher)
+            if link and other is not None:
+                other.watchers = {**(other.watchers or {}), target: True}
+        elif self.is_local(target) or self.links is None:
+            self.notify(watcher, Terminated(target, Ended.NOT_THERE), linked=link)
+        else:
+            await self.links.watch(watcher, target, link=link)
+
+    async def unwatch(self, watcher: str, target: str) -> None:
+        child = self.actors.get(target)
+        if child is not None:
+            if child.watchers is not None:
+                child.watchers.pop(watcher, None)
+        elif self.links is not None:
+            await self.links.unwatch(watcher, target)
+
+    def notify(self, watcher: str, event: Terminated, *, linked: bool) -> None:
+        """Bring a `Terminated` to whoever watches, here or across the bus."""
+        cell = self.actors.get(watcher)
+        if isinstance(cell, Cell):
+            cell.terminated(event, linked=linked)
+        elif self.links is not None:
+            self.links.notify(watcher, event, linked=linked)
+
+    # The way to others
+
+    def is_local(self, address: str) -> bool:
+        """Whether an address is under the care of this node, there or not."""
+        root = address.partition(".")[0]
+        return root in self.actors and isinstance(self.actors[root], Cell)
+
+    def remote(self, address: str) -> Links:
+        """What reaches an address that is not hosted here. Raises NoSuchActor if it could only be here."""
+        if self.links is None or self.is_local(address):
+            raise NoSuchActor(f"there is no actor {address}")
+        return self.links
+
+    async def publish(self, subject: str, message: Message) -> None:
+        """Publish on a subject, `topic.news` say, to all that listen, here and across the bus."""
+        self.topics.deliver(subject, message)
+        if self.links is not None:
+            await self.links.publish(subject, message)
+
+    @asynccontextmanager
+    async def listen(self, pattern: str, *types: type[Message], size: int = 1024) -> AsyncIterator[Listener]:
+        """Listen to subjects that match `pattern` (`*` is one token, `>` is all that follow).
+
+        Iterating gives `(subject, message)` pairs: messages of the given types, decoded, or with no types plain
+        dictionaries. What does not fit in `size` waiting messages is dropped and counted in `dropped`.
+        """
+        listener = Listener(pattern, types, size)
+        self.topics.add(listener)
+        try:
+            if self.links is not None:
+                await self.links.subscribe(listener)
+            yield listener
+        finally:
+            self.topics.remove(listener)
+            if self.links is not None:
+                self.links.unsubscribe(listener)
+
+    def require_links(self) -> Links:
+        if self.links is None:
+            raise NotReachable("this node is alone: it was started without a bus")
+        return self.links
+
+
+def checked_name(name: str) -> str:
+    """One token of an address. Raises ConfigError."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"'{name}' is no name for an actor: use letters, digits, '-' and '_', at most 64")
+    return name

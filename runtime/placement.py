@@ -1,0 +1,98 @@
+"""Where an actor lives: in this process, or in one of its own. Other places join by making a `Child`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from .actor import spec_of
+from .cell import Cell
+from .errors import ConfigError
+from .family import Child, Family
+from .supervision import Restart
+
+if TYPE_CHECKING:
+    from .actor import Actor
+    from .node import Node
+
+
+class Where(Protocol):
+    """A place. `root` says that an actor there is a root of its own: its address is its bare name."""
+
+    root: bool
+
+    def child(
+        self,
+        node: Node,
+        address: str,
+        kind: type[Actor[Any]] | str,
+        config: msgspec.Struct | str | None,
+        restart: Restart,
+        family: Family,
+    ) -> Child:
+        """The child that starts, stops and reports an actor of that kind in this place.
+
+        `kind` and `config` are as the spawner gave them: only the process that runs the actor needs its class.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """In this process: messages from other actors of the process skip the bus."""
+
+    root: bool = field(default=False, init=False)
+
+    def child(
+        self,
+        node: Node,
+        address: str,
+        kind: type[Actor[Any]] | str,
+        config: msgspec.Struct | str | None,
+        restart: Restart,
+        family: Family,
+    ) -> Child:
+        cls = node.resolve(kind)
+        return Cell(node, address, cls, configured(cls, config), restart, family)
+
+
+@dataclass(frozen=True)
+class Process:
+    """In a process of its own, which ends when this one does.
+
+    `env` is added to its environment. `load` are Python files whose actor kinds it may run as `<stem>:<Class>`.
+    `ready_timeout` bounds the time from its start to the end of the actor's `started`, in seconds.
+    """
+
+    env: dict[str, str] = field(default_factory=dict)
+    load: tuple[str, ...] = ()
+    ready_timeout: float = 120.0
+    root: bool = field(default=True, init=False)
+
+    def child(
+        self,
+        node: Node,
+        address: str,
+        kind: type[Actor[Any]] | str,
+        config: msgspec.Struct | str | None,
+        restart: Restart,
+        family: Family,
+    ) -> Child:
+        from .process import ProcessChild
+
+        return ProcessChild(node, address, kind, config, restart, family, self)
+
+
+def configured(kind: type[Actor[Any]], config: msgspec.Struct | str | None) -> msgspec.Struct:
+    """The typed configuration of a kind from a Struct, from JSON text, or from nothing. Raises ConfigError."""
+    wanted = spec_of(kind).config
+    if isinstance(config, msgspec.Struct):
+        if not isinstance(config, wanted):
+            raise ConfigError(f"{kind.__name__} is configured by {wanted.__name__}, not by {type(config).__name__}")
+        return config
+    try:
+        return msgspec.json.decode(config or "{}", type=wanted)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"the configuration of {kind.__name__} does not fit: {error}") from error

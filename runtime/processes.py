@@ -1,0 +1,72 @@
+"""Other processes: whether one is still the one that we knew, what an earlier life left over, and how to end it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+
+# A process id is used again after a while; with its start time it names one process only. Both sides of a comparison
+# come from the same clock, but a step of the system's clock can move it a little.
+_SAME_START_S = 2.0
+
+
+def start_time(pid: int) -> float | None:
+    """When the process began (seconds since the epoch); None when there is none, or only its zombie."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return process.create_time()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+
+
+def is_alive(pid: int, started: float) -> bool:
+    """Whether process `pid` runs and is the one that began at `started`."""
+    found = start_time(pid)
+    return found is not None and abs(found - started) < _SAME_START_S
+
+
+def find_by_arguments(*arguments: str) -> list[psutil.Process]:
+    """This person's processes with exactly these arguments in a row on their command line, ourselves left out."""
+    found: list[psutil.Process] = []
+    width = len(arguments)
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        try:
+            line = tuple(process.cmdline())
+            if any(line[at : at + width] == arguments for at in range(len(line) - width + 1)):
+                if process.uids().real == os.getuid() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def end_processes(processes: Sequence[psutil.Process], grace_s: float) -> None:
+    """SIGTERM, up to `grace_s` seconds of patience, SIGKILL. Blocks until all are gone."""
+    for process in processes:
+        _signal(process.terminate)
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    for process in alive:
+        _signal(process.kill)
+    psutil.wait_procs(alive)
+
+
+def _signal(send: Callable[[], None]) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        send()
+
+
+def dying_with_us(command: Sequence[str]) -> list[str]:
+    """The command that runs `command` and ends with this process, where the system can do that."""
+    if sys.platform != "linux":
+        return list(command)
+    launcher = Path(__file__).with_name("die_with_parent.py")
+    return [sys.executable, "-I", "-S", str(launcher), str(os.getpid()), *command]

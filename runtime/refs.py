@@ -1,0 +1,169 @@
+"""A reference to an actor: ask, tell, stream. The same calls whether it lives in this process or across the bus."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from ..schemas.base import Message, Request, StreamRequest
+from .cell import Cell, current_cell
+from .deliveries import Delivery, LocalAsk, LocalStream
+from .errors import MailboxFull
+from .messages import answers
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .links import RemoteStream
+    from .node import Node
+
+R = TypeVar("R")
+Item = TypeVar("Item")
+
+# How many stream items may wait between producer and reader.
+STREAM_WINDOW = 256
+
+
+class Ref:
+    """An actor by its address. Cheap to make and to keep; it says nothing about whether the actor is there.
+
+    Plain messages are delivered at most once. Errors of every call: NoSuchActor, MailboxFull, ActorStopped, and over
+    the bus Disconnected, NotReachable, Forbidden, TooLarge.
+    """
+
+    __slots__ = ("_node", "address")
+
+    def __init__(self, address: str, node: Node) -> None:
+        self.address = address
+        self._node = node
+
+    def __str__(self) -> str:
+        return self.address
+
+    def __repr__(self) -> str:
+        return f"Ref({self.address!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ref) and other.address == self.address
+
+    def __hash__(self) -> int:
+        return hash(self.address)
+
+    async def ask(self, message: Request[R], timeout: float | None = None) -> R:
+        """Send a request and wait for its answer.
+
+        `timeout` is in seconds (default: the node's `ask_timeout`; `math.inf`: none) and travels with the request:
+        when it passes, DeadlineExceeded is raised here and the handler is cancelled there. Cancelling this call
+        cancels the handler too. Raises what the handler raised: a CallboardError as it is, else HandlerFailed.
+        """
+        node = self._node
+        cell = node.actors.get(self.address)
+        if cell.__class__ is not Cell:
+            return await node.remote(self.address).ask(self.address, message, timeout)
+        if node.round_trip is not None:
+            message = node.round_trip(message)
+        asker = current_cell.get()
+        delivery = LocalAsk(message, "" if asker is None else asker.address, node.loop.create_future())
+        cast(Cell, cell).put(delivery)
+        node.deadlines.add(delivery, node.ask_timeout if timeout is None else timeout)
+        try:
+            return await delivery.future
+        except asyncio.CancelledError:
+            delivery.abandon()
+            raise
+        finally:
+            slot = delivery.slot
+            if slot is not None:
+                slot.discard(delivery)
+
+    async def tell(self, message: Message, timeout: float = 0.0) -> None:
+        """Send a message and go on. `timeout` is how long to wait for room in the mailbox before MailboxFull.
+
+        Returning means that the mailbox has room kept for it, not that it was handled: at most once.
+        """
+        node = self._node
+        cell = node.actors.get(self.address)
+        if cell.__class__ is not Cell:
+            return await node.remote(self.address).tell(self.address, message, timeout)
+        if node.round_trip is not None:
+            message = node.round_trip(message)
+        sender = current_cell.get()
+        delivery = Delivery(message, "" if sender is None else sender.address)
+        try:
+            cast(Cell, cell).put(delivery)
+        except MailboxFull:
+            if timeout <= 0:
+                raise
+            await cast(Cell, cell).room(timeout)
+            cast(Cell, cell).put(delivery)
+
+    def stream(self, message: StreamRequest[Item, R], timeout: float | None = None) -> Stream[Item, R]:
+        """Iterate what the handler yields: `async with ref.stream(request) as items: async for item in items: ...`.
+
+        Leaving the block early cancels the handler. After the last item `items.result` holds the result. `timeout`
+        bounds the whole stream (default: none).
+        """
+        return Stream(self._node, self.address, message, timeout)
+
+
+class Stream(Generic[Item, R]):
+    """An open stream. A reader that stands still holds back the handler, which waits for room (`STREAM_WINDOW`)."""
+
+    def __init__(self, node: Node, address: str, message: StreamRequest[Item, R], timeout: float | None) -> None:
+        self._node = node
+        self._address = address
+        self._message: Any = message
+        self._timeout = timeout
+        self._source: LocalStream | RemoteStream | None = None
+
+    async def _open(self) -> LocalStream | RemoteStream:
+        node = self._node
+        if answers(type(self._message)).item is None:
+            raise TypeError(f"{type(self._message).__name__} does not stream: use ask")
+        cell = node.actors.get(self._address)
+        if cell.__class__ is not Cell:
+            return await node.remote(self._address).open_stream(self._address, self._message, self._timeout)
+        message = self._message if node.round_trip is None else node.round_trip(self._message)
+        reader = current_cell.get()
+        source = LocalStream(message, "" if reader is None else reader.address, node.loop, STREAM_WINDOW)
+        cast(Cell, cell).put(source)
+        if self._timeout is not None:
+            node.deadlines.add(source, self._timeout)
+        return source
+
+    async def __aenter__(self) -> Stream[Item, R]:
+        self._source = await self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> Stream[Item, R]:
+        return self
+
+    async def __anext__(self) -> Item:
+        if self._source is None:
+            self._source = await self._open()
+        try:
+            return await self._source.receive_item()
+        except StopAsyncIteration:
+            self._node.deadlines.discard(self._source)
+            raise
+        except BaseException:
+            await self.aclose()
+            raise
+
+    @property
+    def result(self) -> R:
+        """The handler's result. Raises RuntimeError before the stream has ended."""
+        if self._source is None or not self._source.ended:
+            raise RuntimeError("the stream has not ended: its result comes after the last item")
+        return self._source.result
+
+    async def aclose(self) -> None:
+        """Stop reading; the handler is cancelled if it still runs. Safe to call twice."""
+        if self._source is not None:
+            self._node.deadlines.discard(self._source)
+            self._source.close()

@@ -1,0 +1,125 @@
+"""Free publish and subscribe: who listens to what in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from typing import Any
+
+import msgspec
+
+from ..schemas.base import Message
+from .messages import tag_of
+
+
+class Listener:
+    """Iterates `(subject, message)`. Bounded: what does not fit is dropped and counted in `dropped`.
+
+    Bytes that do not decode as one of the wanted types are skipped and counted in `skipped`.
+    """
+
+    def __init__(self, pattern: str, types: tuple[type[Message], ...], size: int) -> None:
+        self.pattern = pattern
+        self.dropped = 0
+        self.skipped = 0
+        self.subscription: Any = None
+        self._tokens = pattern.split(".")
+        self._types = types
+        self._size = size
+        wanted: Any = dict[str, Any]
+        if types:
+            wanted = types[0]
+            for option in types[1:]:
+                wanted = wanted | option
+        self._msgpack = msgspec.msgpack.Decoder(wanted)
+        self._json = msgspec.json.Decoder(wanted)
+        self._waiting: collections.deque[tuple[str, Any]] = collections.deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._closed = False
+
+    def matches(self, subject: str) -> bool:
+        return matches(self._tokens, subject.split("."))
+
+    def take(self, subject: str, message: Message) -> None:
+        """A message of this process."""
+        if not self._types:
+            self._put(subject, msgspec.to_builtins(message))
+        elif isinstance(message, self._types):
+            self._put(subject, message)
+        else:
+            self.skipped += 1
+
+    def take_bytes(self, subject: str, data: bytes) -> None:
+        """A message off the bus: MessagePack, or JSON when it starts with `{`."""
+        try:
+            message = (self._json if data[:1] == b"{" else self._msgpack).decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            self.skipped += 1
+            return
+        self._put(subject, message)
+
+    def _put(self, subject: str, message: Any) -> None:
+        if len(self._waiting) >= self._size:
+            self.dropped += 1
+            return
+        self._waiting.append((subject, message))
+        self._wake()
+
+    def close(self) -> None:
+        """End the iteration after what waits."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> Listener:
+        return self
+
+    async def __anext__(self) -> tuple[str, Any]:
+        while not self._waiting:
+            if self._closed:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._waiting.popleft()
+
+
+class Topics:
+    """The listeners of one node."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+
+    def add(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    def remove(self, listener: Listener) -> None:
+        listener.close()
+        self._listeners.remove(listener)
+
+    def deliver(self, subject: str, message: Message) -> None:
+        """Hand a message of this process to its listeners."""
+        for listener in self._listeners:
+            if listener.matches(subject):
+                listener.take(subject, message)
+
+    def close(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+
+
+def matches(pattern: list[str], subject: list[str]) -> bool:
+    """Whether a subject's tokens match a NATS pattern's: `*` is one token, `>` one or more at the end."""
+    for index, token in enumerate(pattern):
+        if token == ">":
+            return len(subject) > index
+        if index >= len(subject) or (token != "*" and token != subject[index]):
+            return False
+    return len(pattern) == len(subject)
+
+
+def describe(message: Message) -> str:
+    """A message for a person to read: its tag and fields as JSON."""
+    return f"{tag_of(message)} {msgspec.json.encode(message).decode()}"

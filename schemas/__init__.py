@@ -1,0 +1,1 @@
+"""Every message that crosses the bus. This package imports nothing of ours."""

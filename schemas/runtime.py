@@ -1,0 +1,138 @@
+"""What nodes and actors say to each other about themselves: life, death, spawning, listing, health."""
+
+from __future__ import annotations
+
+import enum
+from typing import Literal
+
+import msgspec
+
+from .base import ErrorInfo, Message, Request
+
+
+class Ended(enum.StrEnum):
+    """Why an actor ended."""
+
+    STOPPED = "stopped"
+    CRASHED = "crashed"
+    NODE_DOWN = "node_down"
+    NOT_THERE = "not_there"
+
+
+class Terminated(Message, frozen=True, tag="actor.terminated"):
+    """Sent once to each watcher when an actor's present life ends.
+
+    `restarting` says whether its supervisor brings it back under the same address; who wants to hear of the next end
+    watches again.
+    """
+
+    address: str
+    reason: Ended
+    error: ErrorInfo | None = None
+    restarting: bool = False
+
+
+class NodeDown(Message, frozen=True, tag="node.down"):
+    """Published on `nodes.down` by the parent of a process that is gone: its roots answer no more."""
+
+    node: str
+    roots: tuple[str, ...] = ()
+    restarting: bool = False
+    error: ErrorInfo | None = None
+
+
+class Spawned(Message, frozen=True, tag="node.spawned"):
+    address: str
+
+
+class Spawn(Request[Spawned], frozen=True, tag="node.spawn"):
+    """Ask a node's control actor (`node.<name>`) for a new actor.
+
+    `kind` is a registered name, or `module:Class` where the node was told to allow that module. `config` is the
+    kind's typed configuration as JSON text. With `process` the actor gets a process of its own.
+    """
+
+    kind: str
+    name: str = ""
+    config: str = "{}"
+    process: bool = False
+    restart: Literal["permanent", "transient", "temporary"] = "permanent"
+
+
+class Stopped(Message, frozen=True, tag="node.stopped"):
+    address: str
+
+
+class StopActor(Request[Stopped], frozen=True, tag="node.stop_actor"):
+    """End an actor: it takes nothing new, finishes what it has within `timeout` seconds, and its children end first."""
+
+    address: str
+    timeout: float = 10.0
+
+
+class ActorInfo(msgspec.Struct, frozen=True):
+    """One actor as its node sees it. `mailbox` counts what waits, `processed` what was handled."""
+
+    address: str
+    kind: str
+    state: str
+    node: str
+    pid: int
+    mailbox: int = 0
+    processed: int = 0
+    errors: int = 0
+    restarts: int = 0
+    dropped: int = 0
+
+
+class ActorList(Message, frozen=True, tag="node.actor_list"):
+    """`total` counts all that matched, also those beyond the limit."""
+
+    actors: tuple[ActorInfo, ...]
+    total: int
+    node: str
+
+
+class ListActors(Request[ActorList], frozen=True, tag="node.list_actors"):
+    """What a node hosts; `prefix` narrows it to one subtree, `limit` bounds the answer."""
+
+    prefix: str = ""
+    limit: int = 5000
+
+
+class NodeInfo(msgspec.Struct, frozen=True):
+    node: str
+    pid: int
+    host: str
+    version: str
+    roots: tuple[str, ...] = ()
+
+
+class NodeList(Message, frozen=True, tag="node.node_list"):
+    nodes: tuple[NodeInfo, ...]
+
+
+class ListNodes(Request[NodeList], frozen=True, tag="node.list_nodes"):
+    """Ask the daemon's registry (`node.main`) which nodes are on the bus."""
+
+
+class NodeHello(Message, frozen=True, tag="node.hello"):
+    """Published on `nodes.hello` when a node joins, when its roots change, and every few seconds after."""
+
+    info: NodeInfo
+    leaving: bool = False
+
+
+class TapRequest(Message, frozen=True, tag="node.tap"):
+    """Published on `nodes.tap` by an observer: mirror what matches `pattern` to `tap.<address>` for `seconds`."""
+
+    pattern: str
+    seconds: float
+
+
+class Tapped(Message, frozen=True, tag="node.tapped"):
+    """A message that an actor got, mirrored to `tap.<address>` for who observes it."""
+
+    address: str
+    sender: str
+    message: msgspec.Raw

