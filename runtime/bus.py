@@ -37,11 +37,16 @@ Receive = Callable[[str, str, bytes], None]
 
 @dataclass(frozen=True)
 class BusOptions:
-    """Where the server is and as whom to connect. `node_id` names the inbox that these credentials may read."""
+    """Where the server is and as whom to connect.
+
+    `creds` is a creds file; `node_id` names the inbox that it may read. `account` is the file with the account's
+    seed, where this process may mint users for the processes it starts.
+    """
 
     url: str
     creds: str = ""
     node_id: str = ""
+    account: str = ""
 
 
 @dataclass

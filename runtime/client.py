@@ -87,13 +87,14 @@ class Client:
         return self.actor(spawned.address)
 
     async def stop(self, address: str, timeout: float = 10.0) -> None:
-        """End an actor that the daemon, or another node, hosts as one of its own. Raises NoSuchActor."""
+        """End an actor, on whatever node it is, for good: its supervisor does not bring it back. Raises NoSuchActor."""
+        hosts: dict[str, str] = {}
         for node in await self.nodes():
-            listed = await self.actor(f"node.{node.node}").ask(ListActors(address, 1))
-            if any(info.address == address for info in listed.actors):
-                await self.actor(f"node.{node.node}").ask(StopActor(address, timeout), timeout=timeout + 10.0)
-                return
-        await self.actor(MAIN).ask(StopActor(address, timeout), timeout=timeout + 10.0)
+            control = f"node.{node.node}"
+            listed = await self.actor(control).ask(ListActors(address, 1))
+            hosts.update({info.place: control for info in listed.actors if info.address == address})
+        host = hosts.get("process") or hosts.get("here") or MAIN
+        await self.actor(host).ask(StopActor(address, timeout), timeout=timeout + 10.0)
 
     async def nodes(self) -> tuple[NodeInfo, ...]:
         """The nodes on the bus, as the daemon knows them."""
@@ -109,8 +110,7 @@ class Client:
             except CallboardError:
                 return
             for info in listed.actors:
-                known = found.get(info.address)
-                if known is None or info.node != MAIN.partition(".")[2]:
+                if info.address not in found or info.place == "here":
                     found[info.address] = info
 
         async with anyio.create_task_group() as group:

@@ -56,7 +56,7 @@ class Links:
 
     def __init__(self, node: Node, options: BusOptions) -> None:
         self.node = node
-        self._url = options.url
+        self.options = options
         self.bus_name = options.node_id or node.name
         self._inbox = f"inbox.{self.bus_name}."
         events = Events(lost=self._lost, back=self._back, denied=self._denied, nobody=self._nobody)
@@ -366,4 +366,4 @@ class Links:
             conversation.fail(DeadlineExceeded(f"no answer from {conversation.address} in time"))
             self.control(conversation, Op.CANCEL)
         else:
-            conversation.fail(NotReachable(f"the NATS server at {self._url} was away until the deadline passed"))
+            conversation.fail(NotReachable(f"the NATS server at {self.options.url} was away until the deadline passed"))

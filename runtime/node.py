@@ -9,6 +9,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ import msgspec
 
 from ..schemas.base import Message
 from ..schemas.runtime import Ended, NodeInfo, Terminated
+from .actor import NoConfig
 from .cell import Cell
+from .control import NodeControl
 from .deadlines import DeadlineWheel
 from .errors import ConfigError, NoSuchActor, NotReachable
 from .family import Child, Family
@@ -45,7 +48,8 @@ class Node:
 
     `kinds` resolves a kind's name to its class; `allow` are the modules whose classes may be named `module:Class`.
     `round_trip`, if given, is applied to each message between actors of the process: tests pass one that encodes and
-    decodes, so that a message that would not survive the bus fails here too.
+    decodes, so that a message that would not survive the bus fails here too. `logs` is a folder for the output of
+    processes it starts; without it they share its own.
     """
 
     def __init__(
@@ -57,12 +61,15 @@ class Node:
         ask_timeout: float = ASK_TIMEOUT_S,
         drain_timeout: float = DRAIN_TIMEOUT_S,
         round_trip: Callable[[Any], Any] | None = None,
+        logs: Path | None = None,
     ) -> None:
         self.name = checked_name(name) if name else f"client-{uuid.uuid4().hex[:10]}"
         self.ask_timeout = ask_timeout
         self.drain_timeout = drain_timeout
         self.round_trip = round_trip
         self.allow = tuple(allow)
+        self.logs = logs
+        self.on_terminated: Callable[[Terminated], None] | None = None
         self.actors: dict[str, Child] = {}
         self.taps: Taps | None = None
         self.topics = Topics()
@@ -84,6 +91,8 @@ class Node:
 
             self.links = Links(self, self._bus_options)
             await self.links.open()
+            control = Cell(self, f"node.{self.name}", NodeControl, NoConfig(), Restart.PERMANENT, self._roots)
+            await self._roots.add(control)
         return self
 
     async def __aexit__(
@@ -196,6 +205,14 @@ class Node:
         else:
             await self.links.watch(watcher, target, link=link)
 
+    def watch_root(self, address: str) -> None:
+        """Have `on_terminated` called when that actor of this node ends."""
+        child = self.actors.get(address)
+        if child is None:
+            self.notify("", Terminated(address, Ended.NOT_THERE), linked=False)
+        else:
+            child.watchers = {**(child.watchers or {}), "": False}
+
     async def unwatch(self, watcher: str, target: str) -> None:
         child = self.actors.get(target)
         if child is not None:
@@ -205,7 +222,10 @@ class Node:
             await self.links.unwatch(watcher, target)
 
     def notify(self, watcher: str, event: Terminated, *, linked: bool) -> None:
-        """Bring a `Terminated` to whoever watches, here or across the bus."""
+        """Bring a `Terminated` to whoever watches: the process itself (""), an actor here, or one across the bus."""
+        if not watcher and self.on_terminated is not None:
+            self.on_terminated(event)
+            return
         cell = self.actors.get(watcher)
         if isinstance(cell, Cell):
             cell.terminated(event, linked=linked)

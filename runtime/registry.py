@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .files import write_private
+from .folders import Paths
+
 ACTORS = "callboard.actors"
 COMMANDS = "callboard.commands"
 TOOLS = "callboard.tools"
@@ -82,17 +85,13 @@ class Registry:
         return known if isinstance(known, dict) and known.get("key") == self._key else None
 
     def _write(self, known: dict[str, Any]) -> None:
-        from .files import write_private
-
         with contextlib.suppress(OSError):  # a folder that cannot be written costs time and nothing else
             write_private(self._path, json.dumps(known))
 
 
 def registry() -> Registry:
     """The registry of this environment, with its cache in the usual folder."""
-    from .folders import cache_folder
-
-    return Registry(cache_folder())
+    return Registry(Paths.find().cache)
 
 
 def _search_path() -> list[str]:

@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from .errors import ConfigError
-from .files import private_folder
+from .folders import PREFIX as PREFIX
+from .folders import Paths as Paths
 from .matching import did_you_mean
 
-PREFIX = "CALLBOARD_"
 PROJECT_FILE = "callboard.toml"
 
 _MIB = 1 << 20
@@ -65,50 +65,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     engine: dict[str, Any] = msgspec.field(default_factory=dict)
     """Table `[engine]`: options of the model engine, checked by the engine's own configuration."""
-
-
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """The folders: `state` (one daemon each: its bus, its keys, its logs), `data` (models), `cache` (may be deleted
-    at any time), `runtime` (gone after a restart of the machine). Each is made, for this person only, by `create`."""
-
-    state: Path
-    data: Path
-    cache: Path
-    runtime: Path
-
-    def create(self) -> Paths:
-        for folder in (self.state, self.data, self.cache, self.runtime):
-            try:
-                private_folder(folder)
-            except OSError as error:
-                raise ConfigError(
-                    f"cannot make the folder {folder}: {error.strerror}",
-                    hint=f"{PREFIX}STATE_DIR, {PREFIX}DATA_DIR and {PREFIX}CACHE_DIR name other ones",
-                ) from error
-        return self
-
-    @property
-    def logs(self) -> Path:
-        return self.state / "logs"
-
-    @classmethod
-    def find(cls, state_dir: str = "", environment: Mapping[str, str] = os.environ) -> Paths:
-        """From `state_dir` (a flag), the environment, or the platform's usual places. Makes nothing."""
-        from platformdirs import PlatformDirs  # 10 ms, and most of a process's life does without
-
-        usual = PlatformDirs("callboard", appauthor=False)
-
-        def place(name: str, fallback: Path) -> Path:
-            return Path(environment.get(PREFIX + name) or fallback).expanduser().absolute()
-
-        state = Path(state_dir).expanduser().absolute() if state_dir else place("STATE_DIR", usual.user_state_path)
-        return cls(
-            state=state,
-            data=place("DATA_DIR", usual.user_data_path),
-            cache=place("CACHE_DIR", usual.user_cache_path),
-            runtime=place("RUNTIME_DIR", state / "run"),
-        )
 
 
 _FOLDERS = frozenset({"STATE_DIR", "DATA_DIR", "CACHE_DIR", "RUNTIME_DIR"})

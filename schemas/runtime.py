@@ -71,7 +71,10 @@ class StopActor(Request[Stopped], frozen=True, tag="node.stop_actor"):
 
 
 class ActorInfo(msgspec.Struct, frozen=True):
-    """One actor as its node sees it. `mailbox` counts what waits, `processed` what was handled."""
+    """One actor as its node sees it. `mailbox` counts what waits, `processed` what was handled.
+
+    An actor in a process of its own is seen twice: by its own node, and by the one that supervises it (`process`).
+    """
 
     address: str
     kind: str
@@ -83,6 +86,7 @@ class ActorInfo(msgspec.Struct, frozen=True):
     errors: int = 0
     restarts: int = 0
     dropped: int = 0
+    place: Literal["here", "process"] = "here"
 
 
 class ActorList(Message, frozen=True, tag="node.actor_list"):

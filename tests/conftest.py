@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from callboard.runtime.processes import dying_with_us
@@ -28,6 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # How long one example takes says little on a machine that does other things too; each test has its own deadline.
+    hypothesis.settings.register_profile("callboard", deadline=None)
+    hypothesis.settings.load_profile("callboard")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -40,8 +40,8 @@ _PRE_TOKENIZERS: Mapping[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
 class Tokenizer:
     """Text to token ids and back.
 
-    `stop_ids` are the tokens that end a turn. `context` of the methods: ids are positions in the model's vocabulary;
-    control tokens (`<|im_start|>`, ...) written in text become their ids, as in transformers.
+    `stop_ids` are the tokens that end a turn. Control tokens (`<|im_start|>`, ...) written in a text become their ids,
+    as in transformers. Safe to use from several threads.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Tokenizer:
         self._backend = _build(tokens, merges, token_types, _PRE_TOKENIZERS[pre]())
         self._control_ids = frozenset(i for i, kind in enumerate(token_types) if kind == TokenType.CONTROL)
         self._bytes = _byte_table(tokens, token_types)
+        self.longest_token_bytes = max(map(len, self._bytes))
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> Tokenizer:

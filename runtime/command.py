@@ -1,0 +1,74 @@
+"""What a subcommand of `callboard` is, and the options that many of them share.
+
+A package announces one as an entry point of the group `callboard.commands`, `chat = "package.module:chat"`, where
+`chat` is a `Command`. Its module is imported when the command is used, and once to learn its summary, so it imports
+what is heavy inside `run`.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVarTuple
+
+if TYPE_CHECKING:
+    from .folders import Paths
+    from .settings import Settings
+
+Arguments = TypeVarTuple("Arguments")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`summary` is one line for the list of commands, `configure` adds the options, `run` returns the exit code.
+
+    `run` raises CallboardError for what the user should read as one line and a hint; the exit code follows from its
+    type. `details` is shown below the options of `callboard NAME --help`.
+    """
+
+    summary: str
+    configure: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], int]
+    details: str = ""
+
+
+def add_state_option(parser: ArgumentParser) -> None:
+    parser.add_argument("--state-dir", metavar="DIR", default="", help="the daemon's folder (CALLBOARD_STATE_DIR)")
+
+
+def add_bus_options(parser: ArgumentParser) -> None:
+    """Which bus to talk to: the daemon of a state folder, or a NATS server of the user's own."""
+    group = parser.add_argument_group("the bus")
+    group.add_argument("--nats", metavar="URL", help="a NATS server of your own, in place of the daemon's")
+    group.add_argument("--creds", metavar="FILE", help="the creds file for it")
+    add_state_option(group)  # type: ignore[arg-type]
+
+
+def add_json_option(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def paths_of(args: Namespace) -> Paths:
+    """The folders, made if they are not there."""
+    from .folders import Paths
+
+    return Paths.find(args.state_dir).create()
+
+
+def settings_of(args: Namespace, **flags: Any) -> Settings:
+    """The settings with `--nats` and `--creds` as given, and `flags` (None where not given) over them."""
+    from .settings import load_settings
+
+    return load_settings({"nats": getattr(args, "nats", None), "creds": getattr(args, "creds", None), **flags})
+
+
+def run_async(function: Callable[[*Arguments], Coroutine[Any, Any, int]], *args: *Arguments) -> int:
+    """Runs an async command to its end, on uvloop where there is one."""
+    import anyio
+
+    try:
+        import uvloop  # noqa: F401
+    except ImportError:  # Windows
+        return anyio.run(function, *args)
+    return anyio.run(function, *args, backend_options={"use_uvloop": True})

@@ -1,0 +1,206 @@
+"""An actor in a process of its own, seen from the process that supervises it.
+
+The child gets its orders on stdin and reports on stdout (frames.py). As long as its stdin is open its parent lives:
+end of file means drain and go, so no child outlives its parent, whatever killed that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.abc
+import msgspec
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from ..schemas.base import ErrorInfo
+from ..schemas.runtime import ActorInfo, NodeDown
+from .access import mint
+from .actor import kind_name
+from .errors import ActorStopped, CallboardError, DeadlineExceeded, from_info
+from .family import Child, Family
+from .frames import Over, Ready, Start, pack, read_report
+from .log import log
+from .placement import Process
+from .supervision import Restart
+
+if TYPE_CHECKING:
+    from .actor import Actor
+    from .node import Node
+
+# How long a child that was told to go may take beyond its drain time before it is killed.
+KILL_AFTER_S = 5.0
+
+
+class ProcessChild(Child):
+    """Starts the process, waits until its actor is ready, and reports its end to the family like any child's."""
+
+    __slots__ = ("_config", "_kind", "_node", "_process", "_watcher", "_where")
+
+    def __init__(
+        self,
+        node: Node,
+        address: str,
+        kind: type[Actor[Any]] | str,
+        config: msgspec.Struct | str | None,
+        restart: Restart,
+        family: Family,
+        where: Process,
+    ) -> None:
+        super().__init__(address, restart, family)
+        node.require_links()
+        self._node = node
+        self._kind = kind if isinstance(kind, str) else kind_name(kind)
+        self._config = config if isinstance(config, str) else msgspec.json.encode(config or {}).decode()
+        self._where = where
+        self._process: anyio.abc.Process | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self.state = "starting"
+        process = await self._launch()
+        self._process = process
+        assert process.stdout is not None
+        reader = BufferedByteReceiveStream(process.stdout)
+        try:
+            with anyio.fail_after(self._where.ready_timeout):
+                report = await read_report(reader)
+        except (anyio.EndOfStream, anyio.IncompleteRead):
+            await self._end(process)
+            raise ActorStopped(f"the process of {self.address} ended before it was ready ({_exit(process)})") from None
+        except TimeoutError:
+            await self._end(process)
+            raise DeadlineExceeded(
+                f"{self.address} was not ready within {self._where.ready_timeout:g} s",
+                hint="`callboard logs` shows what it was doing",
+            ) from None
+        except BaseException:
+            await self._end(process)
+            raise
+        if isinstance(report, Over):
+            await self._end(process)
+            raise from_info(ErrorInfo(report.code, report.message, report.hint, report.detail))
+        self.state = "running"
+        self._watcher = self._node.loop.create_task(self._watch(process, reader))
+
+    async def _launch(self) -> anyio.abc.Process:
+        node = self._node
+        options = node.require_links().options
+        creds = mint(options, self.address)
+        start = Start(
+            name=self.address,
+            kind=self._kind,
+            config=self._config,
+            url=options.url,
+            creds=creds.creds,
+            account=creds.account,
+            load=self._where.load,
+            allow=node.allow,
+            ask_timeout=node.ask_timeout,
+            drain_timeout=node.drain_timeout,
+            log_level=_log_level(),
+        )
+        output = None
+        if node.logs is not None:
+            node.logs.mkdir(parents=True, exist_ok=True)
+            output = (node.logs / f"{self.address}.log").open("ab")
+        try:
+            process = await anyio.open_process(
+                [sys.executable, "-m", "callboard.runtime.worker", self.address],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env={**os.environ, **self._where.env},
+                # A Ctrl-C at the terminal is for the parent, which drains its children.
+                start_new_session=True,
+            )
+        finally:
+            if output is not None:
+                output.close()
+        assert process.stdin is not None
+        try:
+            await process.stdin.send(pack(start))
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            log.debug("%s ended before it took its orders", self.address)
+        return process
+
+    async def _watch(self, process: anyio.abc.Process, reader: BufferedByteReceiveStream) -> None:
+        """Wait for the end of the process, and say what ended it."""
+        error: CallboardError | None = None
+        try:
+            report = await read_report(reader)
+            if isinstance(report, Over) and report.code:
+                error = from_info(ErrorInfo(report.code, report.message, report.hint, report.detail))
+        except (anyio.EndOfStream, anyio.IncompleteRead):
+            error = None
+        await self._end(process)
+        if self.closed:
+            return
+        if error is None and process.returncode != 0:
+            error = ActorStopped(f"the process of {self.address} died ({_exit(process)})")
+        self.state = "crashed"
+        log.error("%s", error or f"the process of {self.address} ended")
+        links = self._node.links
+        if links is not None:
+            restarting = self.restart is Restart.PERMANENT or (self.restart is Restart.TRANSIENT and error is not None)
+            info = error.to_info() if error is not None else None
+            links.down(NodeDown(self.address, (self.address,), restarting, info))
+        self.family.child_ended(self, error)
+
+    async def _end(self, process: anyio.abc.Process) -> None:
+        """Close its stdin, which tells it to go; kill it when it does not; collect it."""
+        with anyio.CancelScope(shield=True):
+            if process.stdin is not None:
+                await process.stdin.aclose()
+            with anyio.move_on_after(KILL_AFTER_S) as patience:
+                await process.wait()
+            if patience.cancelled_caught:
+                process.kill()
+                await process.wait()
+            await process.aclose()
+
+    async def stop(self, timeout: float) -> None:
+        self.closed = True
+        self.state = "stopping"
+        process, watcher = self._process, self._watcher
+        if process is not None and watcher is not None and not watcher.done():
+            if process.stdin is not None:
+                await process.stdin.aclose()
+            done, _ = await asyncio.wait([watcher], timeout=timeout + KILL_AFTER_S)
+            if not done:
+                log.error("%s did not end in time and is killed", self.address)
+                process.kill()
+                await asyncio.wait([watcher])
+            links = self._node.links
+            if links is not None:
+                links.down(NodeDown(self.address, (self.address,)))
+        self.state = "stopped"
+
+    def info(self) -> ActorInfo:
+        return ActorInfo(
+            address=self.address,
+            kind=self._kind,
+            state=self.state,
+            node=self._node.name,
+            pid=self._process.pid if self._process is not None else 0,
+            restarts=self.restarts,
+            place="process",
+        )
+
+
+def _exit(process: anyio.abc.Process) -> str:
+    code = process.returncode
+    if code is not None and code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"exit code {code}"
+
+
+def _log_level() -> str:
+    import logging
+
+    return logging.getLevelName(log.getEffectiveLevel()).lower()

@@ -1,0 +1,134 @@
+"""The main program of an actor's own process: one node with one root, until stdin ends or the actor does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import anyio
+
+from ..schemas.runtime import Ended, Terminated
+from .bus import BusOptions
+from .errors import CallboardError, ConfigError, to_info
+from .frames import Over, Ready, Start, pack, read_start
+from .log import log
+from .loops import backend_options
+from .node import Node
+from .supervision import Restart
+
+# Beyond its drain time, how long a process whose parent is gone may take before it ends itself the hard way.
+LAST_CALL_S = 10.0
+
+
+def load_file(path: str) -> str:
+    """Run a Python file as a module named by its stem, whose actor kinds then go by `stem:Class`."""
+    stem = Path(path).stem
+    spec = importlib.util.spec_from_file_location(stem, path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise ConfigError(f"there is no Python file {path} to load actors from")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[stem] = module
+    spec.loader.exec_module(module)
+    return stem
+
+
+class Worker:
+    """Runs the actor, and ends when it does, when the parent says so, or when the parent is gone."""
+
+    def __init__(self, start: Start, report: int) -> None:
+        self._start = start
+        self._report = report
+        self._over = anyio.Event()
+        self._outcome = Over()
+
+    async def run(self) -> int:
+        start = self._start
+        async with anyio.create_task_group() as group:
+            loop = asyncio.get_running_loop()
+            threading.Thread(target=self._until_eof, args=(loop,), name="parent-watch", daemon=True).start()
+            group.start_soon(self._until_signal)
+            try:
+                allow = (*start.allow, *(load_file(path) for path in start.load))
+                options = BusOptions(start.url, start.creds, start.name, start.account)
+                async with Node(
+                    start.name,
+                    bus=options,
+                    allow=allow,
+                    ask_timeout=start.ask_timeout,
+                    drain_timeout=start.drain_timeout,
+                ) as node:
+                    node.on_terminated = self._ended
+                    await node.spawn(start.kind, start.config, name=start.name, restart=Restart.TEMPORARY)
+                    node.watch_root(start.name)
+                    self.say(Ready())
+                    await self._over.wait()
+            except Exception as error:
+                log.error("%s: %s", start.name, error, exc_info=None if isinstance(error, CallboardError) else error)
+                info = to_info(error)
+                self._outcome = Over(info.code, info.message, info.hint, info.detail)
+            group.cancel_scope.cancel()
+        self.say(self._outcome)
+        return 1 if self._outcome.code else 0
+
+    def _ended(self, event: Terminated) -> None:
+        if event.reason is not Ended.STOPPED and event.error is not None:
+            error = event.error
+            self._outcome = Over(error.code, error.message, error.hint, error.detail)
+        self._over.set()
+
+    def _until_eof(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread of its own, so that a busy event loop cannot miss it: the parent closed our stdin, or died."""
+        while os.read(0, 4096):
+            pass
+        killer = threading.Timer(self._start.drain_timeout + LAST_CALL_S, os._exit, (1,))
+        killer.daemon = True
+        killer.start()
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+            loop.call_soon_threadsafe(self._over.set)
+
+    async def _until_signal(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                self._over.set()
+
+    def say(self, report: Ready | Over) -> None:
+        try:
+            os.write(self._report, pack(report))
+        except BrokenPipeError:
+            log.debug("nobody is there to take the report")
+
+
+def main() -> int:
+    report = os.dup(1)
+    os.set_inheritable(report, False)
+    os.dup2(2, 1)  # what an actor prints goes to the log; the pipe is for reports
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+
+        def read(size: int) -> bytes:
+            data = b""
+            while len(data) < size and (part := stdin.read(size - len(data))):
+                data += part
+            return data
+
+        try:
+            start = read_start(read)
+        except EOFError:
+            return 1
+    logging.basicConfig(
+        level=start.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    return anyio.run(Worker(start, report).run, backend_options=backend_options())
+
+
+if __name__ == "__main__":
+    code = main()
+    logging.shutdown()
+    # Threads of a native library must not hold up the end of a process whose actors are all stopped.
+    os._exit(code)
