@@ -27,9 +27,7 @@ def mint(options: BusOptions, name: str) -> BusOptions:
 
 
 @asynccontextmanager
-async def bus_access(
-    name: str, *, nats: str = "", creds: str = "", state_dir: str = ""
-) -> AsyncIterator[BusOptions]:
+async def bus_access(name: str, *, nats: str = "", creds: str = "", state_dir: str = "") -> AsyncIterator[BusOptions]:
     """Options for this process under `name`, for the server at `nats` or else the running daemon's.
 
     A user that was minted for it goes again on exit. Raises NotReachable when no daemon runs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 import msgspec
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=msgspec.Struct)
 F = TypeVar("F", bound=Callable[..., Any])
+
+_MARK = "__callboard_handler__"
 
 
 class NoConfig(msgspec.Struct, frozen=True):
@@ -45,7 +47,7 @@ def handler(method: Any = None, *, concurrent: bool = False) -> Any:
     """
 
     def mark(method: Any) -> Any:
-        method.__callboard_handler__ = concurrent
+        setattr(method, _MARK, concurrent)
         return method
 
     return mark if method is None else mark(method)
@@ -142,7 +144,7 @@ def spec_of(kind: type[Actor[Any]]) -> Spec:
     """Read a class once. Raises TypeError where a handler does not name the message it takes."""
     handlers: dict[type[Message], HandlerSpec] = {}
     for name, method in inspect.getmembers(kind, inspect.isfunction):
-        if not hasattr(method, "__callboard_handler__"):
+        if not hasattr(method, _MARK):
             continue
         parameters = list(inspect.signature(method).parameters)
         hints = typing.get_type_hints(method)
@@ -152,7 +154,7 @@ def spec_of(kind: type[Actor[Any]]) -> Spec:
                 raise TypeError(
                     f"{kind.__name__}.{name}: a handler takes self and one message, annotated with its type"
                 )
-            handlers[option] = HandlerSpec(method, method.__callboard_handler__, inspect.isasyncgenfunction(method))
+            handlers[option] = HandlerSpec(method, getattr(method, _MARK), inspect.isasyncgenfunction(method))
     tags = {tag_of(message) for message in handlers}
     if len(tags) != len(handlers):
         raise TypeError(f"{kind.__name__}: two of its messages have the same tag")
@@ -181,6 +183,3 @@ def config_type(kind: type[Actor[Any]]) -> type[msgspec.Struct]:
 def kind_name(kind: type[Actor[Any]]) -> str:
     """The name an actor class goes by: its registered one if it has one, else `module:Class`."""
     return getattr(kind, "kind", "") or f"{kind.__module__}:{kind.__qualname__}"
-
-
-Handled = Awaitable[Any] | AsyncIterator[Any]

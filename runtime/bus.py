@@ -88,7 +88,7 @@ class Bus:
                     connect_timeout=2,
                     allow_reconnect=True,
                     max_reconnect_attempts=-1,
-                    reconnect_time_wait=RECONNECT_WAIT_S,
+                    reconnect_time_wait=RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType] seconds, any number
                     pending_size=8 * 1024 * 1024,
                     skip_subject_validation=True,
                     inbox_prefix=f"inbox.{self._options.node_id or self._name}.js".encode(),

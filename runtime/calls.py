@@ -95,6 +95,17 @@ class Call(Conversation):
             self.future.set_exception(error)
 
 
+class RawCall(Call):
+    """A request in somebody else's words: its answer is handed on as it came."""
+
+    def __init__(self, address: str, future: asyncio.Future[Any], links: Links) -> None:
+        super().__init__(address, msgspec.msgpack.Decoder(Frame[Any]), future, links)
+
+    def receive(self, data: bytes) -> None:
+        if not self.future.done():
+            self.future.set_result(data)
+
+
 class GrantCall(Conversation):
     """A request for credit. `future` ends when there is an answer; nobody need wait for it."""
 

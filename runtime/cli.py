@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .command import Command
@@ -41,10 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error)
 
 
-def entry() -> NoReturn:
-    sys.exit(main())
-
-
 def _run(arguments: list[str]) -> int:
     from .registry import registry
 
@@ -70,13 +66,11 @@ def _run(arguments: list[str]) -> int:
 
 
 def _list(found: Registry) -> int:
-    import textwrap
-
     summaries = found.summaries()
     width = max(map(len, summaries), default=0)
     print(f"usage: callboard COMMAND ...\n\nCallboard: {ABOUT}.\n\ncommands:")
     for name, summary in summaries.items():
-        print(textwrap.shorten(f"  {name:<{width}}  ", 200) if not summary else f"  {name:<{width}}  {summary}")
+        print(f"  {name:<{width}}  {summary}".rstrip())
     print("\n`callboard COMMAND --help` says more of one; `callboard --version` is the version.")
     return OK
 
@@ -110,13 +104,9 @@ def _report(error: Exception) -> int:
     """Prints what the user should know of an error; an unexpected one is raised, since its traceback is its report."""
     from .errors import CallboardError, NotReachable, UsageError
 
-    single = error
-    while isinstance(single, ExceptionGroup) and len(single.exceptions) == 1:
-        single = single.exceptions[0]
-    if isinstance(single, ExceptionGroup):
-        ours = [inner for inner in single.exceptions if isinstance(inner, CallboardError)]
-        single = ours[0] if len(ours) == len(single.exceptions) else single
-    if not isinstance(single, CallboardError):
+    leaves = list(_leaves(error))
+    single = leaves[0]
+    if not isinstance(single, CallboardError) or not all(isinstance(leaf, CallboardError) for leaf in leaves):
         raise error
     print(f"callboard: {single}", file=sys.stderr)
     if single.hint:
@@ -128,5 +118,14 @@ def _report(error: Exception) -> int:
     return NOT_REACHABLE if isinstance(single, NotReachable) else FAILED
 
 
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors themselves, out of the groups that task groups wrap them in."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
 if __name__ == "__main__":
-    entry()
+    sys.exit(main())

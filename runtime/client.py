@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import anyio
 import msgspec
@@ -19,6 +19,7 @@ from .errors import CallboardError
 from .node import ASK_TIMEOUT_S, Node
 from .refs import Ref, Stream
 from .supervision import Restart
+from .topics import Listener
 
 R = TypeVar("R")
 Item = TypeVar("Item")
@@ -44,18 +45,33 @@ class Client:
         await self.node.publish(subject, message)
 
     async def publish_raw(self, subject: str, data: bytes) -> None:
-        """Publish bytes as they are, JSON for an actor say, and return once the server has them."""
-        links = self.node.require_links()
-        links.bus.send(subject, data)
-        await links.bus.flush()
+        """Publish bytes as they are, JSON for an actor say, and return once the server has them.
 
-    def listen(self, pattern: str, *types: type[Message], size: int = 1024) -> AbstractAsyncContextManager[Any]:
+        Raises NoSuchActor for `actor.<address>` where nobody is, Forbidden, TooLarge, Disconnected.
+        """
+        await self.node.require_links().publish_raw(subject, data)
+
+    async def request_raw(self, subject: str, data: bytes, timeout: float | None = None) -> bytes:
+        """Send bytes as they are to `actor.<address>` and return its answer as it comes: JSON for JSON.
+
+        An error is an answer too: JSON with the type `error`. Raises NoSuchActor, DeadlineExceeded.
+        """
+        return await self.node.require_links().request_raw(subject, data, timeout)
+
+    def listen(self, pattern: str, *types: type[Message], size: int = 1024) -> AbstractAsyncContextManager[Listener]:
         """`async with bus.listen("topic.>") as messages: async for subject, message in messages: ...`."""
         return self.node.listen(pattern, *types, size=size)
 
+    def tap(self, pattern: str = ">") -> AbstractAsyncContextManager[Listener]:
+        """See what actors whose address matches `pattern` get, inside a process too: `(subject, Tapped)` pairs."""
+        return self._tap(pattern, Tapped)
+
+    def tap_raw(self, pattern: str = ">") -> AbstractAsyncContextManager[Listener]:
+        """The same, decoded to plain dictionaries: the messages' types need not be known here."""
+        return self._tap(pattern)
+
     @asynccontextmanager
-    async def tap(self, pattern: str = ">") -> AsyncIterator[AsyncIterator[Tapped]]:
-        """See the messages that actors whose address matches `pattern` get, those inside a process too."""
+    async def _tap(self, pattern: str, *types: type[Message]) -> AsyncIterator[Listener]:
         request = TapRequest(pattern, TAP_LEASE_S)
 
         async def renew() -> None:
@@ -63,13 +79,9 @@ class Client:
                 await self.node.publish("nodes.tap", request)
                 await anyio.sleep(TAP_LEASE_S / 3)  # the period of the lease
 
-        async def events(source: Any) -> AsyncIterator[Tapped]:
-            async for _, event in source:
-                yield event
-
-        async with self.node.listen(f"tap.{pattern}", Tapped) as listener, anyio.create_task_group() as group:
+        async with self.node.listen(f"tap.{pattern}", *types) as listener, anyio.create_task_group() as group:
             group.start_soon(renew)
-            yield events(listener)
+            yield listener
             group.cancel_scope.cancel()
 
     async def spawn(
@@ -121,16 +133,18 @@ class Client:
 
 @asynccontextmanager
 async def connect(
-    nats: str = "", creds: str = "", *, name: str = "", ask_timeout: float = ASK_TIMEOUT_S
+    nats: str = "", creds: str = "", *, state_dir: str = "", name: str = "", ask_timeout: float = ASK_TIMEOUT_S
 ) -> AsyncIterator[Client]:
-    """Join the bus of the running daemon, or of the server at `nats` with the credentials in file `creds`.
+    """Join the bus of the running daemon (that of `state_dir`, if given), or of the server at `nats`.
+
+    `creds` is a creds file for that server. `name` is this process's name on the bus.
 
     Raises NotReachable when no daemon runs or no server answers.
     """
     from .access import bus_access
 
     name = name or f"client-{uuid.uuid4().hex[:10]}"
-    async with bus_access(name, nats=nats, creds=creds) as options:
+    async with bus_access(name, nats=nats, creds=creds, state_dir=state_dir) as options:
         async with Node(name, bus=options, ask_timeout=ask_timeout) as node:
             yield Client(node)
 
@@ -176,7 +190,7 @@ class SyncRef:
         self.address = ref.address
 
     def ask(self, message: Request[R], timeout: float | None = None) -> R:
-        return cast(R, self._portal.call(functools.partial(self._ref.ask, message, timeout)))
+        return self._portal.call(functools.partial(self._ref.ask, message, timeout))
 
     def tell(self, message: Message, timeout: float = 0.0) -> None:
         self._portal.call(functools.partial(self._ref.tell, message, timeout))
@@ -238,15 +252,13 @@ class SyncClient:
 
 @contextmanager
 def connect_sync(
-    nats: str = "", creds: str = "", *, name: str = "", ask_timeout: float = ASK_TIMEOUT_S
+    nats: str = "", creds: str = "", *, state_dir: str = "", name: str = "", ask_timeout: float = ASK_TIMEOUT_S
 ) -> Iterator[SyncClient]:
     """`with callboard.connect_sync() as bus: bus.actor("counter").ask(...)`. An event loop runs in a thread of its own.
 
     Raises NotReachable as `connect` does.
     """
     with start_blocking_portal() as portal:
-        context = connect(nats, creds, name=name, ask_timeout=ask_timeout)
+        context = connect(nats, creds, state_dir=state_dir, name=name, ask_timeout=ask_timeout)
         with portal.wrap_async_context_manager(context) as client:
             yield SyncClient(portal, client)
-
-

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVarTuple
 
 if TYPE_CHECKING:
+    from argparse import _ActionsContainer  # pyright: ignore[reportPrivateUsage]
+
     from .folders import Paths
     from .settings import Settings
 
@@ -33,7 +35,7 @@ class Command:
     details: str = ""
 
 
-def add_state_option(parser: ArgumentParser) -> None:
+def add_state_option(parser: _ActionsContainer) -> None:
     parser.add_argument("--state-dir", metavar="DIR", default="", help="the daemon's folder (CALLBOARD_STATE_DIR)")
 
 
@@ -42,7 +44,7 @@ def add_bus_options(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("the bus")
     group.add_argument("--nats", metavar="URL", help="a NATS server of your own, in place of the daemon's")
     group.add_argument("--creds", metavar="FILE", help="the creds file for it")
-    add_state_option(group)  # type: ignore[arg-type]
+    add_state_option(group)
 
 
 def add_json_option(parser: ArgumentParser) -> None:
@@ -67,8 +69,6 @@ def run_async(function: Callable[[*Arguments], Coroutine[Any, Any, int]], *args:
     """Runs an async command to its end, on uvloop where there is one."""
     import anyio
 
-    try:
-        import uvloop  # noqa: F401
-    except ImportError:  # Windows
-        return anyio.run(function, *args)
-    return anyio.run(function, *args, backend_options={"use_uvloop": True})
+    from .loops import backend_options
+
+    return anyio.run(function, *args, backend_options=backend_options())

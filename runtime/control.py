@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ..schemas.runtime import (
     ActorList,
     ListActors,
@@ -32,6 +34,8 @@ class NodeControl(Actor[NoConfig]):
             where=Process() if message.process else None,
             restart=Restart(message.restart),
         )
+        if self.node.roster is not None and message.restart == "permanent":
+            self.node.roster.add(msgspec.structs.replace(message, name=ref.address))
         return Spawned(ref.address)
 
     @handler(concurrent=True)
@@ -41,6 +45,8 @@ class NodeControl(Actor[NoConfig]):
                 f"{message.address} is the node itself", hint="`callboard down` stops the daemon and all it started"
             )
         await self.node.stop(message.address, message.timeout)
+        if self.node.roster is not None:
+            self.node.roster.remove(message.address)
         return Stopped(message.address)
 
     @handler

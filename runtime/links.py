@@ -19,7 +19,7 @@ from ..schemas.base import Message
 from ..schemas.runtime import NodeDown, NodeHello, TapRequest, Terminated
 from ..schemas.wire import Envelope, Op
 from .bus import Bus, BusOptions, Events
-from .calls import Call, Conversation, GrantCall, PingCall, RemoteStream, WatchCall
+from .calls import Call, Conversation, GrantCall, PingCall, RawCall, RemoteStream, WatchCall
 from .cell import current_cell
 from .channels import Channel
 from .errors import (
@@ -69,6 +69,7 @@ class Links:
         self.peers: dict[str, NodeHello] = {}
         self._heard: dict[str, float] = {}
         self._roots: dict[str, list[Any]] = {}
+        self._refused: set[str] = set()
         self._taps = Taps(node, self.bus)
         self._chores: set[asyncio.Task[Any]] = set()
         self._hello_decoder = msgspec.msgpack.Decoder(NodeHello)
@@ -120,7 +121,7 @@ class Links:
 
     async def _answers(self, root: str) -> bool:
         call = PingCall(root, self)
-        self._request(call, root, Envelope(Op.PING))
+        self._request(call, Envelope(Op.PING))
         self.node.deadlines.add(call, CLAIM_TIMEOUT_S)
         try:
             return await call.future
@@ -135,7 +136,7 @@ class Links:
         sender = self.node.name if asker is None else asker.address
         call = Call(address, answers(type(message)).decoder, self.node.loop.create_future(), self)
         left_ms = 0 if seconds == math.inf else max(1, int(seconds * 1000))
-        self._request(call, address, Envelope(Op.ASK, message, left_ms, 0, sender))
+        self._request(call, Envelope(Op.ASK, message, left_ms, 0, sender))
         if left_ms:
             self.node.deadlines.add(call, seconds)
         try:
@@ -151,18 +152,25 @@ class Links:
         sender = self.node.name if reader is None else reader.address
         stream = RemoteStream(address, answers(type(message)), self, STREAM_WINDOW)
         left_ms = 0 if timeout is None or timeout == math.inf else max(1, int(timeout * 1000))
-        self._request(stream, address, Envelope(Op.STREAM, message, left_ms, STREAM_WINDOW, sender))
+        self._request(stream, Envelope(Op.STREAM, message, left_ms, STREAM_WINDOW, sender))
         if left_ms and timeout is not None:
             self.node.deadlines.add(stream, timeout)
         return stream
 
-    def _request(self, conversation: Conversation, address: str, envelope: Envelope[Any]) -> None:
+    def _request(self, conversation: Conversation, envelope: Envelope[Any]) -> None:
         data = encode(envelope)
-        if len(data) > self.bus.max_payload:
+        self._check_size(data)
+        self._begin(conversation, data)
+
+    def _check_size(self, data: bytes, extra: int = 0) -> None:
+        if len(data) + extra > self.bus.max_payload:
             raise TooLarge(
                 f"a message of {len(data)} bytes is over the bus's limit of {self.bus.max_payload}",
                 hint="send large values as a reference, not inside the message",
             )
+
+    def _begin(self, conversation: Conversation, data: bytes) -> None:
+        address = conversation.address
         channel = self._channels.get(address)
         if channel is not None:
             channel.batch.flush()  # what was told before arrives before
@@ -188,8 +196,7 @@ class Links:
         if channel is None:
             channel = self._channels[address] = Channel(address, self)
         data = encode(message)
-        if len(data) > self.bus.max_payload - ENVELOPE_ROOM:
-            raise TooLarge(f"a message of {len(data)} bytes is over the bus's limit of {self.bus.max_payload}")
+        self._check_size(data, ENVELOPE_ROOM)
         while not channel.take(self.node.loop.time()):
             await self._more_credit(channel, timeout)
         channel.batch.add(data)
@@ -209,9 +216,7 @@ class Links:
     def _ask_for_credit(self, channel: Channel, timeout: float) -> GrantCall:
         call = GrantCall(channel, self, timeout)
         channel.asking = call
-        self._request(
-            call, channel.address, Envelope(Op.GRANT, None, int(timeout * 1000), channel.credit, self.node.name)
-        )
+        self._request(call, Envelope(Op.GRANT, None, int(timeout * 1000), channel.credit, self.node.name))
         self.node.deadlines.add(call, timeout + self.node.ask_timeout)
         return call
 
@@ -224,7 +229,7 @@ class Links:
         self._watches[watcher, target] = call
         if previous is not None:
             self.done(previous)
-        self._request(call, target, Envelope(Op.LINK if link and mutual else Op.WATCH, None, 0, 0, watcher))
+        self._request(call, Envelope(Op.LINK if link and mutual else Op.WATCH, None, 0, 0, watcher))
 
     async def unwatch(self, watcher: str, target: str) -> None:
         call = self._watches.pop((watcher, target), None)
@@ -256,6 +261,7 @@ class Links:
             self.inbound.reader_gone(reply)
 
     def _denied(self, subject: str) -> None:
+        self._refused.add(subject)
         for conversation in tuple(self._conversations.values()):
             if f"actor.{conversation.address}" == subject:
                 conversation.fail(Forbidden(f"this user may not publish to {subject}"))
@@ -343,11 +349,31 @@ class Links:
 
     async def publish(self, subject: str, message: Message) -> None:
         data = encode(message)
-        if len(data) > self.bus.max_payload:
-            raise TooLarge(f"a message of {len(data)} bytes is over the bus's limit of {self.bus.max_payload}")
+        self._check_size(data)
         self.bus.send(subject, data)
         if self.bus.is_full:
             await self.bus.room()
+
+    async def publish_raw(self, subject: str, data: bytes) -> None:
+        self._check_size(data)
+        root = subject.removeprefix("actor.")
+        if root != subject and not await self._answers(root):
+            raise NoSuchActor(f"there is no actor {root}")
+        self._refused.discard(subject)
+        self.bus.send(subject, data)
+        await self.bus.flush()
+        if subject in self._refused:
+            raise Forbidden(f"this user may not publish to {subject}")
+
+    async def request_raw(self, subject: str, data: bytes, timeout: float | None) -> bytes:
+        self._check_size(data)
+        call = RawCall(subject.removeprefix("actor."), self.node.loop.create_future(), self)
+        self._begin(call, data)
+        self.node.deadlines.add(call, self.node.ask_timeout if timeout is None else timeout)
+        try:
+            return await call.future
+        finally:
+            self.done(call)
 
     async def subscribe(self, listener: Listener) -> None:
         def take(subject: str, reply: str, data: bytes) -> None:

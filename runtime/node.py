@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .actor import Actor
     from .bus import BusOptions
     from .links import Links
+    from .roster import Roster
     from .taps import Taps
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -69,6 +70,7 @@ class Node:
         self.round_trip = round_trip
         self.allow = tuple(allow)
         self.logs = logs
+        self.roster: Roster | None = None
         self.on_terminated: Callable[[Terminated], None] | None = None
         self.actors: dict[str, Child] = {}
         self.taps: Taps | None = None
@@ -148,11 +150,11 @@ class Node:
         where: Where | None,
         restart: Restart,
     ) -> Ref:
-        where = where or Here()
-        root = where.root or not parent
+        place = where or Here()
+        root = place.root or not parent
         name = checked_name(name) if name else self._new_name(kind)
         address = name if root else f"{parent}.{name}"
-        child = where.child(self, address, kind, config, restart, family)
+        child = place.child(self, address, kind, config, restart, family)
         if root and self.links is not None and isinstance(child, Cell):
             await self.links.claim(address)
         try:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Where(Protocol):
     """A place. `root` says that an actor there is a root of its own: its address is its bare name."""
 
-    root: bool
+    @property
+    def root(self) -> bool: ...
 
     def child(
         self,

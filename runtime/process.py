@@ -24,7 +24,7 @@ from .access import mint
 from .actor import kind_name
 from .errors import ActorStopped, CallboardError, DeadlineExceeded, from_info
 from .family import Child, Family
-from .frames import Over, Ready, Start, pack, read_report
+from .frames import Over, Start, pack, read_report
 from .log import log
 from .placement import Process
 from .supervision import Restart

@@ -70,3 +70,20 @@ def dying_with_us(command: Sequence[str]) -> list[str]:
         return list(command)
     launcher = Path(__file__).with_name("die_with_parent.py")
     return [sys.executable, "-I", "-S", str(launcher), str(os.getpid()), *command]
+
+
+def find_by_variable(name: str, value: str) -> list[psutil.Process]:
+    """This person's processes that were started with that environment variable; ourselves and our parents left out."""
+    us = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        if process.pid in us:
+            continue
+        try:
+            # The cheap question first: reading the environment of all processes of a machine takes a while.
+            if process.uids().real == os.getuid() and process.environ().get(name) == value:
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found

@@ -26,7 +26,7 @@ class Listener:
         self._tokens = pattern.split(".")
         self._types = types
         self._size = size
-        wanted: Any = dict[str, Any]
+        wanted: Any = Any
         if types:
             wanted = types[0]
             for option in types[1:]:

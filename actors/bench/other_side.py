@@ -1,0 +1,69 @@
+"""The benchmark's other process: `python -m callboard.actors.bench.other_side ROLE LOOP [URL]`.
+
+Roles: `raw` and `ours` serve the counter of that name on the bus until standard input ends. `bare-population` and
+`our-population` measure a crowd in a process that has done nothing else, print it, and end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+from nats.aio.client import Client
+
+from ...runtime.bus import BusOptions
+from ...runtime.node import Node
+from ...schemas.bench import Add, Populate
+from .counter import Counter
+from .floors import bare_population, serve_raw
+from .loops import new_event_loop
+
+POPULATION = 10_000
+ROOT = "counter"
+
+
+async def _until_stdin_ends() -> None:
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+
+async def _raw(url: str) -> None:
+    client = Client()
+    await client.connect(url)
+    await serve_raw(client)
+    await client.flush()
+    await _until_stdin_ends()
+    await client.close()
+
+
+async def _ours(url: str) -> None:
+    async with Node("bench-other", bus=BusOptions(url)) as node:
+        await node.spawn(Counter, name=ROOT)
+        await _until_stdin_ends()
+
+
+async def _bare_population() -> None:
+    rate, kb = await bare_population(POPULATION)
+    print(json.dumps({"spawns_per_s": rate, "kb_per_actor": kb}))
+
+
+async def _our_population(url: str) -> None:
+    """The crowd lives under one root, so that each of it can be reached from anywhere on the bus."""
+    async with Node("bench-crowd", bus=BusOptions(url)) as node, Node("bench-far", bus=BusOptions(url)) as far:
+        crowd = await node.spawn(Counter, name="crowd")
+        found = await crowd.ask(Populate(POPULATION), timeout=120.0)
+        for number in (0, POPULATION // 2, POPULATION - 1):
+            await far.actor(f"crowd.c{number}").ask(Add(), timeout=10.0)
+        print(json.dumps({"spawns_per_s": POPULATION / found.seconds, "kb_per_actor": found.kb_per_actor}))
+
+
+def main() -> None:
+    role, loop, *rest = sys.argv[1:]
+    work = {"raw": _raw, "ours": _ours, "bare-population": _bare_population, "our-population": _our_population}[role]
+    with asyncio.Runner(loop_factory=new_event_loop(loop)) as runner:
+        runner.run(work(*rest))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What `callboard bench` sends: a counter's messages, padded to the size that a measurement asks for."""
+
+from __future__ import annotations
+
+from .base import Message, Request, StreamRequest
+
+
+class Count(Message, frozen=True, tag="bench.count"):
+    value: int
+
+
+class Add(Request[Count], frozen=True, tag="bench.add"):
+    amount: int = 1
+    padding: str = ""
+
+
+class Note(Message, frozen=True, tag="bench.note"):
+    """Counts like `Add`, and nobody answers."""
+
+    amount: int = 1
+    padding: str = ""
+
+
+class Arrivals(Message, frozen=True, tag="bench.arrivals"):
+    """How many notes came since the last report, and when the last had come (this machine's monotonic clock)."""
+
+    count: int
+    at: float
+
+
+class Report(Request[Arrivals], frozen=True, tag="bench.report"):
+    """Sent after the notes: what is handled in order is handled once they all are."""
+
+
+class Piece(Message, frozen=True, tag="bench.piece"):
+    number: int
+    padding: str = ""
+
+
+class Follow(StreamRequest[Piece, Count], frozen=True, tag="bench.follow"):
+    """Ask for a stream of `count` pieces."""
+
+    count: int
+
+
+class Population(Message, frozen=True, tag="bench.population"):
+    """How long it took to start the actors, and the resident memory of each (KiB)."""
+
+    seconds: float
+    kb_per_actor: float
+
+
+class Populate(Request[Population], frozen=True, tag="bench.populate"):
+    """Ask for `count` supervised children, each with an address of its own."""
+
+    count: int
