@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -103,10 +103,10 @@ def _find(name: str, found: Registry) -> Command:
 def _report(error: Exception) -> int:
     """Prints what the user should know of an error; an unexpected one is raised, since its traceback is its report."""
     from .errors import CallboardError, NotReachable, UsageError
+    from .exception_groups import leaves
 
-    leaves = list(_leaves(error))
-    single = leaves[0]
-    if not isinstance(single, CallboardError) or not all(isinstance(leaf, CallboardError) for leaf in leaves):
+    single, *others = leaves(error)
+    if not isinstance(single, CallboardError) or not all(isinstance(leaf, CallboardError) for leaf in others):
         raise error
     print(f"callboard: {single}", file=sys.stderr)
     if single.hint:
@@ -116,15 +116,6 @@ def _report(error: Exception) -> int:
     if isinstance(single, UsageError):
         return USAGE
     return NOT_REACHABLE if isinstance(single, NotReachable) else FAILED
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors themselves, out of the groups that task groups wrap them in."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A deadline is never early and at most about two ticks late.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Protocol
 
 TICK_S = 0.02
@@ -25,26 +26,26 @@ class Expiring(Protocol):
 class DeadlineWheel:
     """Calls `expire()` on each entry whose time has passed and that was not discarded before.
 
-    The timer runs only while something waits. Not thread-safe: one wheel per event loop.
+    `usual` is the slot for a deadline `usual_s` seconds from now while the wheel turns: a hot path adds to it without a
+    call. The timer runs only while something waits. Not thread-safe: one wheel per event loop.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, usual_s: float = 30.0) -> None:
+        self.usual: set[Expiring] | None = None
         self._loop = loop
+        self._usual_s = usual_s
         self._slots: dict[int, set[Expiring]] = {}
         self._tick = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, entry: Expiring, seconds: float) -> None:
+        """Have the entry expire in so many seconds; infinity means never."""
+        if seconds == math.inf:
+            return
         if self._timer is None:
-            self._tick = int(self._loop.time() / TICK_S)
-            self._timer = self._loop.call_later(TICK_S, self._advance)
-        # One tick because the present one has begun, one because `_tick` may lag by as much.
-        tick = self._tick + int(seconds / TICK_S) + 2
-        slot = self._slots.get(tick)
-        if slot is None:
-            slot = self._slots[tick] = set()
+            self._turn_to(int(self._loop.time() / TICK_S))
+        entry.slot = slot = self._slot(seconds)
         slot.add(entry)
-        entry.slot = slot
 
     @staticmethod
     def discard(entry: Expiring) -> None:
@@ -57,10 +58,20 @@ class DeadlineWheel:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.usual = None
         self._slots.clear()
 
     def __len__(self) -> int:
         return sum(map(len, self._slots.values()))
+
+    def _slot(self, seconds: float) -> set[Expiring]:
+        # One tick because the present one has begun, one because `_tick` may lag by as much.
+        return self._slots.setdefault(self._tick + int(seconds / TICK_S) + 2, set())
+
+    def _turn_to(self, tick: int) -> None:
+        self._tick = tick
+        self.usual = self._slot(self._usual_s) if self._usual_s != math.inf else None
+        self._timer = self._loop.call_later(TICK_S, self._advance)
 
     def _advance(self) -> None:
         now = int(self._loop.time() / TICK_S)
@@ -74,5 +85,7 @@ class DeadlineWheel:
                 entry.expire()
         if now // _SWEEP_TICKS != self._tick // _SWEEP_TICKS:
             self._slots = {tick: slot for tick, slot in self._slots.items() if slot}
-        self._tick = now
-        self._timer = self._loop.call_later(TICK_S, self._advance) if self._slots else None
+            if not self._slots:
+                self._timer = self.usual = None
+                return
+        self._turn_to(now)

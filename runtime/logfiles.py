@@ -15,11 +15,11 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class LineLog:
-    """A file for the lines of another process as they come, turned over at `MAX_BYTES`, `NUM_OLD` old ones kept."""
+    """A file for the lines of another process as they come, turned over at `max_bytes`, `NUM_OLD` old ones kept."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
         private_folder(path.parent)
-        self._handler = RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=NUM_OLD, delay=True, errors="replace")
+        self._handler = RotatingFileHandler(path, maxBytes=max_bytes, backupCount=NUM_OLD, delay=True, errors="replace")
 
     def write(self, line: str) -> None:
         self._handler.handle(logging.makeLogRecord({"msg": line}))

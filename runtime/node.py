@@ -86,7 +86,7 @@ class Node:
 
     async def __aenter__(self) -> Node:
         self.loop = asyncio.get_running_loop()
-        self.deadlines = DeadlineWheel(self.loop)
+        self.deadlines = DeadlineWheel(self.loop, self.ask_timeout)
         self._roots = Family(self, Supervision(), None)
         if self._bus_options is not None:
             from .links import Links

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -50,13 +52,37 @@ def find_by_arguments(*arguments: str) -> list[psutil.Process]:
 
 
 def end_processes(processes: Sequence[psutil.Process], grace_s: float) -> None:
-    """SIGTERM, up to `grace_s` seconds of patience, SIGKILL. Blocks until all are gone."""
+    """SIGTERM, up to `grace_s` seconds of patience for all of them, SIGKILL. Blocks until all are gone."""
     for process in processes:
         _signal(process.terminate)
-    _, alive = psutil.wait_procs(processes, timeout=grace_s)
-    for process in alive:
-        _signal(process.kill)
-    psutil.wait_procs(alive)
+    deadline = time.monotonic() + grace_s
+    for process in processes:
+        if not wait_exit(process, max(0.0, deadline - time.monotonic())):
+            _signal(process.kill)
+            wait_exit(process, None)
+
+
+def wait_exit(process: psutil.Process, timeout_s: float | None) -> bool:
+    """Blocks until the process has ended, though nobody may have collected it yet; False after `timeout_s`.
+
+    psutil counts a process that init is slow to collect as alive, which a pidfd does not.
+    """
+    if not hasattr(os, "pidfd_open"):
+        try:
+            process.wait(timeout_s)
+        except psutil.TimeoutExpired:
+            return False
+        return True
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if not process.is_running():  # the number belongs to another process by now
+            return True
+        return bool(select.select([descriptor], [], [], timeout_s)[0])
+    finally:
+        os.close(descriptor)
 
 
 def _signal(send: Callable[[], None]) -> None:

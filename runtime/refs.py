@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..schemas.base import Message, Request, StreamRequest
 from .cell import Cell, current_cell
@@ -57,15 +57,20 @@ class Ref:
         cancels the handler too. Raises what the handler raised: a CallboardError as it is, else HandlerFailed.
         """
         node = self._node
-        cell = node.actors.get(self.address)
+        cell: Any = node.actors.get(self.address)
         if cell.__class__ is not Cell:
             return await node.remote(self.address).ask(self.address, message, timeout)
         if node.round_trip is not None:
             message = node.round_trip(message)
         asker = current_cell.get()
         delivery = LocalAsk(message, "" if asker is None else asker.address, node.loop.create_future())
-        cast(Cell, cell).put(delivery)
-        node.deadlines.add(delivery, node.ask_timeout if timeout is None else timeout)
+        cell.put(delivery)
+        deadlines = node.deadlines
+        if (timeout is None or timeout == node.ask_timeout) and deadlines.usual is not None:
+            delivery.slot = deadlines.usual
+            deadlines.usual.add(delivery)
+        else:
+            deadlines.add(delivery, node.ask_timeout if timeout is None else timeout)
         try:
             return await delivery.future
         except asyncio.CancelledError:
@@ -82,7 +87,7 @@ class Ref:
         Returning means that the mailbox has room kept for it, not that it was handled: at most once.
         """
         node = self._node
-        cell = node.actors.get(self.address)
+        cell: Any = node.actors.get(self.address)
         if cell.__class__ is not Cell:
             return await node.remote(self.address).tell(self.address, message, timeout)
         if node.round_trip is not None:
@@ -90,12 +95,12 @@ class Ref:
         sender = current_cell.get()
         delivery = Delivery(message, "" if sender is None else sender.address)
         try:
-            cast(Cell, cell).put(delivery)
+            cell.put(delivery)
         except MailboxFull:
             if timeout <= 0:
                 raise
-            await cast(Cell, cell).room(timeout)
-            cast(Cell, cell).put(delivery)
+            await cell.room(timeout)
+            cell.put(delivery)
 
     def stream(self, message: StreamRequest[Item, R], timeout: float | None = None) -> Stream[Item, R]:
         """Iterate what the handler yields: `async with ref.stream(request) as items: async for item in items: ...`.
@@ -120,13 +125,13 @@ class Stream(Generic[Item, R]):
         node = self._node
         if answers(type(self._message)).item is None:
             raise TypeError(f"{type(self._message).__name__} does not stream: use ask")
-        cell = node.actors.get(self._address)
+        cell: Any = node.actors.get(self._address)
         if cell.__class__ is not Cell:
             return await node.remote(self._address).open_stream(self._address, self._message, self._timeout)
         message = self._message if node.round_trip is None else node.round_trip(self._message)
         reader = current_cell.get()
         source = LocalStream(message, "" if reader is None else reader.address, node.loop, STREAM_WINDOW)
-        cast(Cell, cell).put(source)
+        cell.put(source)
         if self._timeout is not None:
             node.deadlines.add(source, self._timeout)
         return source

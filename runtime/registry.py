@@ -66,7 +66,7 @@ class Registry:
         """The one-line summary of every command. Imports those whose file is new or has changed since."""
         kept: dict[str, list[Any]] = self._known["summaries"]
         found: dict[str, list[Any]] = {}
-        for name, entry in self.entries(COMMANDS).items():
+        for entry in self.entries(COMMANDS).values():
             last = kept.get(entry.value)
             if last is not None and last[1] == _modified(last[0]):
                 found[entry.value] = last

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,34 +70,36 @@ def output_of(role: str, *arguments: str) -> str:
     return subprocess.run(_command(role, *arguments), check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def callboard_command() -> list[str]:
+def _callboard() -> list[str]:
     beside = Path(sys.executable).with_name("callboard")
     return [str(beside)] if beside.exists() else [sys.executable, "-m", "callboard.runtime.cli"]
 
 
 def help_ms(count: int) -> list[float]:
     """Milliseconds until `callboard --help` has answered, after one call that fills the caches."""
-    return [_timed([*callboard_command(), "--help"]) * 1000 for _ in range(count + 1)][1:]
+    return [_timed([*_callboard(), "--help"]) * 1000 for _ in range(count + 1)][1:]
 
 
 def up_ready_s(count: int) -> list[float]:
-    """Seconds until `callboard up --detach` says that the daemon takes requests, each time in a fresh folder."""
+    """Seconds until `callboard up --detach` says that the daemon is ready: fresh folders, so no model either."""
     taken: list[float] = []
     for _ in range(count):
         with tempfile.TemporaryDirectory(prefix="callboard-bench-") as folder:
-            state = ["--state-dir", folder]
+            own = {f"CALLBOARD_{name}_DIR": f"{folder}/{name.lower()}" for name in ("STATE", "DATA", "CACHE")}
             try:
-                taken.append(_timed([*callboard_command(), "up", "--detach", "--no-model", *state]))
+                taken.append(_timed([*_callboard(), "up", "--detach"], own))
             finally:
-                _timed([*callboard_command(), "down", *state])
+                _timed([*_callboard(), "down"], own)
     return taken
 
 
-def _timed(command: Sequence[str]) -> float:
+def _timed(command: Sequence[str], variables: Mapping[str, str] | None = None) -> float:
     began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    subprocess.run(
+        command,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **(variables or {})},
+    )
     return time.perf_counter() - began
-
-
-def median_ms(seconds: Sequence[float]) -> float:
-    return statistics.median(seconds) * 1000

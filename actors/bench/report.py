@@ -31,7 +31,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Target:
-    """A promise: `value` is to be at least `goal` (at most, where `at_most`), or None where it could not be measured."""
+    """A promise: `value` is to be `goal` at least (`at_most`: at most), or is None where it could not be measured."""
 
     value: float | None
     goal: float
@@ -48,20 +48,19 @@ class Target:
 
 @dataclass
 class Report:
-    """One run of one benchmark."""
+    """One run of one benchmark. `notes` say what went wrong beside it; they are for people, on standard error."""
 
     bench: str
     machine: dict[str, Any]
     results: dict[str, Figure] = field(default_factory=dict)
     targets: dict[str, Target] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, name: str, samples: Sequence[float], unit: str) -> None:
         """A figure: the median of one or more rounds."""
         self.results[name] = Figure.of(samples, unit)
 
-    def add_target(
-        self, name: str, goal: float, unit: str, samples: Sequence[float], *, at_most: bool = False
-    ) -> None:
+    def add_target(self, name: str, goal: float, unit: str, samples: Sequence[float], *, at_most: bool = False) -> None:
         """A target that was measured: the figure of that name, held against its goal."""
         self.add(name, samples, unit)
         self.targets[name] = Target(self.results[name].value, goal, unit, at_most)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 
 from .config import LlamaConfig
@@ -10,8 +13,8 @@ from .config import LlamaConfig
 class KVCache:
     """`k[layer]` and `v[layer]` are [num_blocks, block_size, num_kv_heads, head_dim].
 
-    Zeroed, because a masked place still enters a product with weight zero, and zero times NaN is NaN. The operating
-    system gives zeroed pages when they are first touched, so blocks cost memory only once they are used.
+    Zeroed, because a masked place still enters a product with weight zero, and zero times NaN is NaN. Blocks cost
+    memory, and the time to get it, only once they are used.
     """
 
     def __init__(
@@ -25,8 +28,15 @@ class KVCache:
         shape = (num_blocks, block_size, config.num_kv_heads, config.head_dim)
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self.k = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
-        self.v = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.k = [_zeros(shape, dtype, device) for _ in range(config.num_layers)]
+        self.v = [_zeros(shape, dtype, device) for _ in range(config.num_layers)]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
+    if torch.device(device).type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # torch.zeros writes its zeros; numpy's come from the operating system as pages are touched.
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
 
 
 def kv_bytes_per_token(config: LlamaConfig, dtype: torch.dtype) -> int:

@@ -128,12 +128,14 @@ def _build(
 ) -> Backend:
     if len(token_types) != len(tokens):
         raise ModelDamaged(f"the tokenizer has {len(tokens)} tokens but {len(token_types)} token types")
-    pairs = [tuple(merge.split(" ")) for merge in merges]
     vocab = {token: i for i, token in enumerate(tokens)}
-    try:
-        backend = Backend(models.BPE(vocab, pairs))  # pyright: ignore[reportArgumentType]
-    except Exception as error:  # tokenizers raises bare Exception for a merge of unknown tokens
-        raise ModelDamaged(f"the tokenizer's merges do not fit its vocabulary: {error}") from error
+    pairs: list[tuple[str, str]] = []
+    for merge in merges:
+        left, _, right = merge.partition(" ")
+        if left not in vocab or right not in vocab or left + right not in vocab:
+            raise ModelDamaged(f"the tokenizer's merge {merge!r} does not fit its vocabulary")
+        pairs.append((left, right))
+    backend = Backend(models.BPE(vocab, pairs))
     backend.pre_tokenizer = pre  # pyright: ignore[reportAttributeAccessIssue]
     backend.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     for kind, special in ((TokenType.CONTROL, True), (TokenType.USER_DEFINED, False)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,7 @@ def load(
 ) -> Settings:
     for name, text in (("project.toml", project), ("user.toml", user)):
         (folder / name).write_text(text)
-    return load_settings(
-        flags, environment=variables, project=folder / "project.toml", user=folder / "user.toml"
-    )
+    return load_settings(flags, environment=variables, project=folder / "project.toml", user=folder / "user.toml")
 
 
 def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
@@ -104,8 +103,6 @@ def test_every_known_key_has_a_documented_default() -> None:
 
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=20).filter(lambda k: k not in known_keys()))
 def test_no_unknown_key_passes_unseen(key: str) -> None:
-    import tempfile
-
     if key in {"server", "engine"}:
         return
     with tempfile.TemporaryDirectory() as folder, pytest.raises(ConfigError, match=key):

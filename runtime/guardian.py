@@ -1,0 +1,255 @@
+"""The small process that `callboard up --detach` leaves: it owns nats-server and the daemon and restarts either.
+
+It takes both with it when it goes. On SIGTERM the daemon drains first and the server goes last. When it is killed, the
+server gets a signal from the kernel and the daemon sees the end of its stdin; the next `callboard up` ends what is
+still there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import msgspec
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from .daemon import LAST_CALL_S, end_leftovers, stop_on_signal
+from .daemon_info import OWNER, StateLock, remove_info, write_info
+from .daemon_orders import DaemonOrders, DaemonReport, GuardianReport
+from .errors import CallboardError, NotReachable, from_info, to_info
+from .exception_groups import leaves
+from .folders import Paths
+from .log import log
+from .logfiles import FORMAT, LineLog
+from .server import EmbeddedServer, embedded_server
+from .server_config import ServerFiles
+from .supervision import RestartBudget, Supervision
+
+# The daemon comes back for as long as the guardian lives, less and less often while it keeps falling.
+_RESTARTS = Supervision(max_restarts=6, period_s=60.0, backoff_s=0.1, backoff_max_s=15.0)
+
+# Longer than the daemon's own last call, so that it ends itself where it can.
+_KILL_AFTER_S = LAST_CALL_S + 2.0
+
+
+class DaemonChild:
+    """The daemon's process and its lives. It is started at once, so that its imports run while the server starts,
+    and gets its orders when they are given."""
+
+    def __init__(self, paths: Paths, drain_timeout: float, on_ready: Callable[[], None]) -> None:
+        self.pid = 0
+        self.num_restarts = 0
+        self.ready = anyio.Event()
+        self.ended = anyio.Event()
+        self.orders: DaemonOrders | None = None
+        self._given = anyio.Event()
+        self._paths = paths
+        self._patience = drain_timeout + _KILL_AFTER_S
+        self._on_ready = on_ready
+        self._log = LineLog(paths.logs / "daemon.log")
+        self._scope = anyio.CancelScope()
+
+    def give(self, orders: DaemonOrders) -> None:
+        """The orders for the life that waits for them, and for all that follow."""
+        self.orders = orders
+        self._given.set()
+
+    def restart(self) -> None:
+        """Have the present life drain and end; the next one gets the orders as they are now."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGTERM)
+
+    async def stop(self) -> None:
+        """Drain the present life, and have no more. Returns when the process is gone."""
+        self._scope.cancel()
+        await self.ended.wait()
+
+    async def supervise(self) -> None:
+        """Runs one life after another until `stop`. Raises what kept the first from becoming ready."""
+        budget = RestartBudget(_RESTARTS)
+        try:
+            with self._scope:
+                while True:
+                    error = await self._live()
+                    if error is not None and not self.ready.is_set():
+                        raise error
+                    self.num_restarts += 1
+                    log.error("the daemon ended%s; starting it again", f" ({error})" if error else "")
+                    delay = budget.take(time.monotonic())
+                    await anyio.sleep(_RESTARTS.backoff_max_s if delay is None else delay)
+        finally:
+            self._log.close()
+            self.ended.set()
+
+    async def _live(self) -> CallboardError | None:
+        """One life. Returns what was wrong with it, None where it was only told to go."""
+        process = await anyio.open_process(
+            [sys.executable, "-P", "-m", "callboard.runtime.daemon"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self._paths.state,
+        )
+        self.pid = process.pid
+        error: CallboardError | None = None
+        async with anyio.create_task_group() as tasks:
+            pump = await tasks.start(self._pump, process)
+            try:
+                error = await self._converse(process)
+            finally:
+                self.pid = 0
+                with anyio.CancelScope(shield=True):
+                    await self._end(process)
+                    pump.cancel()
+        if error is None and process.returncode not in (0, None):
+            error = NotReachable(f"the daemon's process died ({_describe(process.returncode)})")
+        return error
+
+    async def _converse(self, process: anyio.abc.Process) -> CallboardError | None:
+        """Hands over the orders and hears the reports until there are no more. Returns the failure reported."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        await self._given.wait()
+        with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # it died: stdout ends too
+            await process.stdin.send(msgspec.json.encode(self.orders) + b"\n")
+        reports = BufferedByteReceiveStream(process.stdout)
+        error: CallboardError | None = None
+        while True:
+            try:
+                line = await reports.receive_until(b"\n", 1 << 20)
+            except (anyio.EndOfStream, anyio.IncompleteRead):
+                break
+            report = msgspec.json.decode(line, type=DaemonReport)
+            if report.error is not None:
+                error = from_info(report.error)
+            else:
+                self._on_ready()
+                self.ready.set()
+        await process.wait()
+        return error
+
+    async def _end(self, process: anyio.abc.Process) -> None:
+        """Tells it to drain, waits as long as it may take, and then kills it."""
+        if process.returncode is None:
+            process.terminate()
+            with anyio.move_on_after(self._patience) as patience:
+                await process.wait()
+            if patience.cancelled_caught:
+                log.error("the daemon did not end in time and is killed")
+                process.kill()
+                await process.wait()
+        await process.aclose()
+
+    async def _pump(self, process: anyio.abc.Process, *, task_status: anyio.abc.TaskStatus[anyio.CancelScope]) -> None:
+        """What the daemon says on stderr goes to its log, to the last line, also when it is told to end."""
+        assert process.stderr is not None
+        lines = BufferedByteReceiveStream(process.stderr)
+        with anyio.CancelScope(shield=True) as scope:
+            task_status.started(scope)
+            while True:
+                try:
+                    line = await lines.receive_until(b"\n", 1 << 20)
+                except (anyio.EndOfStream, anyio.IncompleteRead, anyio.ClosedResourceError):
+                    return
+                self._log.write(line.decode(errors="replace"))
+
+
+def _describe(code: int | None) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+
+
+async def guard(orders: DaemonOrders, report: Callable[[GuardianReport], None]) -> None:
+    """Runs server and daemon until SIGTERM or SIGINT. Raises what kept them from becoming ready."""
+    paths, settings = orders.paths, orders.settings
+    stop = anyio.Event()
+    since = time.time()
+
+    def on_ready() -> None:
+        assert child.orders is not None
+        info = child.orders.info(daemon_pid=child.pid, since=since, daemon_restarts=child.num_restarts)
+        write_info(paths, info)
+        log.info("the daemon is ready: pid %d on %s", info.daemon_pid, info.url)
+        if not child.ready.is_set():
+            report(GuardianReport(info=info))
+
+    async def run_on(url: str, account: str) -> None:
+        child.give(DaemonOrders.of(paths, settings, url, account))
+        await stop.wait()
+        log.info("stopping: the daemon drains")
+        await child.stop()
+
+    await anyio.to_thread.run_sync(end_leftovers, paths, settings.drain_timeout)
+    child = DaemonChild(paths, settings.drain_timeout, on_ready)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stop_on_signal, stop, lambda: os._exit(130))
+        tasks.start_soon(child.supervise)
+        if settings.nats:
+            await run_on(settings.nats, "")
+        else:
+            async with embedded_server(paths, settings.server) as server:
+                tasks.start_soon(_follow, server, child)
+                await run_on(server.url, str(ServerFiles.of(paths).account_seed))
+        tasks.cancel_scope.cancel()
+    log.info("stopped")
+
+
+async def _follow(server: EmbeddedServer, child: DaemonChild) -> None:
+    """A server that lost its port to somebody else comes back on another, where the daemon must go too."""
+    while True:
+        await server.exited.wait()
+        await server.ready.wait()
+        orders = child.orders
+        if orders is not None and orders.url != server.url:
+            log.warning("nats-server has moved to %s; the daemon follows", server.url)
+            child.give(msgspec.structs.replace(orders, url=server.url))
+            child.restart()
+
+
+def main() -> int:
+    """`guardian LOCK READY`: inherited file descriptors of the state folder's lock and of the pipe to report to."""
+    lock_descriptor, ready_descriptor = map(int, sys.argv[1:])
+    os.umask(0o077)
+    orders = msgspec.json.decode(sys.stdin.buffer.readline(), type=DaemonOrders)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    logging.basicConfig(level=orders.settings.log_level.upper(), format=FORMAT, stream=sys.stderr)
+    for descriptor in (lock_descriptor, ready_descriptor):
+        os.set_inheritable(descriptor, False)
+    paths = orders.paths
+    lock = StateLock(paths, lock_descriptor)
+    lock.sign()
+    os.environ[OWNER] = str(paths.state)
+    waiting = [ready_descriptor]
+
+    def report(news: GuardianReport) -> None:
+        """To the `callboard up` that waits for the first word; later there is nobody to hear."""
+        while waiting:
+            descriptor = waiting.pop()
+            with contextlib.suppress(BrokenPipeError):
+                os.write(descriptor, msgspec.json.encode(news) + b"\n")
+            os.close(descriptor)
+
+    try:
+        anyio.run(guard, orders, report)
+    except Exception as error:
+        single = next(leaves(error))
+        log.error("%s", single, exc_info=None if isinstance(single, CallboardError) else single)
+        report(GuardianReport(error=to_info(single)))
+        return 1
+    finally:
+        remove_info(paths)
+        lock.release()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
