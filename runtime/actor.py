@@ -180,6 +180,10 @@ def config_type(kind: type[Actor[Any]]) -> type[msgspec.Struct]:
     return NoConfig
 
 
+@functools.cache
 def kind_name(kind: type[Actor[Any]]) -> str:
     """The name an actor class goes by: its registered one if it has one, else `module:Class`."""
-    return getattr(kind, "kind", "") or f"{kind.__module__}:{kind.__qualname__}"
+    from .kinds import known_kinds
+
+    value = f"{kind.__module__}:{kind.__qualname__}"
+    return next((name for name, entry in known_kinds().items() if entry.value == value), value)

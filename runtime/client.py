@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -15,7 +16,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ..schemas.base import Message, Request, StreamRequest
 from ..schemas.runtime import ActorInfo, ListActors, ListNodes, NodeInfo, Spawn, StopActor, Tapped, TapRequest
-from .errors import CallboardError
+from .actor import Actor
+from .errors import ActorStopped, DeadlineExceeded, NoSuchActor
 from .node import ASK_TIMEOUT_S, Node
 from .refs import Ref, Stream
 from .supervision import Restart
@@ -28,6 +30,8 @@ T = TypeVar("T")
 MAIN = "node.main"
 # How long an observer's request for mirrored messages holds; it is renewed at a third of that.
 TAP_LEASE_S = 6.0
+# A node that does not list its actors by then is left out.
+LIST_TIMEOUT_S = 3.0
 
 
 class Client:
@@ -98,13 +102,20 @@ class Client:
         spawned = await self.actor(MAIN).ask(Spawn(kind, name, text, process, restart.value), timeout=150.0)
         return self.actor(spawned.address)
 
+    async def host(
+        self,
+        kind: type[Actor[Any]],
+        config: msgspec.Struct | None = None,
+        *,
+        name: str = "",
+        restart: Restart = Restart.PERMANENT,
+    ) -> Ref:
+        """Run an actor in this process, for as long as the connection is open; the whole bus can reach it."""
+        return await self.node.spawn(kind, config, name=name, restart=restart)
+
     async def stop(self, address: str, timeout: float = 10.0) -> None:
         """End an actor, on whatever node it is, for good: its supervisor does not bring it back. Raises NoSuchActor."""
-        hosts: dict[str, str] = {}
-        for node in await self.nodes():
-            control = f"node.{node.node}"
-            listed = await self.actor(control).ask(ListActors(address, 1))
-            hosts.update({info.place: control for info in listed.actors if info.address == address})
+        hosts = {info.place: f"node.{info.node}" for info in await self._list(address) if info.address == address}
         host = hosts.get("process") or hosts.get("here") or MAIN
         await self.actor(host).ask(StopActor(address, timeout), timeout=timeout + 10.0)
 
@@ -115,20 +126,24 @@ class Client:
     async def actors(self, prefix: str = "") -> list[ActorInfo]:
         """Every actor on the bus, or those below `prefix`. A node that does not answer is left out."""
         found: dict[str, ActorInfo] = {}
+        for info in await self._list(prefix):
+            if info.address not in found or info.place == "here":
+                found[info.address] = info
+        return sorted(found.values(), key=lambda info: info.address)
+
+    async def _list(self, prefix: str) -> list[ActorInfo]:
+        """What each node says it has. A node that left meanwhile, or is stuck, says nothing."""
+        found: list[ActorInfo] = []
 
         async def ask(name: str) -> None:
-            try:
-                listed = await self.actor(f"node.{name}").ask(ListActors(prefix), timeout=3.0)
-            except CallboardError:
-                return
-            for info in listed.actors:
-                if info.address not in found or info.place == "here":
-                    found[info.address] = info
+            with contextlib.suppress(NoSuchActor, ActorStopped, DeadlineExceeded):
+                listed = await self.actor(f"node.{name}").ask(ListActors(prefix), timeout=LIST_TIMEOUT_S)
+                found.extend(listed.actors)
 
         async with anyio.create_task_group() as group:
             for node in await self.nodes():
                 group.start_soon(ask, node.node)
-        return sorted(found.values(), key=lambda info: info.address)
+        return found
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from .command import Command, add_bus_options, add_json_option, add_state_option
 from .errors import CallboardError, ConfigError, NotReachable, from_info
 
 if TYPE_CHECKING:
-    from .daemon_info import DaemonInfo
+    from .daemon_info import DaemonInfo, StateLock
     from .folders import Paths
     from .settings import Settings
 
@@ -48,11 +48,9 @@ def _up(args: Namespace) -> int:
     return run_async(_foreground, paths, settings, lock, args.json)
 
 
-async def _foreground(paths: Paths, settings: Settings, lock: object, as_json: bool) -> int:
+async def _foreground(paths: Paths, settings: Settings, lock: StateLock, as_json: bool) -> int:
     from .daemon import log_to, run_foreground
-    from .daemon_info import StateLock
 
-    assert isinstance(lock, StateLock)
     log_to(paths, settings.log_level)
     await run_foreground(paths, settings, lock, lambda info: _announce(info, as_json=as_json))
     return 0

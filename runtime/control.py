@@ -23,8 +23,6 @@ from .supervision import Restart
 class NodeControl(Actor[NoConfig]):
     """Present on every node that is on the bus."""
 
-    kind = "node"
-
     @handler(concurrent=True)
     async def spawn_actor(self, message: Spawn) -> Spawned:
         ref = await self.node.spawn(

@@ -1,13 +1,16 @@
 """Deadlines for many short waits: a wheel of coarse slots, since a timer and a cancel scope each cost more than an ask.
 
-A deadline is never early and at most about two ticks late.
+A deadline is never early and at most about two ticks late, beyond what the event loop itself was held up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+from time import monotonic
 from typing import Protocol
+
+from .log import log
 
 TICK_S = 0.02
 _SWEEP_TICKS = 50
@@ -42,9 +45,11 @@ class DeadlineWheel:
         """Have the entry expire in so many seconds; infinity means never."""
         if seconds == math.inf:
             return
+        now = monotonic()
         if self._timer is None:
-            self._turn_to(int(self._loop.time() / TICK_S))
-        entry.slot = slot = self._slot(seconds)
+            self._turn_to(int(now / TICK_S))
+        # From the time itself: `_tick` lags where the event loop was held up, and the deadline would come too soon.
+        entry.slot = slot = self._slot(int((now + seconds) / TICK_S) + 1)
         slot.add(entry)
 
     @staticmethod
@@ -64,28 +69,49 @@ class DeadlineWheel:
     def __len__(self) -> int:
         return sum(map(len, self._slots.values()))
 
-    def _slot(self, seconds: float) -> set[Expiring]:
-        # One tick because the present one has begun, one because `_tick` may lag by as much.
-        return self._slots.setdefault(self._tick + int(seconds / TICK_S) + 2, set())
+    def _slot(self, tick: int) -> set[Expiring]:
+        return self._slots.setdefault(tick, set())
 
     def _turn_to(self, tick: int) -> None:
         self._tick = tick
-        self.usual = self._slot(self._usual_s) if self._usual_s != math.inf else None
+        if self._usual_s != math.inf:
+            # One tick because the present one has begun, one because the next turn may be late by as much.
+            self.usual = self._slot(self._usual_tick(tick))
         self._timer = self._loop.call_later(TICK_S, self._advance)
 
+    def _usual_tick(self, tick: int) -> int:
+        return tick + int(self._usual_s / TICK_S) + 2
+
     def _advance(self) -> None:
-        now = int(self._loop.time() / TICK_S)
-        if now - self._tick > len(self._slots):
+        now = int(monotonic() / TICK_S)
+        last = self._tick
+        if now - last > 1 and self.usual:
+            self._postpone_usual(now)
+        if now - last > len(self._slots):
             due = sorted(tick for tick in self._slots if tick <= now)
         else:
-            due = [tick for tick in range(self._tick, now + 1) if tick in self._slots]
+            due = [tick for tick in range(last, now + 1) if tick in self._slots]
         for tick in due:
             for entry in tuple(self._slots.pop(tick)):
                 entry.slot = None
-                entry.expire()
-        if now // _SWEEP_TICKS != self._tick // _SWEEP_TICKS:
+                try:
+                    entry.expire()
+                except Exception:
+                    log.exception("a deadline could not be carried out")  # the others must not miss theirs
+        if now // _SWEEP_TICKS != last // _SWEEP_TICKS:
             self._slots = {tick: slot for tick, slot in self._slots.items() if slot}
             if not self._slots:
                 self._timer = self.usual = None
                 return
         self._turn_to(now)
+
+    def _postpone_usual(self, now: int) -> None:
+        """The loop was held up: what joined the usual slot meanwhile did so later than the slot's time says."""
+        late = self._slots.pop(self._usual_tick(self._tick), None)
+        if late is None:
+            return
+        slot = self._slots.setdefault(self._usual_tick(now), late)
+        if slot is not late:
+            slot.update(late)
+            for entry in late:
+                entry.slot = slot

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..schemas.base import Message
 from .errors import Cancelled, CallboardError, DeadlineExceeded
+from .log import log
+from .messages import tag_of
 
 if TYPE_CHECKING:
     from .cell import Cell
@@ -40,9 +42,10 @@ class Delivery:
 
     def fail(self, error: CallboardError) -> None:
         """The handler raised, or never ran."""
+        log.warning("%s from %s: %s", tag_of(self.message), self.sender or "outside", error)
 
     async def send(self, item: Any) -> None:
-        """A stream handler yielded an item; returns when there is room for the next."""
+        """A stream handler yielded an item; returns when there is room for the next. Cancelled if nobody reads."""
 
     def abandon(self) -> None:
         """The sender gave it up. Safe to call at any time, more than once."""
@@ -90,9 +93,11 @@ class LocalStream(Delivery):
         self._news: asyncio.Future[None] | None = None
 
     async def send(self, item: Any) -> None:
-        while len(self.items) >= self._window:
+        while len(self.items) >= self._window and not self.ended:
             self._room = self._loop.create_future()
             await self._room
+        if self.ended:  # and the handler took no notice of being cancelled
+            raise Cancelled("nobody reads the stream any more")
         self.items.append(item)
         _wake(self._news)
 

@@ -91,7 +91,10 @@ def _signal(send: Callable[[], None]) -> None:
 
 
 def dying_with_us(command: Sequence[str]) -> list[str]:
-    """The command that runs `command` and ends with this process, where the system can do that."""
+    """The command that runs `command` and ends with this process, where the system can do that (Linux).
+
+    Start it from a thread that lives as long as the process: to the kernel, the parent is the thread that forks.
+    """
     if sys.platform != "linux":
         return list(command)
     launcher = Path(__file__).with_name("die_with_parent.py")

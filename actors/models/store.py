@@ -33,7 +33,7 @@ class KnownModel(msgspec.Struct, frozen=True):
     description: str
     license: str
     files: tuple[ModelFile, ...]
-    source: PackageSource
+    source: Source
 
 
 KNOWN: Mapping[str, KnownModel] = MappingProxyType(
@@ -82,7 +82,7 @@ class ModelStore:
             with self._lock(name):
                 installed = self._manifest(name)
                 if installed is None or force or installed.files != model.files:
-                    installed = self._fetch(model, model.source, progress)
+                    installed = self._fetch(model, progress)
                 else:
                     progress(PullProgress(PullStage.DOWNLOAD, installed.size, installed.size))
                 return installed
@@ -118,14 +118,14 @@ class ModelStore:
                 )
         return self.root / name / model.files[0].name
 
-    def _fetch(self, model: KnownModel, source: Source, progress: Progress) -> InstalledModel:
+    def _fetch(self, model: KnownModel, progress: Progress) -> InstalledModel:
         folder = self.root / model.name
         # We hold the lock, so these are what pulls left that were killed (a pip of theirs may still be writing).
         for leftover in self.root.glob(f".{model.name}.partial-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{model.name}.partial-", dir=self.root))
         try:
-            source.fetch(model.files, staging, progress)
+            model.source.fetch(model.files, staging, progress)
             folder.mkdir(exist_ok=True)
             manifest = folder / MANIFEST
             manifest.unlink(missing_ok=True)
@@ -133,7 +133,9 @@ class ModelStore:
                 # A process that has the old file mapped keeps it: a rename replaces the name, not the content.
                 os.replace(staging / file.name, folder / file.name)
             _sync_folder(folder)
-            installed = InstalledModel(model.name, model.description, model.license, source.describe(), model.files)
+            installed = InstalledModel(
+                model.name, model.description, model.license, model.source.describe(), model.files
+            )
             _write_synced(staging / MANIFEST, msgspec.json.format(msgspec.json.encode(installed)))
             os.replace(staging / MANIFEST, manifest)
             _sync_folder(folder)

@@ -23,6 +23,7 @@ from nats.aio.msg import Msg
 
 from callboard.runtime.credentials import Role, create_account, mint_user, mint_user_file
 from callboard.runtime.errors import ConfigError, NotReachable
+from callboard.runtime.processes import wait_exit
 from callboard.runtime.server import EmbeddedServer, embedded_server
 from callboard.runtime.server_config import ServerFiles, find_binary
 from callboard.runtime.settings import Paths, ServerSettings
@@ -269,7 +270,7 @@ async def test_kill_9_of_the_owner_takes_the_server_with_it(paths: Paths) -> Non
         assert owner.stdout is not None
         server = psutil.Process(int(owner.stdout.readline()))
         owner.kill()
-        server.wait(timeout=10)
+        assert wait_exit(server, 10)
 
 
 async def test_log_is_kept_in_the_state_folder(paths: Paths) -> None:
