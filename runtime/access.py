@@ -28,23 +28,25 @@ def mint(options: BusOptions, name: str) -> BusOptions:
 
 @asynccontextmanager
 async def bus_access(name: str, *, nats: str = "", creds: str = "", state_dir: str = "") -> AsyncIterator[BusOptions]:
-    """Options for this process under `name`, for the server at `nats` or else the running daemon's.
+    """Options for this process under `name`: the server at `nats`, else that of the daemon of the state folder, else
+    the one that the settings name.
 
-    A user that was minted for it goes again on exit. Raises NotReachable when no daemon runs.
+    A user that was minted for it goes again on exit. Raises NotReachable when there is none of these.
     """
-    from .settings import Paths, load_settings
+    from .daemon_info import find_daemon
+    from .folders import Paths
 
-    if not nats:
-        settings = load_settings()
-        nats, creds = settings.nats, creds or settings.creds
-    if nats:
+    daemon = None if nats else find_daemon(Paths.find(state_dir))
+    if daemon is None:
+        if not nats:
+            from .settings import load_settings
+
+            settings = load_settings()
+            nats, creds = settings.nats, creds or settings.creds
+        if not nats:
+            raise NotReachable("no daemon is running here")
         yield BusOptions(nats, creds, name)
         return
-    from .daemon_info import find_daemon
-
-    daemon = find_daemon(Paths.find(state_dir))
-    if daemon is None:
-        raise NotReachable("no daemon is running here")
     options = BusOptions(daemon.url, daemon.creds, name, daemon.account)
     if daemon.account:
         options = mint(options, name)

@@ -122,18 +122,22 @@ class Actor(Generic[C]):
 
     async def watch(self, target: Ref | str) -> None:
         """Get one `Terminated` when the target's present life ends, at once if it is not there."""
-        await self._cell.watch(str(target), link=False)
+        self._cell.watch(str(target), link=False)
 
     async def unwatch(self, target: Ref | str) -> None:
-        await self._cell.unwatch(str(target))
+        self._cell.unwatch(str(target))
 
     async def link(self, target: Ref | str) -> None:
         """Share fate: when either crashes, so does the other."""
-        await self._cell.watch(str(target), link=True)
+        self._cell.watch(str(target), link=True)
 
     def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
         """Run a coroutine beside the handlers until the actor ends. If it raises, the actor crashes."""
         self._cell.start_soon(function(*args))
+
+    def finish(self) -> None:
+        """End after the message in hand, as a success: only a `PERMANENT` actor is started again."""
+        self._cell.finish()
 
     async def publish(self, subject: str, message: Message) -> None:
         await self._cell.node.publish(subject, message)

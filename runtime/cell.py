@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextvars
+import math
 import os
 import traceback
 from collections.abc import Coroutine
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..schemas.base import ErrorInfo
+from ..schemas.base import Message
 from ..schemas.runtime import ActorInfo, Ended, Terminated
 from .actor import Actor, HandlerSpec, Spec, kind_name, spec_of
 from .deliveries import Delivery
@@ -28,7 +29,6 @@ from .errors import (
     HandlerFailed,
     MailboxFull,
     NotUnderstood,
-    to_info,
 )
 from .family import Child, Family
 from .log import log
@@ -42,6 +42,13 @@ if TYPE_CHECKING:
 
 # After its time is up an actor is cancelled; one that swallows even that is left behind after so long.
 CANCEL_GRACE_S = 2.0
+
+
+class _Finish(Message, frozen=True, tag="actor.finish"):
+    """What `Cell.finish` puts at the head of a mailbox; it is never sent."""
+
+
+_FINISH = Delivery(_Finish())
 
 current_cell: contextvars.ContextVar[Cell | None] = contextvars.ContextVar("current_cell", default=None)
 
@@ -64,6 +71,7 @@ class Cell(Child):
         "_running",
         "_task",
         "_waiter",
+        "_watching",
         "capacity",
         "closed",
         "config",
@@ -109,15 +117,14 @@ class Cell(Child):
         self._children: Family | None = None
         self._crash: Exception | None = None
         self._room: collections.deque[asyncio.Future[None]] | None = None
+        self._watching: set[str] | None = None
 
     # The mailbox
 
     def put(self, delivery: Delivery) -> None:
         inbox = self.inbox
-        if len(inbox) + self.held >= self.capacity:
-            raise MailboxFull(f"the mailbox of {self.address} is full ({self.capacity} messages)")
-        if self.closed:
-            raise ActorStopped(f"{self.address} is stopping and takes nothing new")
+        if len(inbox) + self.held >= self.capacity or self.closed:
+            raise self._refusal()
         delivery.cell = self
         inbox.append(delivery)
         waiter = self._waiter
@@ -128,27 +135,49 @@ class Cell(Child):
         if self.node.taps is not None:
             self.node.taps.mirror(self.address, delivery)
 
-    async def room(self, timeout: float) -> None:
-        """Wait until the mailbox has room for one more. Raises MailboxFull after `timeout` seconds."""
+    def _refusal(self) -> ActorError:
+        if self.closed:
+            return ActorStopped(f"{self.address} is stopping and takes nothing new")
+        return MailboxFull(f"the mailbox of {self.address} is full ({self.capacity} messages)")
+
+    async def put_in_time(self, delivery: Delivery, timeout: float) -> None:
+        """`put` as soon as there is room. Raises MailboxFull after `timeout` seconds, ActorStopped at once."""
+        until = self._loop.time() + timeout
+        while True:
+            try:
+                return self.put(delivery)
+            except MailboxFull:
+                left = until - self._loop.time()
+                if left <= 0:
+                    raise
+            await self.room(left)
+
+    async def room(self, seconds: float) -> None:
+        """Wait until there may be room for one more, or the mailbox closes, or the time is over."""
         if self._room is None:
             self._room = collections.deque()
         waiter = self._loop.create_future()
         self._room.append(waiter)
         try:
-            async with asyncio.timeout(timeout):
-                await waiter
+            async with asyncio.timeout(None if seconds == math.inf else seconds):
+                try:
+                    await waiter
+                except asyncio.CancelledError:
+                    if not waiter.cancelled():
+                        self.room_made()  # it was ours, and we go without it
+                    raise
         except TimeoutError:
-            raise MailboxFull(
-                f"the mailbox of {self.address} is full ({self.capacity} messages), and was so for {timeout:g} s"
-            ) from None
+            return
 
-    def _room_made(self) -> None:
-        while self._room:
+    def room_made(self, count: int = 1) -> None:
+        """Let so many of those who wait for room try again."""
+        while self._room and count > 0:
             waiter = self._room.popleft()
             if not waiter.done():
                 waiter.set_result(None)
-                return
-        self._room = None
+                count -= 1
+        if not self._room:
+            self._room = None
 
     def put_system(self, delivery: Delivery) -> None:
         """Take a message of the runtime itself: room or not, since it must not be lost."""
@@ -201,6 +230,8 @@ class Cell(Child):
             error = self._crash
         except Exception as raised:
             error = raised
+        if self._instance is not actor:
+            return
         failed_to_start = ready is not None and not ready.done()
         if error is not None and not failed_to_start:
             self.errors += 1
@@ -217,15 +248,17 @@ class Cell(Child):
         inbox = self.inbox
         handlers = self.spec.handlers
         while True:
-            while inbox:
+            for _ in range(len(inbox)):
                 delivery = inbox.popleft()
                 if self._room is not None:
-                    self._room_made()
+                    self.room_made()
                 if delivery.abandoned:
                     continue
                 message = delivery.message
                 handler = handlers.get(message.__class__)
                 if handler is None:
+                    if delivery is _FINISH:
+                        return
                     self._not_understood(delivery)
                     continue
                 if handler.concurrent:
@@ -251,6 +284,11 @@ class Cell(Child):
                 self.current = None
                 if delivery.abandoned:
                     await self._absorb_cancel()
+            if self._instance is not actor:
+                return  # it was left behind when it did not end in time
+            if inbox:
+                await asyncio.sleep(0)  # handlers that never wait must not keep the process from everybody else
+                continue
             if self.closed:
                 return
             self._waiter = self._loop.create_future()
@@ -258,7 +296,12 @@ class Cell(Child):
 
     def _answer_cancelled(self, delivery: Delivery) -> None:
         """Go on after a cancel that was meant for this message; pass on one that was meant for the actor."""
-        if not delivery.abandoned or self._crash is not None or self._task is None or self._task.uncancel() > 0:
+        task = self._task
+        if task is not None and not task.cancelling() and not delivery.abandoned:
+            error = HandlerFailed(f"{self.address} failed: what its handler waited for was cancelled")
+            delivery.fail(error)
+            raise error
+        if not delivery.abandoned or self._crash is not None or task is None or task.uncancel() > 0:
             delivery.fail(ActorStopped(f"{self.address} ended before it answered"))
             raise asyncio.CancelledError
         delivery.fail(Cancelled("the request was given up"))
@@ -298,6 +341,7 @@ class Cell(Child):
             self._running = set()
         self._running.add(delivery)
         delivery.task = self._loop.create_task(self._run_concurrent(actor, handler, delivery))
+        delivery.task.add_done_callback(lambda task: self._concurrent_done(task, delivery))
 
     async def _run_concurrent(self, actor: Actor[Any], handler: HandlerSpec, delivery: Delivery) -> None:
         try:
@@ -311,18 +355,32 @@ class Cell(Child):
         except asyncio.CancelledError:
             if delivery.abandoned:
                 delivery.fail(Cancelled("the request was given up"))
-            else:
+            elif delivery.task is not None and delivery.task.cancelling():
                 delivery.fail(ActorStopped(f"{self.address} ended before it answered"))
+            else:
+                failure = HandlerFailed(f"{self.address} failed: what its handler waited for was cancelled")
+                delivery.fail(failure)
+                self.crash(failure)
         except Exception as error:
             self._failed(delivery, error)
             self.crash(error)
         else:
             delivery.resolve(result)
         finally:
-            self.processed += 1
-            self.held -= 1
-            if self._running is not None:
-                self._running.discard(delivery)
+            self._concurrent_over(delivery)
+
+    def _concurrent_over(self, delivery: Delivery) -> None:
+        self.processed += 1
+        self.held -= 1
+        if self._running is not None:
+            self._running.discard(delivery)
+        if self._room is not None:
+            self.room_made()
+
+    def _concurrent_done(self, task: asyncio.Task[None], delivery: Delivery) -> None:
+        if task.cancelled():  # before its first step, so nothing of it ran
+            delivery.fail(ActorStopped(f"{self.address} ended before it came to this message"))
+            self._concurrent_over(delivery)
 
     def start_soon(self, work: Coroutine[Any, Any, Any]) -> None:
         if self._background is None:
@@ -339,9 +397,16 @@ class Cell(Child):
 
     def crash(self, error: Exception) -> None:
         """End this incarnation as if a handler had raised `error`."""
-        if self._crash is None and self._task is not None and not self._task.done():
+        if self.state == "stopping":
+            log.error("%s failed while it was ending: %s", self.address, error, exc_info=error)
+        elif self._crash is None and self._task is not None and not self._task.done():
             self._crash = error
             self._task.cancel()
+
+    def finish(self) -> None:
+        """End this incarnation, without an error, after the message in hand. Those that wait stay where they are."""
+        self.inbox.appendleft(_FINISH)
+        self._wake()
 
     # The end
 
@@ -354,6 +419,8 @@ class Cell(Child):
     async def _wind_down(self, actor: Actor[Any], error: Exception | None) -> None:
         self.current = None
         self.state = "stopping"
+        if self.inbox and self.inbox[0] is _FINISH:
+            self.inbox.popleft()
         tasks: list[asyncio.Task[Any]] = [d.task for d in self._running or () if d.task is not None]
         tasks += self._background or ()
         for task in tasks:
@@ -363,6 +430,9 @@ class Cell(Child):
         if self._children is not None:
             await self._children.stop_all(CANCEL_GRACE_S)
             self._children = None
+        for target in self._watching or ():
+            self.node.unwatch(self.address, target)
+        self._watching = None
         if self.kind.stopped is not Actor.stopped:
             try:
                 async with asyncio.timeout(CANCEL_GRACE_S):
@@ -375,22 +445,52 @@ class Cell(Child):
         """Take nothing new, finish what is there within `timeout` seconds, end. What did not run is handed back."""
         self.closed = True
         self._wake()
-        task = self._task
-        if task is not None and not task.done():
-            await asyncio.wait([task], timeout=timeout)
-            if not task.done():
-                task.cancel()
-                await asyncio.wait([task], timeout=CANCEL_GRACE_S * 3)
-                if not task.done():
-                    log.error("%s does not react to being cancelled; it is left behind", self.address)
+        self.room_made(self.capacity)
+        await self._end_task(timeout)
         self.discard_mailbox()
         self.state = "stopped"
+
+    async def pause(self, timeout: float) -> None:
+        """End this incarnation only: the message in hand finishes within `timeout`, the others wait for the next."""
+        if self._task is not None and not self._task.done():
+            self.finish()
+            await self._end_task(timeout)
+
+    async def _end_task(self, timeout: float) -> None:
+        task = self._task
+        if task is None or task.done():
+            return
+        await asyncio.wait([task], timeout=timeout)
+        if not task.done() and self.state != "stopping":
+            task.cancel()
+            await asyncio.wait([task], timeout=CANCEL_GRACE_S)
+        if not task.done() and self.state == "stopping":
+            await asyncio.wait([task])  # each part of winding down has a bound of its own
+        if not task.done():
+            log.error("%s does not react to being cancelled; it is left behind", self.address)
+            left, self.inbox = self.inbox, self.inbox.copy()
+            left.clear()
 
     def discard_mailbox(self) -> None:
         """Hand back what waits: nobody is going to handle it."""
         self.closed = True
         while self.inbox:
-            self.inbox.popleft().fail(ActorStopped(f"{self.address} ended before it came to this message"))
+            self._hand_back(self.inbox.popleft(), ActorStopped(f"{self.address} ended before it came to this message"))
+        self.room_made(self.capacity)
+
+    def _hand_back(self, delivery: Delivery, error: ActorError | NotUnderstood) -> None:
+        """A sender that waits gets the error; a plain message goes where those go that could not be delivered."""
+        if type(delivery) is not Delivery:
+            delivery.fail(error)
+        elif delivery is not _FINISH and not isinstance(delivery.message, Terminated):
+            self.drop(delivery.message)
+            log.warning("%s was not handled: %s", tag_of(delivery.message), error)
+
+    def drop(self, message: Message) -> None:
+        """Count a message that nobody handles, and publish it for who wants to see it."""
+        self.dropped += 1
+        if self.node.links is not None:
+            self.node.links.inbound.dead(self.address, message)
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
@@ -408,12 +508,11 @@ class Cell(Child):
         if isinstance(message, Terminated):
             return
         self.errors += 1
-        delivery.fail(
-            NotUnderstood(
-                f"{self.address} ({kind_name(self.kind)}) takes no {tag_of(message)}",
-                hint="it takes " + (", ".join(sorted(map(tag_of, self.spec.handlers))) or "nothing"),
-            )
+        error = NotUnderstood(
+            f"{self.address} ({kind_name(self.kind)}) takes no {tag_of(message)}",
+            hint="it takes " + (", ".join(sorted(map(tag_of, self.spec.handlers))) or "nothing"),
         )
+        self._hand_back(delivery, error)
 
     # Children and watching
 
@@ -432,16 +531,29 @@ class Cell(Child):
         where: Where | None,
         restart: Restart,
     ) -> Ref:
+        if self.state == "stopping":
+            raise ActorStopped(f"{self.address} is ending and starts no children")
         return await self.node.spawn_in(self.children, self.address, kind, config, name, where, restart)
 
-    async def watch(self, target: str, *, link: bool) -> None:
-        await self.node.watch(self.address, target, link=link)
+    def watch(self, target: str, *, link: bool) -> None:
+        self.watching(target)
+        self.node.watch(self.address, target, link=link)
 
-    async def unwatch(self, target: str) -> None:
-        await self.node.unwatch(self.address, target)
+    def watching(self, target: str) -> None:
+        """This incarnation watches the target; its end is the end of that."""
+        if self._watching is None:
+            self._watching = set()
+        self._watching.add(target)
+
+    def unwatch(self, target: str) -> None:
+        if self._watching is not None:
+            self._watching.discard(target)
+        self.node.unwatch(self.address, target)
 
     def terminated(self, event: Terminated, *, linked: bool) -> None:
         """A watched actor ended."""
+        if self._watching is not None:
+            self._watching.discard(event.address)
         if linked and event.reason is not Ended.STOPPED:
             self.crash(ActorError(f"{event.address}, which {self.address} is linked to, ended: {event.reason.value}"))
         else:
@@ -460,8 +572,3 @@ class Cell(Child):
             restarts=self.restarts,
             dropped=self.dropped,
         )
-
-
-def ended_event(address: str, error: Exception | None, *, restarting: bool) -> Terminated:
-    info: ErrorInfo | None = to_info(error) if error is not None else None
-    return Terminated(address, Ended.CRASHED if error is not None else Ended.STOPPED, info, restarting)

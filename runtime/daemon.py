@@ -46,6 +46,7 @@ async def host(orders: DaemonOrders, ready: Callable[[], None], stop: anyio.Even
     from .access import mint
     from .bus import BusOptions
     from .node import Node
+    from .roster import Roster, recall
 
     settings = orders.settings
     options = mint(BusOptions(orders.url, settings.creds if settings.nats else "", NAME, orders.account), NAME)
@@ -55,10 +56,14 @@ async def host(orders: DaemonOrders, ready: Callable[[], None], stop: anyio.Even
         ask_timeout=settings.timeout,
         drain_timeout=settings.drain_timeout,
         logs=orders.paths.logs,
-    ):
+    ) as node:
+        node.roster = Roster.of(orders.paths)
         log.info("ready on %s", orders.url)
         ready()
-        await stop.wait()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(recall, node, node.roster)
+            await stop.wait()
+            tasks.cancel_scope.cancel()
         log.info("draining")
 
 
@@ -98,6 +103,8 @@ async def run_foreground(
     paths: Paths, settings: Settings, lock: StateLock, announce: Callable[[DaemonInfo], None]
 ) -> None:
     """`callboard up` without `--detach`: server and node in this process, until SIGTERM or SIGINT."""
+    from .roster import Roster
+
     stop = anyio.Event()
     os.environ[OWNER] = str(paths.state)
     try:
@@ -112,6 +119,7 @@ async def run_foreground(
                     announce(info)
 
                 await host(orders, ready, stop)
+            Roster.of(paths).clear()
             tasks.cancel_scope.cancel()
     finally:
         remove_info(paths)

@@ -11,7 +11,7 @@ import collections
 from typing import TYPE_CHECKING, Any
 
 from ..schemas.base import Message
-from .errors import Cancelled, CallboardError, DeadlineExceeded
+from .errors import CallboardError, Cancelled, DeadlineExceeded
 from .log import log
 from .messages import tag_of
 

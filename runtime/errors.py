@@ -16,6 +16,7 @@ CallboardError
 │   ├── NotUnderstood         message.not_understood  the receiver handles no message of that type
 │   ├── Malformed             message.malformed       bytes that do not decode as the type they claim
 │   └── TooLarge              message.too_large       over the bus's payload limit
+├── AlreadyRunning            daemon.running      (daemon_info.py) a daemon runs on this state folder already
 ├── DeadlineExceeded          deadline            no answer in time
 ├── Cancelled                 cancelled           the other side gave the request up
 ├── SlowConsumer              stream.slow         a stream reader stood still for too long

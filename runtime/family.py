@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..schemas.base import ErrorInfo
 from ..schemas.runtime import ActorInfo, Ended, Terminated
-from .errors import NameTaken, RestartLimit, to_info
+from .errors import ActorStopped, NameTaken, RestartLimit, to_info
 from .log import log
 from .supervision import Restart, RestartBudget, Strategy, Supervision
 
@@ -36,8 +36,9 @@ class Child:
     async def stop(self, timeout: float) -> None:
         raise TypeError(f"{type(self).__name__} cannot stop")
 
-    def reopen(self) -> None:
-        """Take messages again, after a stop that was part of a sibling's restart."""
+    async def pause(self, timeout: float) -> None:
+        """End the present life for a sibling's restart; `start` begins the next."""
+        await self.stop(timeout)
         self.closed = False
 
     def discard_mailbox(self) -> None:
@@ -51,7 +52,8 @@ class Family:
     """Starts, restarts and stops children as a `Supervision` says.
 
     `escalate` is called when they crash more often than it allows; without it (the roots of a node) only the one that
-    crashed stays down, and each has a budget of its own. All restarts of a family run one after another.
+    crashed stays down, and each has a budget of its own. With ONE_FOR_ONE each child's restarts go their own way; with
+    the other strategies a family's restarts run one after another.
     """
 
     def __init__(self, node: Node, policy: Supervision, escalate: Callable[[Exception], None] | None) -> None:
@@ -60,8 +62,11 @@ class Family:
         self._escalate = escalate
         self._children: dict[str, Child] = {}
         self._budgets: dict[str, RestartBudget] = {}
-        self._ended: asyncio.Queue[tuple[Child, Exception | None]] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._ended: dict[Child, Exception | None] = {}
+        self._pausing: set[Child] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tending = False
+        self._removals: dict[Child, asyncio.Task[None]] = {}
         self._stopping = False
 
     def __iter__(self) -> Iterator[Child]:
@@ -74,6 +79,8 @@ class Family:
         """Start a child. Raises what its start raised, and then it is not a child."""
         if child.address in self._node.actors:
             raise NameTaken(f"there is an actor {child.address} already")
+        if self._stopping:
+            raise ActorStopped(f"what would supervise {child.address} is ending")
         self._children[child.address] = child
         self._node.actors[child.address] = child
         try:
@@ -84,69 +91,103 @@ class Family:
             raise
 
     async def remove(self, child: Child, timeout: float) -> None:
-        """Stop one child for good."""
+        """Stop one child for good. Once begun it is carried through, also where the caller is cancelled."""
+        removal = self._removals.get(child)
+        if removal is None:
+            removal = self._removals[child] = self._node.loop.create_task(self._remove(child, timeout))
+            removal.add_done_callback(lambda _: self._removals.pop(child, None))
+        await asyncio.shield(removal)
+
+    async def _remove(self, child: Child, timeout: float) -> None:
         await child.stop(timeout)
-        if self._children.get(child.address) is child:
+        if self._is_ours(child):
             self._forget(child)
             self._announce(child, Ended.STOPPED, None, restarting=False)
+
+    def _is_ours(self, child: Child) -> bool:
+        return self._children.get(child.address) is child
 
     async def stop_all(self, timeout: float) -> None:
         """Stop all, the last started first, within about `timeout` seconds each."""
         self._stopping = True
-        if self._task is not None:
-            self._task.cancel()
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
         for child in reversed(list(self._children.values())):
             await self.remove(child, timeout)
 
     def child_ended(self, child: Child, error: Exception | None) -> None:
         """A child's life ended by itself: a crash if `error`, else a normal end."""
-        if self._stopping or child.address not in self._children:
+        if self._stopping or child in self._pausing or child in self._removals or not self._is_ours(child):
             return
-        if self._ended is None:
-            self._ended = asyncio.Queue()
-        self._ended.put_nowait((child, error))
-        if self._task is None or self._task.done():
-            self._task = self._node.loop.create_task(self._tend(self._ended))
+        self._ended[child] = error
+        if not self._tending or self._policy.strategy is Strategy.ONE_FOR_ONE:
+            self._tending = True
+            task = self._node.loop.create_task(self._tend())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    async def _tend(self, ended: asyncio.Queue[tuple[Child, Exception | None]]) -> None:
-        while not ended.empty():
-            child, error = ended.get_nowait()
-            if child.address in self._children:
-                await self._child_ended(child, error)
+    async def _tend(self) -> None:
+        try:
+            while self._ended:
+                child = next(iter(self._ended))
+                await self._child_ended(child, self._ended.pop(child))
+        finally:
+            self._tending = False
 
     async def _child_ended(self, child: Child, error: Exception | None) -> None:
         if child.restart is Restart.TEMPORARY or (child.restart is Restart.TRANSIENT and error is None):
             self._give_up(child, error)
             return
-        while True:
+        while self._is_ours(child):
             delay = self._budget(child).take(self._node.loop.time())
             if delay is None:
                 self._spent(child, error)
                 return
             group = self._restarted_with(child)
             self._announce(child, _reason(error), error, restarting=True)
-            for other in reversed(group):
-                if other is not child:
-                    await other.stop(self._node.drain_timeout)
-                    self._announce(other, Ended.STOPPED, None, restarting=True)
+            await self._pause_group(child, group)
             if delay:
                 await asyncio.sleep(delay)  # the backoff itself, not a wait for something
-            child, error = await self._restart(group)
-            if error is None:
+            failed = await self._restart(group)
+            if failed is None:
                 return
+            child, error = failed
 
-    async def _restart(self, group: list[Child]) -> tuple[Child, Exception | None]:
+    async def _pause_group(self, child: Child, group: list[Child]) -> None:
+        """End those that are restarted along with a child, the last first. The temporary ones end for good."""
+        for other in reversed(group):
+            if other is child:
+                continue
+            if other.restart is Restart.TEMPORARY:
+                await self.remove(other, self._node.drain_timeout)
+                continue
+            self._pausing.add(other)
+            try:
+                await other.pause(self._node.drain_timeout)
+            finally:
+                self._pausing.discard(other)
+            error = self._ended.get(other)
+            self._announce(other, _reason(error), error, restarting=True)
+
+    async def _restart(self, group: list[Child]) -> tuple[Child, Exception] | None:
         """Start each again, in their first order. Returns the one that failed to, with its error."""
         for child in group:
+            if not self._is_ours(child) or child in self._removals:
+                continue  # it was stopped for good meanwhile
+            self._ended.pop(child, None)  # if it crashed too, this is its restart as well
             child.restarts += 1
-            child.reopen()
             log.info("restarting %s (restart %d)", child.address, child.restarts)
             try:
                 await child.start()
             except Exception as error:
+                if not self._is_ours(child) or child in self._removals:
+                    continue
                 log.error("%s failed to restart: %s", child.address, error)
                 return child, error
-        return group[0], None
+        return None
 
     def _restarted_with(self, child: Child) -> list[Child]:
         children = list(self._children.values())
@@ -183,6 +224,7 @@ class Family:
 
     def _forget(self, child: Child) -> None:
         self._children.pop(child.address, None)
+        self._ended.pop(child, None)
         self._budgets.pop(child.address, None)
         if self._node.actors.get(child.address) is child:
             del self._node.actors[child.address]

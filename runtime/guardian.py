@@ -30,6 +30,7 @@ from .exception_groups import leaves
 from .folders import Paths
 from .log import log
 from .logfiles import FORMAT, LineLog
+from .roster import Roster
 from .server import EmbeddedServer, embedded_server
 from .server_config import ServerFiles
 from .supervision import RestartBudget, Supervision
@@ -186,6 +187,7 @@ async def guard(orders: DaemonOrders, report: Callable[[GuardianReport], None]) 
         await stop.wait()
         log.info("stopping: the daemon drains")
         await child.stop()
+        Roster.of(paths).clear()
 
     await anyio.to_thread.run_sync(end_leftovers, paths, settings.drain_timeout)
     child = DaemonChild(paths, settings.drain_timeout, on_ready)

@@ -6,17 +6,31 @@ A clean end clears it: a fresh `up` starts with nothing that nobody asked for.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import anyio
 import msgspec
 
 from ..schemas.runtime import Spawn
-from .errors import ConfigError
+from .errors import CallboardError, ConfigError, NameTaken
 from .files import write_private
+from .folders import Paths
 from .log import log
+
+if TYPE_CHECKING:
+    from .node import Node
+
+# How long a process of an earlier life may hold on to a name beyond its drain time, and how often it is asked.
+NAME_PATIENCE_S = 15.0
+NAME_RETRY_S = 0.25
 
 
 class Roster:
     """The permanent roots that were spawned over the bus, kept in one file that is replaced as a whole."""
+
+    @classmethod
+    def of(cls, paths: Paths) -> Roster:
+        return cls(paths.state / "roster.json")
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -53,3 +67,28 @@ class Roster:
 
     def _save(self) -> None:
         write_private(self._path, msgspec.json.encode(self.entries()).decode())
+
+
+async def recall(node: Node, roster: Roster) -> None:
+    """Start again what an earlier life of the daemon was asked to run."""
+    async with anyio.create_task_group() as tasks:
+        for entry in roster.entries():
+            tasks.start_soon(_recall_one, node, entry)
+
+
+async def _recall_one(node: Node, entry: Spawn) -> None:
+    from .placement import Process
+    from .supervision import Restart
+
+    where = Process() if entry.process else None
+    until = anyio.current_time() + node.drain_timeout + NAME_PATIENCE_S
+    while True:
+        try:
+            await node.spawn(entry.kind, entry.config, name=entry.name, where=where, restart=Restart(entry.restart))
+            return
+        except CallboardError as error:
+            if not isinstance(error, NameTaken) or anyio.current_time() > until:
+                log.error("%s is not brought back: %s", entry.name, error)
+                return
+        # The process of the earlier life saw its parent die and is finishing what it has: its name is free then.
+        await anyio.sleep(NAME_RETRY_S)

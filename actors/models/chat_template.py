@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
 import jinja2
 from jinja2 import nodes
@@ -56,7 +56,7 @@ class ChatTemplate:
 class _GenerationBlock(Extension):
     """`{% generation %}...{% endgeneration %}` marks what the assistant says, for training; it renders as its body."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 (so jinja2 declares it)
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)

@@ -97,8 +97,6 @@ class GGUFFile:
         value = self.metadata.get(key, default)
         if value is None:
             raise ModelDamaged(f"{self.path} has no metadata '{key}'")
-        if kind is float and isinstance(value, int):
-            value = float(value)
         if not isinstance(value, kind):
             raise ModelDamaged(f"{self.path}: metadata '{key}' is no {kind.__name__}")
         return value

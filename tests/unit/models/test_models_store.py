@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from callboard.actors.models.store import KnownModel, ModelStore, default_root
 from callboard.runtime.errors import ModelDamaged, NoSuchModel
 from callboard.schemas.models import ModelFile, PullProgress, PullStage
 
-CONTENT = os.urandom(3 << 20)
+CONTENT = random.Random(0).randbytes(3 << 20)
 FILE = ModelFile("tiny.gguf", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 PACKAGE = PackageSource("tiny-model", "1.0", "tiny_model", wheel_bytes=len(CONTENT))
 KNOWN = {"tiny": KnownModel("tiny", "a tiny model", "Apache-2.0", (FILE,), PACKAGE)}
@@ -181,7 +182,6 @@ def test_a_pull_that_was_killed_leaves_nothing_that_looks_complete(store: ModelS
     assert leftovers(store), "the test should have killed it in the middle"
     with pytest.raises(NoSuchModel):
         store.path("tiny")
-    # Its content is random, made anew in that process; ours is what is fetched now.
     store.pull("tiny")
     assert store.path("tiny").read_bytes() == CONTENT
     assert leftovers(store) == []
@@ -243,7 +243,7 @@ def test_a_damaged_manifest_is_damage(store: ModelStore) -> None:
 def test_unknown_names_are_no_models(store: ModelStore, name: str) -> None:
     with pytest.raises(NoSuchModel):
         store.path(name)
-    with pytest.raises(NoSuchModel, match="known names|can be pulled"):
+    with pytest.raises(NoSuchModel, match="can be pulled"):
         store.pull(name)
 
 

@@ -1,4 +1,4 @@
-"""The tokenizer against golden ids, against byte-pair encoding written out plainly, and against transformers' templates.
+"""The tokenizer against golden ids, and against byte-pair encoding written out plainly.
 
 The golden ids follow from SmolLM2's rules by hand: each digit is a token of its own, a run of spaces before a digit
 stays whole, a space before a word belongs to the word.
@@ -6,6 +6,7 @@ stays whole, a space before a word belongs to the word.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ class PlainBytePairEncoding:
         # have; these are dropped, as transformers and llama.cpp drop them.
         pieces = [self.alphabet[byte] for byte in word.encode() if self.alphabet[byte] in self.ids]
         while len(pieces) > 1:
-            ranked = [(self.ranks.get(pair, len(self.ranks)), i) for i, pair in enumerate(zip(pieces, pieces[1:]))]
+            ranked = [(self.ranks.get(pair, len(self.ranks)), i) for i, pair in enumerate(pairwise(pieces))]
             rank, i = min(ranked)
             if rank == len(self.ranks):
                 break
