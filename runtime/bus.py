@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from .log import log
 
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_WAIT_S = 0.1
-# Bounds what a process may have waiting to be sent; more makes `flushed` wait.
+# A server that answers no ping for two to three of these is taken for gone.
+PING_EVERY_S = 10
+# Bounds what a process may have waiting to be sent; more makes `room` wait.
 OUTBOX_HIGH = 4096
 # Received messages that wait for their callback. Credits keep the real number far below; beyond it nats-py drops.
 PENDING_MESSAGES = 512 * 1024
@@ -88,6 +91,8 @@ class Bus:
                     connect_timeout=2,
                     allow_reconnect=True,
                     max_reconnect_attempts=-1,
+                    ping_interval=PING_EVERY_S,
+                    max_outstanding_pings=2,
                     reconnect_time_wait=RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType] seconds, any number
                     pending_size=8 * 1024 * 1024,
                     skip_subject_validation=True,
@@ -124,12 +129,32 @@ class Bus:
             if not wake.done():
                 wake.set_result(None)
 
-    async def room(self) -> None:
-        """Wait while the outbox is long."""
-        while len(self._outbox) >= OUTBOX_HIGH:
-            if self._drained is None or self._drained.done():
-                self._drained = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._drained)
+    async def room(self, timeout: float) -> None:
+        """Wait while the outbox is long. Raises NotReachable when it stays so for `timeout` seconds."""
+        try:
+            async with asyncio.timeout(None if timeout == math.inf else timeout):
+                while len(self._outbox) >= OUTBOX_HIGH:
+                    await self._sent()
+        except TimeoutError:
+            raise NotReachable(f"the NATS server at {self._options.url} takes nothing") from None
+
+    async def _sent(self) -> None:
+        if self._drained is None or self._drained.done():
+            self._drained = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._drained)
+
+    def unsent(self) -> set[str]:
+        """The reply subjects of what waits in the outbox."""
+        return {reply for _, _, reply in self._outbox if reply}
+
+    def discard(self, reply: str) -> bool:
+        """Take back what waits in the outbox under that reply subject. Returns whether there was any."""
+        kept = [entry for entry in self._outbox if entry[2] != reply]
+        found = len(kept) < len(self._outbox)
+        if found:
+            self._outbox.clear()
+            self._outbox.extend(kept)
+        return found
 
     @property
     def is_full(self) -> bool:
@@ -161,9 +186,7 @@ class Bus:
         try:
             async with asyncio.timeout(timeout):
                 while self._outbox:
-                    if self._drained is None or self._drained.done():
-                        self._drained = asyncio.get_running_loop().create_future()
-                    await asyncio.shield(self._drained)
+                    await self._sent()
                 await self._client.flush(timeout=max(1, int(timeout)))
         except (TimeoutError, nats.errors.Error) as error:
             raise Disconnected(f"the NATS server at {self._options.url} does not answer") from error

@@ -16,11 +16,11 @@ from .errors import (
     ActorStopped,
     CallboardError,
     Cancelled,
-    DeadlineExceeded,
     Disconnected,
+    MailboxFull,
     Malformed,
+    NoSuchActor,
     from_info,
-    to_info,
 )
 from .messages import Answers
 
@@ -40,16 +40,26 @@ class Conversation:
 
     slot: set[Expiring] | None = None
     reply: str = ""
+    request: bytes = b""
 
     def __init__(self, address: str, links: Links) -> None:
         self.address = address
         self.links = links
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether a request that reached nobody may be sent again: the other side may be about to return."""
+        return True
 
     def receive(self, data: bytes) -> None:
         """A frame came for it."""
 
     def fail(self, error: CallboardError) -> None:
         """It can no longer be answered."""
+
+    def nobody(self) -> None:
+        """The server says that nobody listens at its address."""
+        self.fail(NoSuchActor(f"there is no actor {self.address}"))
 
     def expire(self) -> None:
         self.links.expired(self)
@@ -115,6 +125,7 @@ class GrantCall(Conversation):
         super().__init__(channel.address, links)
         self.future: asyncio.Future[None] = links.node.loop.create_future()
         self.timeout = timeout
+        self.begun = links.node.loop.time()
         self._channel = channel
 
     def receive(self, data: bytes) -> None:
@@ -131,6 +142,8 @@ class GrantCall(Conversation):
     def _end(self, error: CallboardError | None) -> None:
         if self._channel.asking is self:
             self._channel.asking = None
+        if error is not None and not isinstance(error, MailboxFull):
+            self._channel.reset()  # so that the next tell asks, and hears it too
         self.links.done(self)
         if not self.future.done():
             if error is None:
@@ -141,7 +154,11 @@ class GrantCall(Conversation):
 
 
 class PingCall(Conversation):
-    """Is anybody there? `future` says."""
+    """Is anybody there? `future` says; who listens but is too busy to answer is there."""
+
+    @property
+    def may_repeat(self) -> bool:
+        return False
 
     _decoder = msgspec.msgpack.Decoder(Frame[Any])
 
@@ -153,12 +170,19 @@ class PingCall(Conversation):
         if not self.future.done():
             self.future.set_result(self._decoder.decode(data).mark == _OK)
 
-    def fail(self, error: CallboardError) -> None:
+    def nobody(self) -> None:
         if not self.future.done():
             self.future.set_result(False)
 
+    def fail(self, error: CallboardError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
     def expire(self) -> None:
-        self.fail(DeadlineExceeded("no answer"))
+        if not self.links.bus.is_up:
+            self.links.expired(self)
+        elif not self.future.done():
+            self.future.set_result(True)
 
 
 class WatchCall(Conversation):
@@ -182,7 +206,7 @@ class WatchCall(Conversation):
         if isinstance(error, Disconnected):
             return  # the watch is taken up again when the bus is back
         reason = Ended.NODE_DOWN if isinstance(error, ActorStopped) else Ended.NOT_THERE
-        self.links.watch_ended(self, Terminated(self.address, reason, to_info(error)))
+        self.links.watch_ended(self, Terminated(self.address, reason, error.to_info()))
 
 
 class RemoteStream(Conversation):
@@ -199,7 +223,11 @@ class RemoteStream(Conversation):
         self._taken = 0
         self._error: CallboardError | None = None
         self._news: asyncio.Future[None] | None = None
-        self._heard = links.node.loop.time()
+        self._heard = self._opened = links.node.loop.time()
+
+    @property
+    def may_repeat(self) -> bool:
+        return self._heard == self._opened
 
     def receive(self, data: bytes) -> None:
         if self.ended:
@@ -207,14 +235,14 @@ class RemoteStream(Conversation):
         try:
             frame = self._decoder.decode(data)
         except msgspec.MsgspecError as error:
-            self.links.control(self, Op.CANCEL)
+            self.links.cancel(self)
             self.fail(malformed_answer(self.address, data, error))
             return
         self._heard = self.links.node.loop.time()
         mark = frame.mark
         if mark == _ITEM or mark == _END:
             if frame.seq != self._expected:
-                self.links.control(self, Op.CANCEL)
+                self.links.cancel(self)
                 self.fail(Disconnected(f"items of the stream from {self.address} were lost on the way"))
                 return
             if mark == _ITEM:
@@ -236,9 +264,15 @@ class RemoteStream(Conversation):
             if self._news is not None and not self._news.done():
                 self._news.set_result(None)
 
+    def nobody(self) -> None:
+        if self.may_repeat:
+            super().nobody()
+        else:
+            self.fail(ActorStopped(f"{self.address} ended before the stream did"))
+
     def check(self, now: float) -> None:
         if not self.ended and now - self._heard > SILENCE_S:
-            self.links.control(self, Op.CANCEL)
+            self.links.cancel(self)
             self.fail(ActorStopped(f"{self.address} has given no sign of life for {SILENCE_S:g} s"))
 
     async def receive_item(self) -> Any:
@@ -260,7 +294,7 @@ class RemoteStream(Conversation):
     def close(self) -> None:
         """The reader is gone."""
         if not self.ended:
-            self.links.control(self, Op.CANCEL)
+            self.links.cancel(self)
             self.fail(Cancelled("the stream was closed by its reader"))
 
     def _end(self) -> None:

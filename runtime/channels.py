@@ -55,7 +55,6 @@ class Channel:
 
     def reset(self) -> None:
         self.credit = 0
-        self.asking = None
 
     def _send(self, first: int, tail: bytes) -> None:
         self._links.bus.send(f"actor.{self.address}", self._head[:-1] + tail)
@@ -70,18 +69,24 @@ class Ledger:
         self._cell = cell
         self._promised: dict[str, tuple[int, float]] = {}
 
-    def grant(self, sender: str, remaining: int, now: float) -> int:
-        """Promise room to a sender that says it has `remaining` credit left. Returns how much more; 0 when full."""
-        self._settle(sender, remaining, now)
-        cell = self._cell
-        room = cell.capacity - len(cell.inbox) - cell.held
-        if room <= 0:
+    def settle(self, sender: str, remaining: int, now: float) -> None:
+        """A sender says how much credit it has left: so much is promised to it, and no more than there is room for.
+
+        To be called in the order in which messages come, since those that are on their way here are not in it.
+        """
+        promised = self._promised.get(sender, (0, 0.0))[0]
+        self._promise(sender, max(0, min(remaining, promised + max(0, self._room), WINDOW)), now)
+
+    def grant(self, sender: str, now: float) -> int:
+        """Promise room to a sender. Returns how much more than it has; 0 when there is none."""
+        if self._room <= 0:
             self.reclaim(now)
-            room = cell.capacity - len(cell.inbox) - cell.held
-        more = min(WINDOW - remaining, max(1, room // 2)) if room > 0 else 0
-        if more > 0:
-            self._settle(sender, remaining + more, now)
-        return max(0, more)
+        promised = self._promised.get(sender, (0, 0.0))[0]
+        room = self._room
+        more = max(0, min(WINDOW - promised, max(1, room // 2))) if room > 0 else 0
+        if more:
+            self._promise(sender, promised + more, now)
+        return more
 
     def spend(self, sender: str, count: int) -> None:
         """Messages came on credit: the room that was kept is free for them now."""
@@ -94,14 +99,31 @@ class Ledger:
         """Take back what was promised long ago and never used."""
         for sender, (promised, at) in tuple(self._promised.items()):
             if now - at > RECEIVER_LEASE_S:
-                self._cell.held -= promised
                 del self._promised[sender]
+                self._give_back(promised)
 
     def clear(self) -> None:
-        self._cell.held -= sum(promised for promised, _ in self._promised.values())
+        promised = sum(promised for promised, _ in self._promised.values())
         self._promised.clear()
+        self._give_back(promised)
 
-    def _settle(self, sender: str, promised: int, now: float) -> None:
+    @property
+    def promised(self) -> int:
+        return sum(promised for promised, _ in self._promised.values())
+
+    @property
+    def _room(self) -> int:
+        return self._cell.capacity - len(self._cell.inbox) - self._cell.held
+
+    def _promise(self, sender: str, promised: int, now: float) -> None:
         before = self._promised.get(sender, (0, 0.0))[0]
-        self._cell.held += promised - before
         self._promised[sender] = (promised, now)
+        if promised < before:
+            self._give_back(before - promised)
+        else:
+            self._cell.held += promised - before
+
+    def _give_back(self, count: int) -> None:
+        if count:
+            self._cell.held -= count
+            self._cell.room_made(count)

@@ -11,6 +11,7 @@ import msgspec
 
 from .command import Command, add_bus_options, add_json_option, run_async
 from .errors import CallboardError, UsageError, from_info
+from .tables import print_table
 
 if TYPE_CHECKING:
     from .client import Client
@@ -53,12 +54,6 @@ def _actors(args: Namespace) -> int:
         return 0
 
     return run_async(run)
-
-
-def print_table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 actors = Command("list the actors on the bus", _configure_actors, _actors)

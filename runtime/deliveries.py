@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..schemas.base import Message
@@ -134,6 +135,40 @@ class LocalStream(Delivery):
         if not self.ended:
             self.fail(Cancelled("the stream was closed by its reader"))
             self.abandon()
+
+
+class CheckedAsk(LocalAsk):
+    """The same for a node with a `round_trip`: the answer takes it too."""
+
+    def __init__(
+        self, message: Message, sender: str, future: asyncio.Future[Any], round_trip: Callable[[Any], Any]
+    ) -> None:
+        super().__init__(message, sender, future)
+        self._round_trip = round_trip
+
+    def resolve(self, value: Any) -> None:
+        super().resolve(self._round_trip(value))
+
+
+class CheckedStream(LocalStream):
+    """The same for a node with a `round_trip`: items and result take it too."""
+
+    def __init__(
+        self,
+        message: Message,
+        sender: str,
+        loop: asyncio.AbstractEventLoop,
+        window: int,
+        round_trip: Callable[[Any], Any],
+    ) -> None:
+        super().__init__(message, sender, loop, window)
+        self._round_trip = round_trip
+
+    async def send(self, item: Any) -> None:
+        await super().send(self._round_trip(item))
+
+    def resolve(self, value: Any) -> None:
+        super().resolve(self._round_trip(value))
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import itertools
 import math
+import secrets
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ..schemas.base import Message
-from ..schemas.runtime import NodeDown, NodeHello, TapRequest, Terminated
+from ..schemas.runtime import Ended, NodeDown, NodeHello, TapRequest, Terminated
 from ..schemas.wire import Envelope, Op
 from .bus import Bus, BusOptions, Events
 from .calls import Call, Conversation, GrantCall, PingCall, RawCall, RemoteStream, WatchCall
@@ -43,8 +44,17 @@ if TYPE_CHECKING:
     from .node import Node
 
 HELLO_EVERY_S = 5.0
+# A node that says nothing for so long is taken for gone.
+SILENT_NODE_S = 15.0
 BEAT_EVERY_S = 1.0
 CLAIM_TIMEOUT_S = 1.0
+# After a reconnect others may still be on their way back: so long, a request that reached nobody is sent again.
+RETURN_GRACE_S = 3.0
+REPEAT_AFTER_S = 0.1
+# A request for credit that somebody else began counts as answered with "full" when it is that old.
+GRANT_PROMPT_S = 1.0
+# The longest that a receiver is asked to wait for room, which stands for ever.
+MAX_WAIT_S = 1e6
 # What an envelope adds to its message, at most: a sender's address and a few numbers.
 ENVELOPE_ROOM = 1024
 
@@ -58,7 +68,8 @@ class Links:
         self.node = node
         self.options = options
         self.bus_name = options.node_id or node.name
-        self._inbox = f"inbox.{self.bus_name}."
+        # An earlier process of this name may still be sent answers: they must not be taken for ours.
+        self.inbox = f"inbox.{self.bus_name}.{secrets.token_hex(4)}."
         events = Events(lost=self._lost, back=self._back, denied=self._denied, nobody=self._nobody)
         self.bus = Bus(options, node.name, events)
         self.inbound = Inbound(node, self)
@@ -69,6 +80,8 @@ class Links:
         self.peers: dict[str, NodeHello] = {}
         self._heard: dict[str, float] = {}
         self._roots: dict[str, list[Any]] = {}
+        self._claiming: set[str] = set()
+        self._back_until = 0.0
         self._refused: set[str] = set()
         self._taps = Taps(node, self.bus)
         self._chores: set[asyncio.Task[Any]] = set()
@@ -80,8 +93,8 @@ class Links:
 
     async def open(self) -> None:
         await self.bus.open()
-        await self.bus.subscribe(f"{self._inbox}*", self._on_reply)
-        await self.bus.subscribe(f"actor.node.{self.node.name}", self.inbound.receive)
+        await self.bus.subscribe(f"{self.inbox}*", self._on_reply)
+        await self.claim(f"node.{self.node.name}")
         await self.bus.subscribe("nodes.*", self._on_nodes)
         for subject in ("$SRV.PING", "$SRV.INFO", "$SRV.STATS"):
             await self.bus.subscribe(subject, self.inbound.discover)
@@ -104,15 +117,34 @@ class Links:
         task.add_done_callback(self._chores.discard)
 
     async def claim(self, root: str) -> None:
-        """Answer for `actor.<root>` and all below it. Raises NameTaken when somebody does already."""
+        """Answer for `actor.<root>` and all below it. Raises NameTaken when somebody does already.
+
+        Asked twice, since another node may be at it too: the one whose inbox comes first in the alphabet goes on.
+        """
+        if root in self._roots:
+            raise NameTaken(f"there is an actor {root} already")
+        subscriptions = self._roots[root] = []
+        self._claiming.add(root)
+        try:
+            await self._check_free(root)
+            for subject in (f"actor.{root}", f"actor.{root}.>"):
+                subscriptions.append(await self.bus.subscribe(subject, self.inbound.receive))
+            await self.bus.flush()
+            await self._check_free(root)
+        except BaseException:
+            self.unclaim(root)
+            raise
+        finally:
+            self._claiming.discard(root)
+        self.node.loop.call_soon(self.say_hello)
+
+    async def _check_free(self, root: str) -> None:
         if await self._answers(root):
             raise NameTaken(f"there is an actor {root} on the bus already")
-        self._roots[root] = [
-            await self.bus.subscribe(f"actor.{root}", self.inbound.receive),
-            await self.bus.subscribe(f"actor.{root}.>", self.inbound.receive),
-        ]
-        await self.bus.flush()
-        self.node.loop.call_soon(self.say_hello)
+
+    def holds(self, root: str, claimant: str) -> bool:
+        """Whether a root is ours, there or about to be, as against somebody who claims it."""
+        return root in self._roots and (root not in self._claiming or self.inbox < claimant)
 
     def unclaim(self, root: str) -> None:
         for subscription in self._roots.pop(root, ()):
@@ -121,7 +153,7 @@ class Links:
 
     async def _answers(self, root: str) -> bool:
         call = PingCall(root, self)
-        self._request(call, Envelope(Op.PING))
+        self._request(call, Envelope(Op.PING, sender=self.inbox))
         self.node.deadlines.add(call, CLAIM_TIMEOUT_S)
         try:
             return await call.future
@@ -142,7 +174,7 @@ class Links:
         try:
             return await call.future
         except asyncio.CancelledError:
-            self.control(call, Op.CANCEL)
+            self.cancel(call)
             raise
         finally:
             self.done(call)
@@ -174,13 +206,19 @@ class Links:
         channel = self._channels.get(address)
         if channel is not None:
             channel.batch.flush()  # what was told before arrives before
-        conversation.reply = reply = f"{self._inbox}{next(self._numbers)}"
+        conversation.reply = reply = f"{self.inbox}{next(self._numbers)}"
+        conversation.request = data
         self._conversations[reply] = conversation
         self.bus.send(f"actor.{address}", data, reply)
 
     def control(self, conversation: Conversation, op: Op, credit: int = 0) -> None:
         """Send a cancel or more credit for a conversation of ours. Nobody waits for it."""
         self.bus.send(f"actor.{conversation.address}", encode(Envelope(op, None, 0, credit)), conversation.reply)
+
+    def cancel(self, conversation: Conversation) -> None:
+        """Nobody waits for it any more. What has not left for want of a server does not leave at all."""
+        if self.bus.is_up or not self.bus.discard(conversation.reply):
+            self.control(conversation, Op.CANCEL)
 
     def done(self, conversation: Conversation) -> None:
         self._conversations.pop(conversation.reply, None)
@@ -197,41 +235,55 @@ class Links:
             channel = self._channels[address] = Channel(address, self)
         data = encode(message)
         self._check_size(data, ENVELOPE_ROOM)
-        while not channel.take(self.node.loop.time()):
-            await self._more_credit(channel, timeout)
+        if not channel.take(self.node.loop.time()):
+            await self._wait_for_credit(channel, timeout)
         channel.batch.add(data)
         if channel.is_low:
             self._ask_for_credit(channel, 0.0)
         if self.bus.is_full:
-            await self.bus.room()
+            await self.bus.room(self.node.ask_timeout)
 
-    async def _more_credit(self, channel: Channel, timeout: float) -> None:
-        call = channel.asking or self._ask_for_credit(channel, timeout)
-        try:
-            await asyncio.shield(call.future)
-        except MailboxFull:
-            if call.timeout >= timeout:
-                raise
+    async def _wait_for_credit(self, channel: Channel, timeout: float) -> None:
+        """Returns with one credit spent. Raises MailboxFull when there is none within `timeout`."""
+        loop = self.node.loop
+        until = loop.time() + timeout
+        while not channel.take(loop.time()):
+            left = max(0.0, until - loop.time())
+            call = channel.asking or self._ask_for_credit(channel, left)
+            patience = None
+            if call.timeout > left:  # another sender is ready to wait longer than we are
+                patience = max(left, call.begun + GRANT_PROMPT_S - loop.time())
+            try:
+                async with asyncio.timeout(patience):
+                    await asyncio.shield(call.future)
+            except TimeoutError:
+                raise MailboxFull(f"the mailbox of {channel.address} is full") from None
+            except MailboxFull:
+                if loop.time() >= until:
+                    raise
 
     def _ask_for_credit(self, channel: Channel, timeout: float) -> GrantCall:
         call = GrantCall(channel, self, timeout)
         channel.asking = call
-        self._request(call, Envelope(Op.GRANT, None, int(timeout * 1000), channel.credit, self.node.name))
+        wait_ms = int(min(timeout, MAX_WAIT_S) * 1000)
+        self._request(call, Envelope(Op.GRANT, None, wait_ms, channel.credit, self.node.name))
         self.node.deadlines.add(call, timeout + self.node.ask_timeout)
         return call
 
     # Watching
 
-    async def watch(self, watcher: str, target: str, *, link: bool, mutual: bool = True) -> None:
+    def watch(self, watcher: str, target: str, *, link: bool, mutual: bool = True) -> None:
         """`link` makes the end of the target a crash of the watcher; `mutual` asks its node for the same in return."""
-        call = WatchCall(self, watcher, target, linked=link)
-        previous = self._watches.get((watcher, target))
-        self._watches[watcher, target] = call
-        if previous is not None:
-            self.done(previous)
+        self.unwatch(watcher, target)
+        call = self._watches[watcher, target] = WatchCall(self, watcher, target, linked=link)
         self._request(call, Envelope(Op.LINK if link and mutual else Op.WATCH, None, 0, 0, watcher))
 
-    async def unwatch(self, watcher: str, target: str) -> None:
+    def link_back(self, watcher: str, target: str) -> None:
+        """Have the target's node link it to the watcher, which sees the target's end by itself."""
+        link = encode(Envelope(Op.LINK, None, 0, 0, watcher))
+        self.bus.send(f"actor.{target}", link, f"{self.inbox}{next(self._numbers)}")
+
+    def unwatch(self, watcher: str, target: str) -> None:
         call = self._watches.pop((watcher, target), None)
         if call is not None:
             self.control(call, Op.UNWATCH)
@@ -242,10 +294,6 @@ class Links:
         self.done(call)
         self.node.notify(call.watcher, event, linked=call.linked)
 
-    def notify(self, watcher: str, event: Terminated, *, linked: bool) -> None:
-        """Tell a watcher on another node that an actor of ours ended."""
-        self.inbound.notify(watcher, event)
-
     # What comes in
 
     def _on_reply(self, subject: str, reply: str, data: bytes) -> None:
@@ -255,10 +303,16 @@ class Links:
 
     def _nobody(self, reply: str) -> None:
         conversation = self._conversations.get(reply)
-        if conversation is not None:
-            conversation.fail(NoSuchActor(f"there is no actor {conversation.address}"))
-        else:
+        if conversation is None:
             self.inbound.reader_gone(reply)
+        elif self.node.loop.time() < self._back_until and conversation.may_repeat:
+            self.node.loop.call_later(REPEAT_AFTER_S, self._repeat, conversation)
+        else:
+            conversation.nobody()
+
+    def _repeat(self, conversation: Conversation) -> None:
+        if self._conversations.get(conversation.reply) is conversation:
+            self.bus.send(f"actor.{conversation.address}", conversation.request, conversation.reply)
 
     def _denied(self, subject: str) -> None:
         self._refused.add(subject)
@@ -267,17 +321,25 @@ class Links:
                 conversation.fail(Forbidden(f"this user may not publish to {subject}"))
 
     def _lost(self) -> None:
-        """The server is gone: what was under way may or may not be carried out, and its answers are lost."""
+        """The server is gone: what was under way may or may not be carried out, and its answers are lost.
+
+        What has not left yet waits for the server's return, or for its deadline.
+        """
+        unsent = self.bus.unsent()
         for conversation in tuple(self._conversations.values()):
-            conversation.fail(Disconnected("the connection to the bus broke while the request was under way"))
+            if conversation.reply not in unsent:
+                conversation.fail(Disconnected("the connection to the bus broke while the request was under way"))
         for channel in self._channels.values():
             channel.reset()
         self.inbound.lost()
 
     def _back(self) -> None:
+        now = self.node.loop.time()
+        self._back_until = now + RETURN_GRACE_S
+        self._heard = dict.fromkeys(self._heard, now)
         self.say_hello()
-        for call in tuple(self._watches.values()):
-            self.soon(self.watch(call.watcher, call.address, link=call.linked))
+        for call in self._watches.values():
+            self._repeat(call)  # under its old name: an end that was announced meanwhile may still be on its way
 
     # Who else is there
 
@@ -300,7 +362,8 @@ class Links:
         name = hello.info.node
         known = self.peers.get(name)
         if known is not None and (hello.leaving or known.info.pid != hello.info.pid):
-            self._roots_gone(set(known.info.roots) | {f"node.{name}"}, "its process ended")
+            ended = ActorStopped(f"node {name} left the bus")
+            self._roots_gone(set(known.info.roots) | {f"node.{name}"}, NodeDown(name, error=ended.to_info()))
         if hello.leaving:
             self.peers.pop(name, None)
             self._heard.pop(name, None)
@@ -310,19 +373,27 @@ class Links:
 
     def _on_down(self, down: NodeDown) -> None:
         known = self.peers.pop(down.node, None)
+        self._heard.pop(down.node, None)
         roots = {*down.roots, f"node.{down.node}", *(known.info.roots if known is not None else ())}
-        self._roots_gone(roots, "its process died")
+        self._roots_gone(roots, down)
 
     def down(self, event: NodeDown) -> None:
         """Announce that a process of ours is gone."""
         self.bus.send("nodes.down", encode(event))
         self._on_down(event)
 
-    def _roots_gone(self, roots: set[str], why: str) -> None:
+    def _roots_gone(self, roots: set[str], down: NodeDown) -> None:
+        why = f": {down.error.message}" if down.error is not None else ""
         for conversation in tuple(self._conversations.values()):
             address = conversation.address
-            if address in roots or address.partition(".")[0] in roots:
-                conversation.fail(ActorStopped(f"{address} ended before it answered: {why}"))
+            if address not in roots and address.partition(".")[0] not in roots:
+                continue
+            error = ActorStopped(f"{address} ended before it answered{why}")
+            if isinstance(conversation, WatchCall):
+                info = down.error or error.to_info()
+                self.watch_ended(conversation, Terminated(address, Ended.NODE_DOWN, info, down.restarting))
+            else:
+                conversation.fail(error)
         for address in [a for a in self._channels if a.partition(".")[0] in roots]:
             del self._channels[address]
 
@@ -330,29 +401,34 @@ class Links:
         """Now and then: say that we are there, keep idle streams alive, forget peers that fell silent."""
         self.bus.send("nodes.who", b"")
         self.say_hello()
-        last_hello = self.node.loop.time()
+        last_beat = last_hello = self.node.loop.time()
         while True:
             await asyncio.sleep(BEAT_EVERY_S)  # the heartbeat's own period
             now = self.node.loop.time()
+            held_up, last_beat = now - last_beat > 2 * BEAT_EVERY_S, now
+            self._taps.check(now)
+            if not self.bus.is_up:
+                continue
             self.inbound.beat(now)
+            if held_up:  # what was sent to us meanwhile is not read yet, so nobody's silence means anything
+                continue
             for conversation in tuple(self._conversations.values()):
                 conversation.check(now)
-            self._taps.check(now)
             if now - last_hello >= HELLO_EVERY_S:
                 last_hello = now
                 self.say_hello()
-                for name in [n for n, heard in self._heard.items() if now - heard > 3 * HELLO_EVERY_S]:
-                    self._on_down(NodeDown(name))
-                    del self._heard[name]
+                for name in [n for n, heard in self._heard.items() if now - heard > SILENT_NODE_S]:
+                    silent = ActorStopped(f"node {name} has given no sign of life for {SILENT_NODE_S:g} s")
+                    self._on_down(NodeDown(name, error=silent.to_info()))
 
     # Publishing
 
     async def publish(self, subject: str, message: Message) -> None:
         data = encode(message)
         self._check_size(data)
-        self.bus.send(subject, data)
         if self.bus.is_full:
-            await self.bus.room()
+            await self.bus.room(self.node.ask_timeout)
+        self.bus.send(subject, data)
 
     async def publish_raw(self, subject: str, data: bytes) -> None:
         self._check_size(data)
@@ -390,6 +466,7 @@ class Links:
         """A deadline passed: say so here, and let the other side stop."""
         if self.bus.is_up:
             conversation.fail(DeadlineExceeded(f"no answer from {conversation.address} in time"))
-            self.control(conversation, Op.CANCEL)
+            self.cancel(conversation)
         else:
+            self.cancel(conversation)
             conversation.fail(NotReachable(f"the NATS server at {self.options.url} was away until the deadline passed"))

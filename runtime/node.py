@@ -21,7 +21,7 @@ from .actor import NoConfig
 from .cell import Cell
 from .control import NodeControl
 from .deadlines import DeadlineWheel
-from .errors import ConfigError, NoSuchActor, NotReachable
+from .errors import ConfigError, NameTaken, NoSuchActor, NotReachable
 from .family import Child, Family
 from .placement import Here, Where
 from .refs import Ref
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from .taps import Taps
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ADDRESS = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_RESERVED = {"node", "inbox"}
 ASK_TIMEOUT_S = 30.0
 DRAIN_TIMEOUT_S = 10.0
 
@@ -92,7 +94,11 @@ class Node:
             from .links import Links
 
             self.links = Links(self, self._bus_options)
-            await self.links.open()
+            try:
+                await self.links.open()
+            except BaseException:
+                await self.links.close()
+                raise
             control = Cell(self, f"node.{self.name}", NodeControl, NoConfig(), Restart.PERMANENT, self._roots)
             await self._roots.add(control)
         return self
@@ -121,7 +127,9 @@ class Node:
     # Actors
 
     def actor(self, address: str) -> Ref:
-        """A reference to the actor of that address, wherever it lives."""
+        """A reference to the actor of that address, wherever it lives. Raises ConfigError where it can be none's."""
+        if not _ADDRESS.fullmatch(address):
+            raise ConfigError(f"'{address}' is no address: it is names joined by dots, 'engine.scheduler' say")
         return Ref(address, self)
 
     async def spawn(
@@ -154,6 +162,10 @@ class Node:
         root = place.root or not parent
         name = checked_name(name) if name else self._new_name(kind)
         address = name if root else f"{parent}.{name}"
+        if address in self.actors:
+            raise NameTaken(f"there is an actor {address} already")
+        if root and name in _RESERVED:
+            raise ConfigError(f"'{name}' is no name for an actor: the runtime's own subjects begin with it")
         child = place.child(self, address, kind, config, restart, family)
         if root and self.links is not None and isinstance(child, Cell):
             await self.links.claim(address)
@@ -193,19 +205,25 @@ class Node:
 
     # Watching
 
-    async def watch(self, watcher: str, target: str, *, link: bool) -> None:
+    def watch(self, watcher: str, target: str, *, link: bool) -> None:
         child = self.actors.get(target)
         if child is not None:
             if child.watchers is None:
                 child.watchers = {}
             child.watchers[watcher] = link or child.watchers.get(watcher, False)
-            other = self.actors.get(watcher)
-            if link and other is not None:
-                other.watchers = {**(other.watchers or {}), target: True}
+            if link:
+                self._link_back(child, watcher)
         elif self.is_local(target) or self.links is None:
             self.notify(watcher, Terminated(target, Ended.NOT_THERE), linked=link)
         else:
-            await self.links.watch(watcher, target, link=link)
+            self.links.watch(watcher, target, link=link)
+
+    def _link_back(self, child: Child, watcher: str) -> None:
+        if not isinstance(child, Cell):
+            self.require_links().link_back(watcher, child.address)
+        elif (other := self.actors.get(watcher)) is not None:
+            other.watchers = {**(other.watchers or {}), child.address: True}
+            child.watching(watcher)
 
     def watch_root(self, address: str) -> None:
         """Have `on_terminated` called when that actor of this node ends."""
@@ -215,13 +233,13 @@ class Node:
         else:
             child.watchers = {**(child.watchers or {}), "": False}
 
-    async def unwatch(self, watcher: str, target: str) -> None:
+    def unwatch(self, watcher: str, target: str) -> None:
         child = self.actors.get(target)
         if child is not None:
             if child.watchers is not None:
                 child.watchers.pop(watcher, None)
         elif self.links is not None:
-            await self.links.unwatch(watcher, target)
+            self.links.unwatch(watcher, target)
 
     def notify(self, watcher: str, event: Terminated, *, linked: bool) -> None:
         """Bring a `Terminated` to whoever watches: the process itself (""), an actor here, or one across the bus."""
@@ -231,8 +249,8 @@ class Node:
         cell = self.actors.get(watcher)
         if isinstance(cell, Cell):
             cell.terminated(event, linked=linked)
-        elif self.links is not None:
-            self.links.notify(watcher, event, linked=linked)
+        elif self.links is not None and watcher.startswith("inbox."):
+            self.links.inbound.notify(watcher, event)
 
     # The way to others
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..schemas.base import Message, Request, StreamRequest
 from .cell import Cell, current_cell
-from .deliveries import Delivery, LocalAsk, LocalStream
+from .deliveries import CheckedAsk, CheckedStream, Delivery, LocalAsk, LocalStream
 from .errors import MailboxFull
 from .messages import answers
 
@@ -60,10 +60,13 @@ class Ref:
         cell: Any = node.actors.get(self.address)
         if cell.__class__ is not Cell:
             return await node.remote(self.address).ask(self.address, message, timeout)
-        if node.round_trip is not None:
-            message = node.round_trip(message)
         asker = current_cell.get()
-        delivery = LocalAsk(message, "" if asker is None else asker.address, node.loop.create_future())
+        sender = "" if asker is None else asker.address
+        if node.round_trip is None:
+            delivery = LocalAsk(message, sender, node.loop.create_future())
+        else:
+            checked = node.round_trip(message)
+            delivery = CheckedAsk(checked, sender, node.loop.create_future(), node.round_trip)
         cell.put(delivery)
         deadlines = node.deadlines
         if (timeout is None or timeout == node.ask_timeout) and deadlines.usual is not None:
@@ -99,8 +102,7 @@ class Ref:
         except MailboxFull:
             if timeout <= 0:
                 raise
-            await cell.room(timeout)
-            cell.put(delivery)
+            await cell.put_in_time(delivery, timeout)
 
     def stream(self, message: StreamRequest[Item, R], timeout: float | None = None) -> Stream[Item, R]:
         """Iterate what the handler yields: `async with ref.stream(request) as items: async for item in items: ...`.
@@ -128,9 +130,13 @@ class Stream(Generic[Item, R]):
         cell: Any = node.actors.get(self._address)
         if cell.__class__ is not Cell:
             return await node.remote(self._address).open_stream(self._address, self._message, self._timeout)
-        message = self._message if node.round_trip is None else node.round_trip(self._message)
         reader = current_cell.get()
-        source = LocalStream(message, "" if reader is None else reader.address, node.loop, STREAM_WINDOW)
+        sender = "" if reader is None else reader.address
+        if node.round_trip is None:
+            source = LocalStream(self._message, sender, node.loop, STREAM_WINDOW)
+        else:
+            checked = node.round_trip(self._message)
+            source = CheckedStream(checked, sender, node.loop, STREAM_WINDOW, node.round_trip)
         cell.put(source)
         if self._timeout is not None:
             node.deadlines.add(source, self._timeout)

@@ -58,7 +58,10 @@ def admit(request: Generate, tokenizer: Tokenizer, config: IntakeConfig) -> Sequ
 
 def _check(request: Generate, config: IntakeConfig) -> None:
     if request.model and request.model != config.model:
-        _refuse(f"this engine serves '{config.model}', not '{request.model}'")
+        _refuse(
+            f"this engine serves '{config.model}', not '{request.model}'",
+            hint=f"`callboard stop engine`, then `callboard chat --model {request.model}` starts one that does",
+        )
     if bool(request.messages) == bool(request.prompt):
         _refuse("a request needs either `messages` or a `prompt`" + (", not both" if request.prompt else ""))
     if not (math.isfinite(request.temperature) and request.temperature >= 0):

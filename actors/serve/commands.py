@@ -1,0 +1,182 @@
+"""`callboard chat`: ask the model once, or talk with it."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...runtime.command import Command, add_bus_options, add_json_option, run_async, settings_of
+from ...runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from ...schemas.serve import ChatMessage, Completion, Generate
+    from .engine import EngineConfig
+
+
+def _configure(parser: ArgumentParser) -> None:
+    parser.add_argument("-p", "--prompt", help="ask this and print the answer; without it, standard input is read")
+    parser.add_argument("--system", metavar="TEXT", help="what the model is told to be")
+    parser.add_argument("--model", help="a model's name, or the path of a .gguf file (CALLBOARD_MODEL)")
+    add_json_option(parser)
+    sampling = parser.add_argument_group("the answer")
+    sampling.add_argument("--max-tokens", type=int, metavar="N", help="its length at most (default: the engine's)")
+    sampling.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T", help="0 (the default): always the likeliest token"
+    )
+    sampling.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest (0: all)")
+    sampling.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the share P (1: all)")
+    sampling.add_argument("--seed", type=int, metavar="N", help="the same seed draws the same answer")
+    sampling.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this; repeatable")
+    add_bus_options(parser)
+
+
+def _run(args: Namespace) -> int:
+    if args.model and args.model.endswith(".gguf"):
+        args.model = str(Path(args.model).expanduser().absolute())
+    if args.prompt is None and sys.stdin.isatty():
+        if args.json:
+            raise UsageError("--json answers one prompt", hint="give it with -p or on standard input")
+        return _talk(args)
+    prompt = args.prompt if args.prompt is not None else sys.stdin.read()
+    return run_async(_answer, args, prompt)
+
+
+chat = Command(
+    "ask the model, or talk with it",
+    _configure,
+    _run,
+    details="The answer goes to standard output, how fast it came to standard error. In a conversation\n"
+    "Ctrl-C stops the answer, twice leaves, and so does Ctrl-D.",
+)
+
+
+async def _answer(args: Namespace, prompt: str) -> int:
+    """One prompt, one answer, streamed as it comes unless it is to be JSON."""
+    import msgspec
+
+    from ...runtime.client import connect
+    from .starting import ensure_engine
+
+    async with connect(args.nats or "", args.creds or "", state_dir=args.state_dir) as bus:
+        scheduler = await ensure_engine(bus, lambda: _engine_config(args), _say_starting)
+        request = _request(args, _messages(args, prompt))
+        async with scheduler.stream(request) as pieces:
+            async for piece in pieces:
+                if not args.json:
+                    print(piece.text, end="", flush=True)
+            completion = pieces.result
+    if args.json:
+        fields = msgspec.to_builtins(completion)
+        del fields["type"]
+        print(msgspec.json.encode(fields).decode())
+    else:
+        print()
+        _say_speed(completion)
+    return 0
+
+
+async def _start(args: Namespace) -> int:
+    from ...runtime.client import connect
+    from .starting import ensure_engine
+
+    async with connect(args.nats or "", args.creds or "", state_dir=args.state_dir) as bus:
+        await ensure_engine(bus, lambda: _engine_config(args), _say_starting)
+    return 0
+
+
+def _talk(args: Namespace) -> int:
+    """A conversation. It runs in the main thread, where Ctrl-C arrives; the bus has a thread of its own."""
+    import contextlib
+
+    from ...runtime.client import connect_sync
+    from ...schemas.serve import ChatMessage
+    from .starting import SCHEDULER
+
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (input() edits lines and remembers them once it is imported)
+    run_async(_start, args)
+    messages = list(_messages(args))
+    interrupted = False
+    with connect_sync(args.nats or "", args.creds or "", state_dir=args.state_dir) as bus:
+        while True:
+            try:
+                text = input("> ").strip()
+            except EOFError:
+                print()
+                return 0
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                print("\n(Ctrl-C again leaves)", file=sys.stderr)
+                continue
+            interrupted = False
+            if not text:
+                continue
+            messages.append(ChatMessage("user", text))
+            answer = ""
+            with bus.actor(SCHEDULER).stream(_request(args, tuple(messages))) as pieces:
+                try:
+                    for piece in pieces:
+                        answer += piece.text
+                        print(piece.text, end="", flush=True)
+                    print()
+                    _say_speed(pieces.result)
+                except KeyboardInterrupt:
+                    interrupted = True
+                    print("\n(stopped; Ctrl-C again leaves)", file=sys.stderr)
+            messages.append(ChatMessage("assistant", answer))
+
+
+def _messages(args: Namespace, prompt: str = "") -> tuple[ChatMessage, ...]:
+    from ...schemas.serve import ChatMessage
+
+    system = [ChatMessage("system", args.system)] if args.system else []
+    return (*system, ChatMessage("user", prompt)) if prompt else tuple(system)
+
+
+def _request(args: Namespace, messages: tuple[ChatMessage, ...]) -> Generate:
+    from ...schemas.serve import Generate
+
+    if not any(message.role == "user" for message in messages):
+        raise UsageError("the prompt is empty")
+    return Generate(
+        messages=messages,
+        model=args.model or "",
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        seed=args.seed,
+        stop=tuple(args.stop),
+    )
+
+
+def _engine_config(args: Namespace) -> EngineConfig:
+    """For an engine that is not there yet: table `[engine]` of the settings, and the model asked for."""
+    import msgspec
+
+    from ...runtime.errors import ConfigError
+    from .engine import EngineConfig
+
+    settings = settings_of(args, model=args.model)
+    try:
+        return msgspec.convert({"model": settings.model, **settings.engine}, EngineConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"[engine] does not fit: {error}", hint="see the table [engine] of the settings") from error
+
+
+def _say_starting() -> None:
+    print("starting the engine ...", file=sys.stderr, flush=True)
+
+
+def _say_speed(completion: Completion) -> None:
+    timings = completion.timings
+    parts = (
+        f"{completion.usage.completion_tokens} tokens",
+        f"{timings.tokens_per_s:.1f} tokens/s",
+        f"first after {timings.ttft_ms:.0f} ms",
+    )
+    print(f"[{', '.join(parts)}]", file=sys.stderr)
