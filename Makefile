@@ -6,8 +6,11 @@ STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 PEERS := $(patsubst tests/benchmarks/peers/requirements-%.txt,%,$(wildcard tests/benchmarks/peers/requirements-*.txt))
 
+# Programs that some tests run, by the Debian package of the same name; without one, its tests are skipped.
+PROGRAMS := strace
+
 # What an installation depends on: what it asks for, the versions, and where it lies (it is editable).
-HASH = $$({ cat pyproject.toml constraints.txt; pwd; } | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-64)
+HASH = $$({ cat pyproject.toml constraints.txt; pwd -P; } | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-64)
 
 .PHONY: help install demo test test-slow check fmt bench peers clean
 
@@ -18,7 +21,15 @@ install: ## make .venv with everything in it; nothing happens when it is up to d
 	@if [ "$$(cat $(STAMP) 2>/dev/null)" = "$(HASH)" ]; then exit 0; fi; \
 	set -eu; \
 	rm -f $(STAMP); \
-	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	for program in $(PROGRAMS); do \
+	    if command -v $$program >/dev/null; then continue; fi; \
+	    if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	        echo "installing the Debian package $$program"; \
+	        if apt-get update -qq && apt-get install -y -qq $$program >/dev/null; then continue; fi; \
+	    fi; \
+	    echo "$$program is not here, so the tests that run it will be skipped (Debian: apt-get install $$program)" >&2; \
+	done; \
+	if ! { $(BIN)/pip --version && grep -qF "$$(pwd -P)/$(BIN)/" $(BIN)/pip; } >/dev/null 2>&1; then \
 	    python=; \
 	    for candidate in $${PYTHON:-python3.11 python3.12 python3.13 python3.14 python3}; do \
 	        if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \

@@ -207,8 +207,10 @@ class Bus:
         )
 
     async def unsubscribe(self, subscription: Subscription) -> None:
-        if not self._client.is_closed:
+        try:
             await subscription.unsubscribe()
+        except nats.errors.Error as error:  # the connection has gone, and the subscription with it
+            log.debug("%s: %s", subscription.subject, error)
 
     async def close(self) -> None:
         """Send what waits, bounded, and go."""

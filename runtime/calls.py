@@ -240,7 +240,7 @@ class RemoteStream(Conversation):
             return
         self._heard = self.links.node.loop.time()
         mark = frame.mark
-        if mark == _ITEM or mark == _END:
+        if mark in (_ITEM, _END):
             if frame.seq != self._expected:
                 self.links.cancel(self)
                 self.fail(Disconnected(f"items of the stream from {self.address} were lost on the way"))

@@ -124,7 +124,7 @@ class Cell(Child):
     def put(self, delivery: Delivery) -> None:
         inbox = self.inbox
         if len(inbox) + self.held >= self.capacity or self.closed:
-            raise self._refusal()
+            raise self.refusal()
         delivery.cell = self
         inbox.append(delivery)
         waiter = self._waiter
@@ -135,7 +135,8 @@ class Cell(Child):
         if self.node.taps is not None:
             self.node.taps.mirror(self.address, delivery)
 
-    def _refusal(self) -> ActorError:
+    def refusal(self) -> ActorError:
+        """Why the mailbox takes nothing."""
         if self.closed:
             return ActorStopped(f"{self.address} is stopping and takes nothing new")
         return MailboxFull(f"the mailbox of {self.address} is full ({self.capacity} messages)")

@@ -25,6 +25,12 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     log_level: str = "info"
 
 
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """May come before the end of stdin: how long the drain may take this time."""
+
+    drain_timeout: float
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The actor's `started` has run."""
 
@@ -62,3 +68,11 @@ def read_start(read: Any) -> Start:
     if len(head) < _LENGTH_BYTES:
         raise EOFError
     return msgspec.msgpack.decode(read(int.from_bytes(head, "big")), type=Start)
+
+
+def parse_stop(data: bytes) -> Stop | None:
+    """What came between the orders and the end of stdin; None for nothing, or half of it."""
+    try:
+        return msgspec.msgpack.decode(data[_LENGTH_BYTES:], type=Stop)
+    except msgspec.MsgspecError:
+        return None

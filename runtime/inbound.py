@@ -19,6 +19,8 @@ from .discovery import answer_discovery
 from .errors import (
     CallboardError,
     Cancelled,
+    Disconnected,
+    HandlerFailed,
     MailboxFull,
     Malformed,
     NoSuchActor,
@@ -32,9 +34,14 @@ if TYPE_CHECKING:
     from .links import Links
     from .node import Node
 
-BEAT_EVERY_S = 1.0
 # A reader that is alive but takes nothing for so long loses its stream.
 STALL_LIMIT_S = 60.0
+# What a frame adds to an item, at most.
+FRAME_ROOM = 64
+# An error must fit in a message whatever an exception has to say.
+MAX_ERROR_CHARS = 32_768
+
+_BY_REFERENCE = "send large values as a reference, not inside the message"
 
 _TELL, _ASK, _STREAM, _CANCEL, _CREDIT = (int(o) for o in (Op.TELL, Op.ASK, Op.STREAM, Op.CANCEL, Op.CREDIT))
 _ITEM = int(Mark.ITEM)
@@ -58,7 +65,11 @@ class BusAsk(Delivery):
 
     def resolve(self, value: Any) -> None:
         if not self.abandoned:
-            data = _encode_json(value) if self.json else _encode(Frame(_OK, 0, value))
+            try:
+                data = _encode_json(value) if self.json else _encode(Frame(_OK, 0, value))
+            except (TypeError, ValueError, OverflowError) as error:
+                self.fail(_unfit(self, value, error))
+                return
             self.inbound.answer(self.reply, data, self.json)
         self.inbound.over(self)
 
@@ -91,17 +102,24 @@ class BusStream(BusAsk):
 
     async def send(self, item: Any) -> None:
         bus = self.inbound.links.bus
-        if self.json:
-            bus.send(self.reply, _encode_json(item), self.own)
-            if bus.is_full:
-                await bus.room()
-            return
-        while self.credit <= 0:
+        data = _encode_json(item) if self.json else _encode(item)
+        if len(data) > bus.max_payload - FRAME_ROOM:
+            raise TooLarge(
+                f"an item of {len(data)} bytes is over the bus's limit of {bus.max_payload}", hint=_BY_REFERENCE
+            )
+        while self.credit <= 0 and not self.json and not self.abandoned:
             self._room = self.inbound.node.loop.create_future()
             await self._room
+        if self.abandoned:  # and the handler took no notice of being cancelled
+            raise Cancelled("nobody reads the stream any more")
+        if self.json:
+            bus.send(self.reply, data, self.own)
+            if bus.is_full:
+                await bus.room(self.inbound.node.ask_timeout)
+            return
         self.credit -= 1
         self.seq += 1
-        self._batch.add(_encode(item))
+        self._batch.add(data)
 
     def _send_batch(self, first: int, tail: bytes) -> None:
         if not self.abandoned:
@@ -115,19 +133,23 @@ class BusStream(BusAsk):
 
     def beat(self, now: float) -> None:
         """A sign of life, which also finds out whether the reader still lives."""
+        if self.json:
+            return
         if self.credit <= 0 and now - self.last_credit > STALL_LIMIT_S:
             self.fail(SlowConsumer(f"the reader of {type(self.message).__name__} took nothing for {STALL_LIMIT_S:g} s"))
             self.abandon()
-        elif not self.json:
+        else:
             self.inbound.links.bus.send(self.reply, _encode(Frame(int(Mark.BEAT))), self.own)
 
     def resolve(self, value: Any) -> None:
         if not self.abandoned:
-            if self.json:
-                self.inbound.answer(self.reply, _encode_json(value), True)
-            else:
-                self._batch.flush()
-                self.inbound.answer(self.reply, _encode(Frame(int(Mark.END), self.seq, value)), False)
+            self._batch.flush()
+            try:
+                data = _encode_json(value) if self.json else _encode(Frame(int(Mark.END), self.seq, value))
+            except (TypeError, ValueError, OverflowError) as error:
+                self.fail(_unfit(self, value, error))
+                return
+            self.inbound.answer(self.reply, data, self.json)
         self.inbound.over(self)
 
     def fail(self, error: CallboardError) -> None:
@@ -145,7 +167,7 @@ class Inbound:
         self._streams: dict[str, BusStream] = {}
         self._ledgers: dict[str, Ledger] = {}
         self._numbers = itertools.count(1)
-        self._own = f"inbox.{links.bus_name}.p"
+        self._own = f"{links.inbox}p"
 
     def receive(self, subject: str, reply: str, data: bytes) -> None:
         """A message for one of our actors. Never raises: whatever is wrong with it is its sender's to hear."""
@@ -167,18 +189,20 @@ class Inbound:
         message = envelope.body
         try:
             if envelope.batch:
-                self._take_told(cell, envelope.batch, envelope.sender, data)
+                self._take_told(cell, envelope.batch, envelope.sender)
             elif message is None:
                 self._control(cell, envelope, reply)
             elif op == _ASK:
                 self._take(cell, BusAsk(message, envelope.sender, self, reply, False), envelope.timeout_ms)
             elif op == _TELL:
-                self._take_told(cell, (message,), envelope.sender, data)
+                self._take_told(cell, (message,), envelope.sender)
             elif op == _STREAM:
                 own = f"{self._own}{next(self._numbers)}"
                 stream = BusStream(message, envelope.sender, self, reply, False, envelope.credit, own)
                 self._streams[own] = stream
                 self._take(cell, stream, envelope.timeout_ms)
+            else:
+                raise Malformed(f"an envelope with operation {op} and a message")
         except CallboardError as error:
             self.refuse(reply, error.to_info(), False)
 
@@ -202,15 +226,15 @@ class Inbound:
             ledger.reclaim(self.node.loop.time())
             cell.put(delivery)
 
-    def _take_told(self, cell: Cell, messages: tuple[Message, ...], sender: str, data: bytes) -> None:
+    def _take_told(self, cell: Cell, messages: tuple[Message, ...], sender: str) -> None:
         ledger = self._ledgers.get(cell.address)
         if ledger is not None:
             ledger.spend(sender, len(messages))
-        try:
-            for message in messages:
+        for message in messages:
+            try:
                 self._put(cell, Delivery(message, sender))
-        except CallboardError:
-            self._drop(cell, data)
+            except CallboardError:
+                cell.drop(message)
 
     def _receive_json(self, cell: Cell, reply: str, data: bytes) -> None:
         message = cell.spec.json_decoder.decode(data)
@@ -241,40 +265,37 @@ class Inbound:
                 if isinstance(ask, BusStream):
                     ask.add_credit(envelope.credit)
             case Op.GRANT:
-                self.links.soon(self._grant(cell, envelope, reply))
+                ledger = self._ledgers.get(cell.address)
+                if ledger is None:
+                    ledger = self._ledgers[cell.address] = Ledger(cell)
+                ledger.settle(envelope.sender, envelope.credit, self.node.loop.time())
+                self.links.soon(self._grant(cell, ledger, envelope, reply))
             case Op.PING:
                 self.answer(reply, _encode(Frame(_OK)), False)
             case Op.WATCH | Op.LINK:
                 cell.watchers = {**(cell.watchers or {}), reply: False}
                 if envelope.op == Op.LINK:
-                    self.links.soon(self.links.watch(cell.address, envelope.sender, link=True, mutual=False))
+                    cell.watching(envelope.sender)
+                    self.links.watch(cell.address, envelope.sender, link=True, mutual=False)
             case Op.UNWATCH:
                 if cell.watchers is not None:
                     cell.watchers.pop(reply, None)
             case _:
                 raise Malformed(f"an envelope with operation {envelope.op} and no message")
 
-    async def _grant(self, cell: Cell, envelope: Envelope[Any], reply: str) -> None:
+    async def _grant(self, cell: Cell, ledger: Ledger, envelope: Envelope[Any], reply: str) -> None:
         """Promise room to a sender, waiting for some as long as it is ready to."""
-        ledger = self._ledgers.get(cell.address)
-        if ledger is None:
-            ledger = self._ledgers[cell.address] = Ledger(cell)
         loop = self.node.loop
         until = loop.time() + envelope.timeout_ms / 1000
-        try:
-            while True:
-                more = ledger.grant(envelope.sender, envelope.credit, loop.time())
-                if more or loop.time() >= until or cell.closed:
-                    break
-                await cell.room(until - loop.time())
-        except MailboxFull as error:
-            self.refuse(reply, error.to_info(), False)
-            return
-        if more:
-            self.answer(reply, _encode(Frame(int(Mark.GRANT), more)), False)
-        else:
-            full = MailboxFull(f"the mailbox of {cell.address} is full ({cell.capacity} messages)")
-            self.refuse(reply, full.to_info(), False)
+        while not cell.closed:
+            more = ledger.grant(envelope.sender, loop.time())
+            if more:
+                self.answer(reply, _encode(Frame(int(Mark.GRANT), more)), False)
+                return
+            if loop.time() >= until:
+                break
+            await cell.room(until - loop.time())
+        self.refuse(reply, cell.refusal().to_info(), False)
 
     # Answers
 
@@ -282,16 +303,19 @@ class Inbound:
         bus = self.links.bus
         if len(data) > bus.max_payload:
             too_large = TooLarge(
-                f"the answer has {len(data)} bytes, over the bus's limit of {bus.max_payload}",
-                hint="send large values as a reference, not inside the message",
+                f"the answer has {len(data)} bytes, over the bus's limit of {bus.max_payload}", hint=_BY_REFERENCE
             )
             self.refuse(reply, too_large.to_info(), json)
         elif reply:
             bus.send(reply, data)
 
     def refuse(self, reply: str, error: ErrorInfo, json: bool) -> None:
-        if reply:
-            self.links.bus.send(reply, _encode_json(error) if json else _encode(Frame(int(Mark.ERROR), 0, None, error)))
+        if not reply:
+            return
+        if len(error.detail) + len(error.message) > MAX_ERROR_CHARS:
+            head, tail = error.message[: MAX_ERROR_CHARS // 4], error.detail[-MAX_ERROR_CHARS // 2 :]
+            error = ErrorInfo(error.code, head, error.hint, tail)
+        self.links.bus.send(reply, _encode_json(error) if json else _encode(Frame(int(Mark.ERROR), 0, None, error)))
 
     def over(self, ask: BusAsk) -> None:
         """A request came to its end, one way or another."""
@@ -308,24 +332,50 @@ class Inbound:
     # What cannot be delivered
 
     def _nobody(self, address: str, reply: str, data: bytes) -> None:
-        if reply:
+        if not reply:
+            self.links.bus.send(f"dead.{address}", data)
+        elif self._is_held(address, data):
+            self.answer(reply, _encode(Frame(_OK)), False)
+        else:
             error = NoSuchActor(f"there is no actor {address} on node {self.node.name}")
             self.refuse(reply, error.to_info(), data[:1] == b"{")
-        else:
-            self.links.bus.send(f"dead.{address}", data)
+
+    def _is_held(self, address: str, data: bytes) -> bool:
+        """Whether this is the question if a root is taken, and it is: its actor is about to come."""
+        try:
+            envelope = _any_envelope.decode(data)
+        except msgspec.MsgspecError:
+            return False
+        return envelope.op == Op.PING and self.links.holds(address, envelope.sender)
+
+    def dead(self, address: str, message: Message) -> None:
+        """Publish what could not be delivered, for who wants to see it."""
+        self.links.bus.send(f"dead.{address}", _encode(message))
 
     def _drop(self, cell: Cell, data: bytes) -> None:
-        """A message that held no credit and found no room: counted, and published for who wants to see it."""
+        """Bytes that held no credit and found no room, or that are no message of the actor's."""
         cell.dropped += 1
         self.links.bus.send(f"dead.{cell.address}", data)
 
+    def _take_one_by_one(self, cell: Cell, data: bytes) -> bool:
+        """Of messages that travelled together, those that decode must not be lost for one that does not."""
+        try:
+            envelope = _any_envelope.decode(data)
+        except msgspec.MsgspecError:
+            return False
+        if len(envelope.batch) < 2:
+            return False
+        for part in envelope.batch:
+            self.receive(f"actor.{cell.address}", "", _encode(Envelope(_TELL, sender=envelope.sender, batch=(part,))))
+        return True
+
     def _undecodable(self, cell: Cell, reply: str, data: bytes, json: bool, cause: Exception) -> None:
+        if not json and self._take_one_by_one(cell, data):
+            return
         cell.errors += 1
         error: CallboardError
         try:
-            body: Any = (
-                _any_json.decode(data) if json else msgspec.msgpack.decode(_any_envelope.decode(data).body or b"")
-            )
+            body: Any = _any_json.decode(data) if json else _body(_any_envelope.decode(data))
         except (msgspec.MsgspecError, UnicodeDecodeError, TypeError):
             error = Malformed(
                 f"what came for {cell.address} is neither a MessagePack envelope nor JSON",
@@ -366,8 +416,8 @@ class Inbound:
     def lost(self) -> None:
         """The bus broke: frames under way are lost, so no stream can be whole, and credit counts for nothing."""
         for stream in tuple(self._streams.values()):
+            stream.fail(Disconnected("the producer's connection to the bus broke"))
             stream.abandon()
-            self.over(stream)
         for ledger in self._ledgers.values():
             ledger.clear()
 
@@ -382,3 +432,14 @@ class Inbound:
     def close(self) -> None:
         for ask in tuple(self._asks.values()):
             ask.fail(Cancelled(f"node {self.node.name} left the bus"))
+
+
+def _unfit(ask: BusAsk, value: Any, error: Exception) -> HandlerFailed:
+    kind = type(value).__name__
+    return HandlerFailed(f"the answer to {type(ask.message).__name__}, a {kind}, cannot cross the bus: {error}")
+
+
+def _body(envelope: Envelope[msgspec.Raw]) -> Any:
+    """What an envelope carries, as plain values."""
+    raw = envelope.batch[0] if envelope.batch else envelope.body
+    return msgspec.msgpack.decode(raw or b"")

@@ -38,7 +38,7 @@ from .inbound import Inbound
 from .messages import answers
 from .refs import STREAM_WINDOW
 from .taps import Taps
-from .topics import Listener
+from .topics import Listener, check_subject
 
 if TYPE_CHECKING:
     from .node import Node
@@ -85,6 +85,7 @@ class Links:
         self._refused: set[str] = set()
         self._taps = Taps(node, self.bus)
         self._chores: set[asyncio.Task[Any]] = set()
+        self._leaving: set[asyncio.Task[Any]] = set()
         self._hello_decoder = msgspec.msgpack.Decoder(NodeHello)
         self._down_decoder = msgspec.msgpack.Decoder(NodeDown)
         self._tap_decoder = msgspec.msgpack.Decoder(TapRequest)
@@ -107,6 +108,11 @@ class Links:
         for task in tuple(self._chores):
             task.cancel()
         self.inbound.close()
+        for root in tuple(self._roots):  # so that who asks next for one of them is told that it is free
+            for subscription in self._roots.pop(root):
+                self._unsubscribe(subscription)
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=1.0)
         await self.bus.close()
         for conversation in tuple(self._conversations.values()):
             conversation.fail(Disconnected("this process left the bus"))
@@ -148,7 +154,7 @@ class Links:
 
     def unclaim(self, root: str) -> None:
         for subscription in self._roots.pop(root, ()):
-            self.soon(self.bus.unsubscribe(subscription))
+            self._unsubscribe(subscription)
         self.say_hello()
 
     async def _answers(self, root: str) -> bool:
@@ -429,8 +435,11 @@ class Links:
         if self.bus.is_full:
             await self.bus.room(self.node.ask_timeout)
         self.bus.send(subject, data)
+        if subject.startswith("nodes."):
+            self._on_nodes(subject, "", data)  # the server does not echo, and it is for this node too
 
     async def publish_raw(self, subject: str, data: bytes) -> None:
+        check_subject(subject)
         self._check_size(data)
         root = subject.removeprefix("actor.")
         if root != subject and not await self._answers(root):
@@ -442,12 +451,16 @@ class Links:
             raise Forbidden(f"this user may not publish to {subject}")
 
     async def request_raw(self, subject: str, data: bytes, timeout: float | None) -> bytes:
+        check_subject(subject)
         self._check_size(data)
         call = RawCall(subject.removeprefix("actor."), self.node.loop.create_future(), self)
         self._begin(call, data)
         self.node.deadlines.add(call, self.node.ask_timeout if timeout is None else timeout)
         try:
             return await call.future
+        except asyncio.CancelledError:
+            self.cancel(call)
+            raise
         finally:
             self.done(call)
 
@@ -460,7 +473,12 @@ class Links:
 
     def unsubscribe(self, listener: Listener) -> None:
         if listener.subscription is not None:
-            self.soon(self.bus.unsubscribe(listener.subscription))
+            self._unsubscribe(listener.subscription)
+
+    def _unsubscribe(self, subscription: Any) -> None:
+        task = self.node.loop.create_task(self.bus.unsubscribe(subscription))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     def expired(self, conversation: Conversation) -> None:
         """A deadline passed: say so here, and let the other side stop."""

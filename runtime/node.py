@@ -26,7 +26,7 @@ from .family import Child, Family
 from .placement import Here, Where
 from .refs import Ref
 from .supervision import Restart, Supervision
-from .topics import Listener, Topics
+from .topics import Listener, Topics, check_subject
 
 if TYPE_CHECKING:
     from .actor import Actor
@@ -267,6 +267,7 @@ class Node:
 
     async def publish(self, subject: str, message: Message) -> None:
         """Publish on a subject, `topic.news` say, to all that listen, here and across the bus."""
+        check_subject(subject)
         self.topics.deliver(subject, message)
         if self.links is not None:
             await self.links.publish(subject, message)
@@ -278,6 +279,7 @@ class Node:
         Iterating gives `(subject, message)` pairs: messages of the given types, decoded, or with no types plain
         dictionaries. What does not fit in `size` waiting messages is dropped and counted in `dropped`.
         """
+        check_subject(pattern, pattern=True)
         listener = Listener(pattern, types, size)
         self.topics.add(listener)
         try:

@@ -7,6 +7,7 @@ end of file means drain and go, so no child outlives its parent, whatever killed
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from .access import mint
 from .actor import kind_name
 from .errors import ActorStopped, CallboardError, DeadlineExceeded, from_info
 from .family import Child, Family
-from .frames import Over, Start, pack, read_report
+from .frames import Over, Start, Stop, pack, read_report
 from .log import log
 from .placement import Process
 from .supervision import Restart
@@ -63,8 +64,10 @@ class ProcessChild(Child):
 
     async def start(self) -> None:
         self.state = "starting"
-        process = await self._launch()
-        self._process = process
+        self._watcher = None
+        self._process = process = await self._launch()
+        if self.closed:
+            _kill(process)
         assert process.stdout is not None
         reader = BufferedByteReceiveStream(process.stdout)
         try:
@@ -85,6 +88,9 @@ class ProcessChild(Child):
         if isinstance(report, Over):
             await self._end(process)
             raise from_info(ErrorInfo(report.code, report.message, report.hint, report.detail))
+        if self.closed:
+            await self._end(process)
+            raise ActorStopped(f"{self.address} was stopped while it started")
         self.state = "running"
         self._watcher = self._node.loop.create_task(self._watch(process, reader))
 
@@ -160,7 +166,7 @@ class ProcessChild(Child):
             with anyio.move_on_after(KILL_AFTER_S) as patience:
                 await process.wait()
             if patience.cancelled_caught:
-                process.kill()
+                _kill(process)
                 await process.wait()
             await process.aclose()
 
@@ -168,13 +174,17 @@ class ProcessChild(Child):
         self.closed = True
         self.state = "stopping"
         process, watcher = self._process, self._watcher
-        if process is not None and watcher is not None and not watcher.done():
+        if process is not None and watcher is None:
+            _kill(process)  # it has not begun, so it has nothing to finish
+        elif process is not None and watcher is not None and not watcher.done():
             if process.stdin is not None:
+                with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    await process.stdin.send(pack(Stop(timeout)))
                 await process.stdin.aclose()
             done, _ = await asyncio.wait([watcher], timeout=timeout + KILL_AFTER_S)
             if not done:
                 log.error("%s did not end in time and is killed", self.address)
-                process.kill()
+                _kill(process)
                 await asyncio.wait([watcher])
             links = self._node.links
             if links is not None:
@@ -191,6 +201,11 @@ class ProcessChild(Child):
             restarts=self.restarts,
             place="process",
         )
+
+
+def _kill(process: anyio.abc.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
 
 
 def _exit(process: anyio.abc.Process) -> str:

@@ -40,7 +40,9 @@ class Taps:
         tokens = address.split(".")
         if any(matches(pattern, tokens) for pattern in self._patterns):
             body = msgspec.Raw(_encode(delivery.message))
-            self._bus.send(f"tap.{address}", _encode(Tapped(address, delivery.sender, body)))
+            tapped = Tapped(address, delivery.sender, body)
+            self._node.topics.deliver(f"tap.{address}", tapped)
+            self._bus.send(f"tap.{address}", _encode(tapped))
 
     def _update(self) -> None:
         self._patterns = [pattern.split(".") for pattern in self._until]

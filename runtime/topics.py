@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
+import re
 from typing import Any
 
 import msgspec
 
 from ..schemas.base import Message
-from .messages import tag_of
+from .errors import ConfigError
+
+_SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
+_PATTERN = re.compile(r"(([^\s.*>]+|\*)\.)*([^\s.*>]+|\*|>)")
 
 
 class Listener:
@@ -43,7 +48,7 @@ class Listener:
     def take(self, subject: str, message: Message) -> None:
         """A message of this process."""
         if not self._types:
-            self._put(subject, msgspec.to_builtins(message))
+            self._put(subject, msgspec.to_builtins(message, builtin_types=(bytes,)))
         elif isinstance(message, self._types):
             self._put(subject, message)
         else:
@@ -120,6 +125,9 @@ def matches(pattern: list[str], subject: list[str]) -> bool:
     return len(pattern) == len(subject)
 
 
-def describe(message: Message) -> str:
-    """A message for a person to read: its tag and fields as JSON."""
-    return f"{tag_of(message)} {msgspec.json.encode(message).decode()}"
+@functools.lru_cache(maxsize=4096)
+def check_subject(subject: str, *, pattern: bool = False) -> None:
+    """Raises ConfigError for what is no subject, or no pattern: the server would drop the connection that sent it."""
+    if not (_PATTERN if pattern else _SUBJECT).fullmatch(subject):
+        what = "pattern" if pattern else "subject"
+        raise ConfigError(f"'{subject}' is no {what}: it is words joined by dots, 'topic.news' say")

@@ -16,8 +16,8 @@ import anyio
 
 from ..schemas.runtime import Ended, Terminated
 from .bus import BusOptions
-from .errors import CallboardError, ConfigError, to_info
-from .frames import Over, Ready, Start, pack, read_start
+from .errors import ActorStopped, CallboardError, ConfigError, to_info
+from .frames import Over, Ready, Start, pack, parse_stop, read_start
 from .log import log
 from .loops import backend_options
 from .node import Node
@@ -47,6 +47,7 @@ class Worker:
         self._report = report
         self._over = anyio.Event()
         self._outcome = Over()
+        self._drain_timeout: float | None = None
 
     async def run(self) -> int:
         start = self._start
@@ -69,6 +70,8 @@ class Worker:
                     node.watch_root(start.name)
                     self.say(Ready())
                     await self._over.wait()
+                    if self._drain_timeout is not None:
+                        node.drain_timeout = self._drain_timeout
             except Exception as error:
                 log.error("%s: %s", start.name, error, exc_info=None if isinstance(error, CallboardError) else error)
                 info = to_info(error)
@@ -78,16 +81,19 @@ class Worker:
         return 1 if self._outcome.code else 0
 
     def _ended(self, event: Terminated) -> None:
-        if event.reason is not Ended.STOPPED and event.error is not None:
-            error = event.error
+        if event.reason is not Ended.STOPPED:
+            error = event.error or ActorStopped(f"{event.address} ended as soon as it had begun").to_info()
             self._outcome = Over(error.code, error.message, error.hint, error.detail)
         self._over.set()
 
     def _until_eof(self, loop: asyncio.AbstractEventLoop) -> None:
         """In a thread of its own, so that a busy event loop cannot miss it: the parent closed our stdin, or died."""
-        while os.read(0, 4096):
-            pass
-        killer = threading.Timer(self._start.drain_timeout + LAST_CALL_S, os._exit, (1,))
+        said = b""
+        while part := os.read(0, 4096):
+            said += part
+        stop = parse_stop(said)
+        self._drain_timeout = self._start.drain_timeout if stop is None else stop.drain_timeout
+        killer = threading.Timer(self._drain_timeout + LAST_CALL_S, os._exit, (1,))
         killer.daemon = True
         killer.start()
         with contextlib.suppress(RuntimeError):  # the loop has ended by itself

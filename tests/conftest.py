@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
 import hypothesis
 import pytest
 
@@ -92,3 +93,14 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer
     process.wait()
     reader.join()
     process.stderr.close()
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    """`await eventually(condition)` for what can be seen but not awaited. Bounded by the test's own deadline."""
+
+    async def wait(condition: Callable[[], bool]) -> None:
+        while not condition():
+            await anyio.sleep(0.01)
+
+    return wait

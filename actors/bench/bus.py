@@ -187,7 +187,7 @@ def _fill(report: Report, floor: str, rounds: Rounds) -> None:
 
 
 def _beside_peers(report: Report, our_rates: Sequence[float], step: Callable[[str], None]) -> None:
-    why_not_ray = "Ray is not installed (the extra 'cluster', or `make peers`), or this is no source checkout"
+    why_not_ray = "Ray is not installed (the extra 'cluster'), or this is no source checkout"
     for peer in peers.installed():
         step(f"peer {peer.name}")
         try:

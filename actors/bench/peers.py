@@ -1,7 +1,7 @@
 """Other actor frameworks that do the same work in the same run, where they are installed.
 
 Each has a program in `tests/benchmarks/peers/` and a virtual environment in `.venv-peers/NAME` (`make peers`), because
-their pins fight ours. Ray is measured in our own environment too, where the extra `cluster` put it.
+their pins fight ours. Ray is measured in our own environment, where the extra `cluster` puts it.
 """
 
 from __future__ import annotations

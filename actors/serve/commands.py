@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...runtime.command import Command, add_bus_options, add_json_option, run_async, settings_of
-from ...runtime.errors import UsageError
+from ...runtime.errors import CallboardError, UsageError
 
 if TYPE_CHECKING:
     from ...schemas.serve import ChatMessage, Completion, Generate
@@ -117,16 +117,19 @@ def _talk(args: Namespace) -> int:
                 continue
             messages.append(ChatMessage("user", text))
             answer = ""
-            with bus.actor(SCHEDULER).stream(_request(args, tuple(messages))) as pieces:
-                try:
+            try:
+                with bus.actor(SCHEDULER).stream(_request(args, tuple(messages))) as pieces:
                     for piece in pieces:
                         answer += piece.text
                         print(piece.text, end="", flush=True)
-                    print()
-                    _say_speed(pieces.result)
-                except KeyboardInterrupt:
-                    interrupted = True
-                    print("\n(stopped; Ctrl-C again leaves)", file=sys.stderr)
+                print()
+                _say_speed(pieces.result)
+            except KeyboardInterrupt:
+                interrupted = True
+                print("\n(stopped; Ctrl-C again leaves)", file=sys.stderr)
+            except CallboardError as error:
+                # The conversation is still here, and the engine may be back for the next question.
+                print(f"\ncallboard: {error}\n  {error.hint}".rstrip(), file=sys.stderr)
             messages.append(ChatMessage("assistant", answer))
 
 
