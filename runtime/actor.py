@@ -62,9 +62,10 @@ class HandlerSpec(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """What the runtime knows of an actor class."""
+    """What the runtime knows of an actor class. `plain` has the calls that neither stream nor run beside others."""
 
     handlers: dict[type[Message], HandlerSpec]
+    plain: dict[type[Message], Callable[[Any, Any], Any]]
     decoder: msgspec.msgpack.Decoder[Envelope[Any]]
     json_decoder: msgspec.json.Decoder[Any]
     config: type[msgspec.Struct]
@@ -163,8 +164,10 @@ def spec_of(kind: type[Actor[Any]]) -> Spec:
     if len(tags) != len(handlers):
         raise TypeError(f"{kind.__name__}: two of its messages have the same tag")
     accepted: Any = typing.Union[tuple(handlers)] if handlers else Nothing  # noqa: UP007
+    plain = {message: spec.call for message, spec in handlers.items() if not (spec.concurrent or spec.streams)}
     return Spec(
         handlers,
+        plain,
         msgspec.msgpack.Decoder(Envelope[accepted]),
         msgspec.json.Decoder(accepted),
         config_type(kind),

@@ -207,8 +207,9 @@ class Bus:
         )
 
     async def unsubscribe(self, subscription: Subscription) -> None:
+        """Take what is on its way and no more: who sent it learns by an answer that it came too late."""
         try:
-            await subscription.unsubscribe()
+            await (subscription.drain() if self.is_up else subscription.unsubscribe())
         except nats.errors.Error as error:  # the connection has gone, and the subscription with it
             log.debug("%s: %s", subscription.subject, error)
 
@@ -229,8 +230,10 @@ class Bus:
             self._events.denied(denied.group(2))
         elif isinstance(error, nats.errors.SlowConsumerError):
             log.error("messages on %s were lost: they came faster than this process takes them", error.subject)
-        else:
+        elif isinstance(error, (nats.errors.Error, OSError, asyncio.TimeoutError)):
             log.debug("bus: %s", error or type(error).__name__)
+        else:
+            log.error("bus: %r", error, exc_info=error)  # a callback of ours failed
 
     async def _on_disconnect(self) -> None:
         if self._connected.is_set():

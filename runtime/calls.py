@@ -22,7 +22,7 @@ from .errors import (
     NoSuchActor,
     from_info,
 )
-from .messages import Answers
+from .messages import UNDECODABLE, Answers
 
 if TYPE_CHECKING:
     from .deadlines import Expiring
@@ -89,7 +89,7 @@ class Call(Conversation):
             return
         try:
             frame = self._decoder.decode(data)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             self.fail(self._malformed(data, error))
             return
         if frame.mark == _OK:
@@ -97,7 +97,7 @@ class Call(Conversation):
         elif frame.mark == _ERROR:
             future.set_exception(from_info(frame.error or _UNKNOWN))
 
-    def _malformed(self, data: bytes, error: msgspec.MsgspecError) -> CallboardError:
+    def _malformed(self, data: bytes, error: Exception) -> CallboardError:
         return malformed_answer(self.address, data, error)
 
     def fail(self, error: CallboardError) -> None:
@@ -234,7 +234,7 @@ class RemoteStream(Conversation):
             return
         try:
             frame = self._decoder.decode(data)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             self.links.cancel(self)
             self.fail(malformed_answer(self.address, data, error))
             return
@@ -302,13 +302,13 @@ class RemoteStream(Conversation):
         self.links.done(self)
 
 
-def malformed_answer(address: str, data: bytes, error: msgspec.MsgspecError) -> CallboardError:
+def malformed_answer(address: str, data: bytes, error: Exception) -> CallboardError:
     """An error frame says what went wrong even where the rest does not decode."""
     try:
-        frame = msgspec.msgpack.decode(data, type=Frame[msgspec.Raw])
+        frame = msgspec.msgpack.decode(data, type=Frame[Any])
         if frame.mark == _ERROR and frame.error is not None:
             return from_info(frame.error)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         pass
     return Malformed(
         f"the answer of {address} does not decode: {error}", hint="both sides must agree on what the message means"

@@ -12,7 +12,7 @@ import contextvars
 import math
 import os
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,7 +20,7 @@ import msgspec
 from ..schemas.base import Message
 from ..schemas.runtime import ActorInfo, Ended, Terminated
 from .actor import Actor, HandlerSpec, Spec, kind_name, spec_of
-from .deliveries import Delivery
+from .deliveries import Delivery, Told
 from .errors import (
     ActorError,
     ActorStopped,
@@ -48,7 +48,7 @@ class _Finish(Message, frozen=True, tag="actor.finish"):
     """What `Cell.finish` puts at the head of a mailbox; it is never sent."""
 
 
-_FINISH = Delivery(_Finish())
+_FINISH = Told(_Finish())
 
 current_cell: contextvars.ContextVar[Cell | None] = contextvars.ContextVar("current_cell", default=None)
 
@@ -247,7 +247,7 @@ class Cell(Child):
 
     async def _serve(self, actor: Actor[Any]) -> None:
         inbox = self.inbox
-        handlers = self.spec.handlers
+        plain = self.spec.plain
         while True:
             for _ in range(len(inbox)):
                 delivery = inbox.popleft()
@@ -256,21 +256,16 @@ class Cell(Child):
                 if delivery.abandoned:
                     continue
                 message = delivery.message
-                handler = handlers.get(message.__class__)
-                if handler is None:
+                call = plain.get(message.__class__)
+                if call is None:
                     if delivery is _FINISH:
                         return
-                    self._not_understood(delivery)
-                    continue
-                if handler.concurrent:
-                    self._start_concurrent(actor, handler, delivery)
-                    continue
+                    call = self._other_call(actor, delivery)
+                    if call is None:
+                        continue
                 self.current = delivery
                 try:
-                    if handler.streams:
-                        result = await self._run_stream(actor, handler, delivery)
-                    else:
-                        result = await handler.call(actor, message)
+                    result = await call(actor, message)
                 except CallboardError as error:
                     self.errors += 1
                     delivery.fail(error)
@@ -294,6 +289,17 @@ class Cell(Child):
                 return
             self._waiter = self._loop.create_future()
             await self._waiter
+
+    def _other_call(self, actor: Actor[Any], delivery: Delivery) -> Callable[[Any, Any], Any] | None:
+        """How to run what is no plain handler here and now; None for what runs beside, or is not understood."""
+        handler = self.spec.handlers.get(type(delivery.message))
+        if handler is None:
+            self._not_understood(delivery)
+            return None
+        if handler.concurrent:
+            self._start_concurrent(actor, handler, delivery)
+            return None
+        return lambda actor, _: self._run_stream(actor, handler, delivery)
 
     def _answer_cancelled(self, delivery: Delivery) -> None:
         """Go on after a cancel that was meant for this message; pass on one that was meant for the actor."""
@@ -481,7 +487,7 @@ class Cell(Child):
 
     def _hand_back(self, delivery: Delivery, error: ActorError | NotUnderstood) -> None:
         """A sender that waits gets the error; a plain message goes where those go that could not be delivered."""
-        if type(delivery) is not Delivery:
+        if type(delivery) is not Told:
             delivery.fail(error)
         elif delivery is not _FINISH and not isinstance(delivery.message, Terminated):
             self.drop(delivery.message)
@@ -490,8 +496,9 @@ class Cell(Child):
     def drop(self, message: Message) -> None:
         """Count a message that nobody handles, and publish it for who wants to see it."""
         self.dropped += 1
+        self.node.topics.deliver(f"dead.{self.address}", message)
         if self.node.links is not None:
-            self.node.links.inbound.dead(self.address, message)
+            self.node.links.bus.send(f"dead.{self.address}", msgspec.msgpack.encode(message))
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
@@ -558,7 +565,7 @@ class Cell(Child):
         if linked and event.reason is not Ended.STOPPED:
             self.crash(ActorError(f"{event.address}, which {self.address} is linked to, ended: {event.reason.value}"))
         else:
-            self.put_system(Delivery(event, event.address))
+            self.put_system(Told(event, event.address))
 
     def info(self) -> ActorInfo:
         return ActorInfo(

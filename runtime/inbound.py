@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
@@ -14,7 +15,7 @@ from ..schemas.wire import Envelope, Frame, Mark, Op
 from .batches import Batch
 from .cell import Cell
 from .channels import Ledger
-from .deliveries import Delivery
+from .deliveries import Answered, Delivery, Told
 from .discovery import answer_discovery
 from .errors import (
     CallboardError,
@@ -28,7 +29,7 @@ from .errors import (
     SlowConsumer,
     TooLarge,
 )
-from .messages import tag_of
+from .messages import UNDECODABLE, tag_of
 
 if TYPE_CHECKING:
     from .links import Links
@@ -49,16 +50,15 @@ _OK = int(Mark.OK)
 
 _encode = msgspec.msgpack.Encoder().encode
 _encode_json = msgspec.json.Encoder().encode
-_any_envelope = msgspec.msgpack.Decoder(Envelope[msgspec.Raw])
+_any_envelope = msgspec.msgpack.Decoder(Envelope[Any])
 _any_json = msgspec.json.Decoder(dict[str, Any])
 
 
-class BusAsk(Delivery):
+class BusAsk(Answered):
     """An ask from elsewhere; the answer goes to its reply subject, in JSON if it came in JSON."""
 
     def __init__(self, message: Message, sender: str, inbound: Inbound, reply: str, json: bool) -> None:
-        self.message = message
-        self.sender = sender
+        super().__init__(message, sender)
         self.inbound = inbound
         self.reply = reply
         self.json = json
@@ -87,7 +87,7 @@ class BusAsk(Delivery):
 class BusStream(BusAsk):
     """A stream to a reader elsewhere. JSON readers hold no credit: they get all as it comes."""
 
-    wants_items = True
+    wants_items: ClassVar[bool] = True
 
     def __init__(
         self, message: Message, sender: str, inbound: Inbound, reply: str, json: bool, credit: int, own: str
@@ -182,7 +182,7 @@ class Inbound:
                 self._receive_json(cell, reply, data)
                 return
             envelope = cell.spec.decoder.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             self._undecodable(cell, reply, data, json, error)
             return
         op = envelope.op
@@ -232,7 +232,7 @@ class Inbound:
             ledger.spend(sender, len(messages))
         for message in messages:
             try:
-                self._put(cell, Delivery(message, sender))
+                self._put(cell, Told(message, sender))
             except CallboardError:
                 cell.drop(message)
 
@@ -241,7 +241,7 @@ class Inbound:
         handler = cell.spec.handlers[type(message)]
         if not reply:
             try:
-                self._put(cell, Delivery(message, "json"))
+                self._put(cell, Told(message, "json"))
             except CallboardError:
                 self._drop(cell, data)
         elif handler.streams:
@@ -333,7 +333,7 @@ class Inbound:
 
     def _nobody(self, address: str, reply: str, data: bytes) -> None:
         if not reply:
-            self.links.bus.send(f"dead.{address}", data)
+            self._bury(address, data)
         elif self._is_held(address, data):
             self.answer(reply, _encode(Frame(_OK)), False)
         else:
@@ -344,24 +344,31 @@ class Inbound:
         """Whether this is the question if a root is taken, and it is: its actor is about to come."""
         try:
             envelope = _any_envelope.decode(data)
-        except msgspec.MsgspecError:
+        except UNDECODABLE:
             return False
         return envelope.op == Op.PING and self.links.holds(address, envelope.sender)
-
-    def dead(self, address: str, message: Message) -> None:
-        """Publish what could not be delivered, for who wants to see it."""
-        self.links.bus.send(f"dead.{address}", _encode(message))
 
     def _drop(self, cell: Cell, data: bytes) -> None:
         """Bytes that held no credit and found no room, or that are no message of the actor's."""
         cell.dropped += 1
-        self.links.bus.send(f"dead.{cell.address}", data)
+        self._bury(cell.address, data)
+
+    def _bury(self, address: str, data: bytes) -> None:
+        """Publish what could not be delivered, out of its envelope if it has one, for who wants to see it."""
+        parts = [data]
+        if data[:1] != b"{":
+            with contextlib.suppress(*UNDECODABLE):
+                envelope = _any_envelope.decode(data)
+                parts = [_encode(part) for part in (envelope.body, *envelope.batch) if part is not None]
+        for part in parts:
+            self.node.topics.deliver_bytes(f"dead.{address}", part)
+            self.links.bus.send(f"dead.{address}", part)
 
     def _take_one_by_one(self, cell: Cell, data: bytes) -> bool:
         """Of messages that travelled together, those that decode must not be lost for one that does not."""
         try:
             envelope = _any_envelope.decode(data)
-        except msgspec.MsgspecError:
+        except UNDECODABLE:
             return False
         if len(envelope.batch) < 2:
             return False
@@ -375,8 +382,12 @@ class Inbound:
         cell.errors += 1
         error: CallboardError
         try:
-            body: Any = _any_json.decode(data) if json else _body(_any_envelope.decode(data))
-        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError):
+            if json:
+                body = _any_json.decode(data)
+            else:
+                envelope = _any_envelope.decode(data)
+                body = envelope.batch[0] if envelope.batch else envelope.body
+        except UNDECODABLE:
             error = Malformed(
                 f"what came for {cell.address} is neither a MessagePack envelope nor JSON",
                 hint='JSON looks like {"type": "demo.add", "n": 1}',
@@ -437,9 +448,3 @@ class Inbound:
 def _unfit(ask: BusAsk, value: Any, error: Exception) -> HandlerFailed:
     kind = type(value).__name__
     return HandlerFailed(f"the answer to {type(ask.message).__name__}, a {kind}, cannot cross the bus: {error}")
-
-
-def _body(envelope: Envelope[msgspec.Raw]) -> Any:
-    """What an envelope carries, as plain values."""
-    raw = envelope.batch[0] if envelope.batch else envelope.body
-    return msgspec.msgpack.decode(raw or b"")

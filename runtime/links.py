@@ -35,7 +35,7 @@ from .errors import (
     TooLarge,
 )
 from .inbound import Inbound
-from .messages import answers
+from .messages import UNDECODABLE, answers
 from .refs import STREAM_WINDOW
 from .taps import Taps
 from .topics import Listener, check_subject
@@ -353,7 +353,7 @@ class Links:
         self.bus.send("nodes.hello", encode(NodeHello(self.node.info(), leaving)))
 
     def _on_nodes(self, subject: str, reply: str, data: bytes) -> None:
-        with contextlib.suppress(msgspec.MsgspecError):
+        with contextlib.suppress(*UNDECODABLE):
             match subject:
                 case "nodes.hello":
                     self._on_hello(self._hello_decoder.decode(data))

@@ -12,6 +12,10 @@ from ..schemas.base import Message, Request, StreamRequest
 from ..schemas.wire import Frame
 
 
+# What decoding raises for bytes that are no message: also for text that is no UTF-8, and for nesting without end.
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
 class Answers(NamedTuple):
     """What a request is answered with. `item` is None unless it streams; `result` is `NoneType` for no value."""
 

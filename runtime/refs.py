@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..schemas.base import Message, Request, StreamRequest
 from .cell import Cell, current_cell
-from .deliveries import CheckedAsk, CheckedStream, Delivery, LocalAsk, LocalStream
+from .deliveries import CheckedAsk, CheckedStream, LocalAsk, LocalStream, Told
 from .errors import MailboxFull
 from .messages import answers
 
@@ -66,7 +66,7 @@ class Ref:
             delivery = LocalAsk(message, sender, node.loop.create_future())
         else:
             checked = node.round_trip(message)
-            delivery = CheckedAsk(checked, sender, node.loop.create_future(), node.round_trip)
+            delivery = CheckedAsk(checked, sender, node.loop.create_future(), round_trip=node.round_trip)
         cell.put(delivery)
         deadlines = node.deadlines
         if (timeout is None or timeout == node.ask_timeout) and deadlines.usual is not None:
@@ -96,7 +96,7 @@ class Ref:
         if node.round_trip is not None:
             message = node.round_trip(message)
         sender = current_cell.get()
-        delivery = Delivery(message, "" if sender is None else sender.address)
+        delivery = Told(message, "" if sender is None else sender.address)
         try:
             cell.put(delivery)
         except MailboxFull:

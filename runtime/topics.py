@@ -12,6 +12,7 @@ import msgspec
 
 from ..schemas.base import Message
 from .errors import ConfigError
+from .messages import UNDECODABLE
 
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 _PATTERN = re.compile(r"(([^\s.*>]+|\*)\.)*([^\s.*>]+|\*|>)")
@@ -58,7 +59,7 @@ class Listener:
         """A message off the bus: MessagePack, or JSON when it starts with `{`."""
         try:
             message = (self._json if data[:1] == b"{" else self._msgpack).decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNDECODABLE:
             self.skipped += 1
             return
         self._put(subject, message)
@@ -109,6 +110,12 @@ class Topics:
         for listener in self._listeners:
             if listener.matches(subject):
                 listener.take(subject, message)
+
+    def deliver_bytes(self, subject: str, data: bytes) -> None:
+        """The same for a message that came in bytes."""
+        for listener in self._listeners:
+            if listener.matches(subject):
+                listener.take_bytes(subject, data)
 
     def close(self) -> None:
         for listener in self._listeners:

@@ -47,7 +47,7 @@ def admit(request: Generate, tokenizer: Tokenizer, config: IntakeConfig) -> Sequ
         max_tokens=request.max_tokens or min(config.default_max_tokens, room),
         sampling=SamplingParams(
             request.temperature,
-            request.top_k,
+            min(request.top_k, tokenizer.vocab_size),
             request.top_p,
             new_seed() if request.seed is None else request.seed,
         ),

@@ -248,19 +248,6 @@ async def test_concurrent_handlers_count_against_the_mailbox(company: Company, e
     assert "when there is room" in (await clerk.ask(GetNotes())).texts
 
 
-async def test_a_handler_that_tells_itself_for_ever_leaves_others_their_turn(company: Company) -> None:
-    clerk = await company.clerk()
-    home = company.home.actor("clerk")
-
-    class Restless(Clerk):
-        async def note(self, message: Note) -> None: ...
-
-    del Restless
-    for _ in range(100):
-        await home.tell(Note("x"))
-    assert await clerk.ask(Add(1), timeout=5.0) == Count(1)
-
-
 # Deadlines and cancellation
 
 
@@ -309,12 +296,12 @@ async def test_cancelling_the_caller_cancels_the_handler(company: Company, reque
 
 async def test_a_concurrent_request_given_up_at_once_holds_no_room(company: Company, eventually: Eventually) -> None:
     clerk = await company.clerk(kind=SmallClerk)
-    for _ in range(12):
+    for _ in range(8):
         with anyio.CancelScope() as scope:
             scope.cancel()
             await clerk.ask(WaitBeside())
+        await clerk.ask(Add(1))
     await eventually(lambda: company.home.actors["clerk"].info().mailbox == 0)
-    assert await clerk.ask(Add(1)) == Count(1)
 
 
 # Failure
