@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .runtime.actor import Actor as Actor
     from .runtime.actor import handler as handler
+    from .runtime.blocking import connect_sync as connect_sync
     from .runtime.client import connect as connect
-    from .runtime.client import connect_sync as connect_sync
     from .runtime.errors import CallboardError as CallboardError
     from .runtime.node import Node as Node
     from .runtime.placement import Here as Here
@@ -44,7 +44,7 @@ _HOME = {
     "Supervision": "runtime.supervision",
     "Terminated": "schemas.runtime",
     "connect": "runtime.client",
-    "connect_sync": "runtime.client",
+    "connect_sync": "runtime.blocking",
     "handler": "runtime.actor",
 }
 

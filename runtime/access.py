@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -12,17 +13,19 @@ from .bus import BusOptions
 from .errors import NotReachable
 
 
-def mint(options: BusOptions, name: str) -> BusOptions:
+def mint(options: BusOptions, name: str, file_name: str = "") -> BusOptions:
     """Options for another process that is called `name`: with a user of its own where we hold the account's key.
 
-    On a server of the user's own there is no such key, and its processes share the credentials they were given.
+    Its creds file is called as it is, or `file_name`. On a server of the user's own there is no such key, and its
+    processes share the credentials they were given.
     """
     if not options.account:
         return replace(options, node_id=name)
     from .credentials import mint_user_file
 
     account = Path(options.account)
-    creds = mint_user_file(account.parent / "creds" / f"{name}.creds", account.read_text("ascii").strip(), name, name)
+    file = account.parent / "creds" / f"{file_name or name}.creds"
+    creds = mint_user_file(file, account.read_text("ascii").strip(), name, name)
     return replace(options, creds=str(creds), node_id=name)
 
 
@@ -31,12 +34,14 @@ async def bus_access(name: str, *, nats: str = "", creds: str = "", state_dir: s
     """Options for this process under `name`: the server at `nats`, else that of the daemon of the state folder, else
     the one that the settings name.
 
-    A user that was minted for it goes again on exit. Raises NotReachable when there is none of these.
+    `creds` is a creds file for that server. Without it, a user is minted for the daemon's embedded server, and goes
+    again on exit. Raises NotReachable when there is no server to go to.
     """
     from .daemon_info import find_daemon
     from .folders import Paths
 
-    daemon = None if nats else find_daemon(Paths.find(state_dir))
+    paths = Paths.find(state_dir)
+    daemon = None if nats else find_daemon(paths)
     if daemon is None:
         if not nats:
             from .settings import load_settings
@@ -44,15 +49,16 @@ async def bus_access(name: str, *, nats: str = "", creds: str = "", state_dir: s
             settings = load_settings()
             nats, creds = settings.nats, creds or settings.creds
         if not nats:
-            raise NotReachable("no daemon is running here")
+            raise NotReachable(f"no daemon is running on {paths.state}")
         yield BusOptions(nats, creds, name)
         return
-    options = BusOptions(daemon.url, daemon.creds, name, daemon.account)
-    if daemon.account:
-        options = mint(options, name)
+    if creds or not daemon.account:
+        yield BusOptions(daemon.url, creds or daemon.creds, name)
+        return
+    # Under a file name of its own: another process may go by the same name, and needs its file to come back.
+    options = mint(BusOptions(daemon.url, account=daemon.account), name, f"{name}.{secrets.token_hex(4)}")
     try:
         yield options
     finally:
-        if daemon.account:
-            with suppress(FileNotFoundError):
-                os.unlink(options.creds)
+        with suppress(FileNotFoundError):
+            os.unlink(options.creds)

@@ -76,6 +76,8 @@ class Bus:
         self._drained: asyncio.Future[None] | None = None
         self._connected = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
+        self._opening: asyncio.Timeout | None = None
+        self._trouble: Exception | None = None
         self.sent = 0
         self.received = 0
 
@@ -83,7 +85,7 @@ class Bus:
         """Raises NotReachable when no server answers, Forbidden-like NotReachable when it refuses the credentials."""
         extra: dict[str, Any] = {"user_credentials": self._options.creds} if self._options.creds else {}
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S) as self._opening:
                 await self._client.connect(
                     self._options.url,
                     name=self._name,
@@ -104,11 +106,14 @@ class Bus:
                 )
         except (OSError, TimeoutError, nats.errors.Error) as error:
             await self._client.close()
-            refused = isinstance(error, nats.errors.AuthorizationError) or "authorization" in str(error).lower()
-            raise NotReachable(
-                f"the NATS server at {self._options.url} "
-                + ("refuses these credentials" if refused else f"does not answer: {str(error) or type(error).__name__}")
-            ) from error
+            cause = self._trouble or error
+            where = f"the NATS server at {self._options.url}"
+            if _is_refusal(cause):
+                raise NotReachable(
+                    f"{where} refuses these credentials", hint="--creds FILE names a file with others"
+                ) from cause
+            raise NotReachable(f"{where} does not answer: {_reason(cause)}") from cause
+        self._opening = None
         self._connected.set()
         self._sender = asyncio.get_running_loop().create_task(self._send_all())
 
@@ -187,7 +192,9 @@ class Bus:
             async with asyncio.timeout(timeout):
                 while self._outbox:
                     await self._sent()
-                await self._client.flush(timeout=max(1, int(timeout)))
+                # nats-py writes a ping ahead of what it has not written yet, so the first answer says too little.
+                for _ in range(2):
+                    await self._client.flush(timeout=max(1, int(timeout)))
         except (TimeoutError, nats.errors.Error) as error:
             raise Disconnected(f"the NATS server at {self._options.url} does not answer") from error
 
@@ -225,6 +232,10 @@ class Bus:
         await self._client.close()
 
     async def _on_error(self, error: Exception) -> None:
+        if self._opening is not None:
+            self._trouble = error
+            if _is_refusal(error):  # nats-py would try again until the time is over
+                self._opening.reschedule(asyncio.get_running_loop().time())
         denied = _DENIED.search(str(error))
         if denied is not None:
             self._events.denied(denied.group(2))
@@ -243,3 +254,12 @@ class Bus:
     async def _on_reconnect(self) -> None:
         self._connected.set()
         self._events.back()
+
+
+def _is_refusal(error: Exception) -> bool:
+    return isinstance(error, nats.errors.AuthorizationError) or "authorization" in str(error).lower()
+
+
+def _reason(error: Exception) -> str:
+    """What a person can use of it: the system's own words for a socket's error."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +17,7 @@ from .errors import (
     ActorStopped,
     CallboardError,
     Cancelled,
+    DeadlineExceeded,
     Disconnected,
     MailboxFull,
     Malformed,
@@ -36,10 +38,14 @@ _UNKNOWN = ErrorInfo("error", "the other side failed and did not say why")
 
 
 class Conversation:
-    """One request under way. `reply` is its name: the subject that answers come to."""
+    """One request under way. `reply` is its name: the subject that answers come to.
+
+    `more_follows` says whether the message that `receive` gets names a reply subject, as an item of a stream does.
+    """
 
     slot: set[Expiring] | None = None
     reply: str = ""
+    more_follows = False
     request: bytes = b""
 
     def __init__(self, address: str, links: Links) -> None:
@@ -114,6 +120,41 @@ class RawCall(Call):
     def receive(self, data: bytes) -> None:
         if not self.future.done():
             self.future.set_result(data)
+
+
+class RawStream(Conversation):
+    """A request in somebody else's words that any number of messages may answer. They are handed on as they came."""
+
+    def __init__(self, address: str, links: Links) -> None:
+        super().__init__(address, links)
+        self.ended = False
+        self._news: asyncio.Queue[tuple[bytes, bool] | CallboardError] = asyncio.Queue()
+        self._heard = False
+
+    @property
+    def may_repeat(self) -> bool:
+        return not self._heard
+
+    def receive(self, data: bytes) -> None:
+        self._heard = True
+        self._news.put_nowait((data, self.more_follows))
+
+    def fail(self, error: CallboardError) -> None:
+        self._news.put_nowait(error)
+
+    async def next(self, timeout: float) -> bytes:
+        """The next answer; `ended` then says whether it was the last. Raises DeadlineExceeded after `timeout` s."""
+        try:
+            async with asyncio.timeout(None if timeout == math.inf else timeout):
+                news = await self._news.get()
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer from {self.address} in time") from None
+        if isinstance(news, CallboardError):
+            self.ended = True
+            raise news
+        data, more_follow = news
+        self.ended = not more_follow
+        return data
 
 
 class GrantCall(Conversation):

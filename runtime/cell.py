@@ -69,6 +69,7 @@ class Cell(Child):
         "_loop",
         "_room",
         "_running",
+        "_stop_by",
         "_task",
         "_waiter",
         "_watching",
@@ -118,6 +119,7 @@ class Cell(Child):
         self._crash: Exception | None = None
         self._room: collections.deque[asyncio.Future[None]] | None = None
         self._watching: set[str] | None = None
+        self._stop_by = 0.0
 
     # The mailbox
 
@@ -435,7 +437,8 @@ class Cell(Child):
         if tasks:
             await asyncio.wait(tasks, timeout=CANCEL_GRACE_S)
         if self._children is not None:
-            await self._children.stop_all(CANCEL_GRACE_S)
+            # In a drain the children have what is left of its time to finish what they have in hand.
+            await self._children.stop_all(max(CANCEL_GRACE_S, self._stop_by - self._loop.time()))
             self._children = None
         for target in self._watching or ():
             self.node.unwatch(self.address, target)
@@ -451,6 +454,7 @@ class Cell(Child):
     async def stop(self, timeout: float) -> None:
         """Take nothing new, finish what is there within `timeout` seconds, end. What did not run is handed back."""
         self.closed = True
+        self._stop_by = self._loop.time() + timeout
         self._wake()
         self.room_made(self.capacity)
         await self._end_task(timeout)
@@ -475,7 +479,7 @@ class Cell(Child):
             await asyncio.wait([task])  # each part of winding down has a bound of its own
         if not task.done():
             log.error("%s does not react to being cancelled; it is left behind", self.address)
-            left, self.inbox = self.inbox, self.inbox.copy()
+            left, self.inbox = self.inbox, collections.deque(d for d in self.inbox if d is not _FINISH)
             left.clear()
 
     def discard_mailbox(self) -> None:
@@ -527,7 +531,8 @@ class Cell(Child):
     @property
     def children(self) -> Family:
         if self._children is None:
-            self._children = Family(self.node, self.kind.supervision, self.crash)
+            policy = (self._instance or self.kind).supervision
+            self._children = Family(self.node, policy, self.crash)
         return self._children
 
     async def spawn(

@@ -1,37 +1,36 @@
-"""The Python client: `async with callboard.connect() as bus`, and its blocking twin for scripts and notebooks."""
+"""The Python client: `async with callboard.connect() as bus`. Its blocking twin is in blocking.py."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import functools
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from types import TracebackType
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, TypeVar
 
-import anyio
 import msgspec
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from ..schemas.base import Message, Request, StreamRequest
+from ..schemas.base import Message, Request
 from ..schemas.runtime import ActorInfo, ListActors, ListNodes, NodeInfo, Spawn, StopActor, Tapped, TapRequest
 from .actor import Actor
-from .errors import ActorStopped, DeadlineExceeded, NoSuchActor
+from .errors import ActorStopped, DeadlineExceeded, NoSuchActor, NotReachable
 from .node import ASK_TIMEOUT_S, Node
-from .refs import Ref, Stream
+from .refs import Ref
 from .supervision import Restart
 from .topics import Listener
 
 R = TypeVar("R")
-Item = TypeVar("Item")
-T = TypeVar("T")
 
 MAIN = "node.main"
 # How long an observer's request for mirrored messages holds; it is renewed at a third of that.
 TAP_LEASE_S = 6.0
 # A node that does not list its actors by then is left out.
 LIST_TIMEOUT_S = 3.0
+# A page of actors is well within the least payload that a server is set to.
+ACTORS_PER_PAGE = 1000
+# Starting an actor may load a model.
+SPAWN_TIMEOUT_S = 150.0
 
 
 class Client:
@@ -62,8 +61,16 @@ class Client:
         """
         return await self.node.require_links().request_raw(subject, data, timeout)
 
+    def stream_raw(self, subject: str, data: bytes, timeout: float | None = None) -> AsyncIterator[bytes]:
+        """The same for a request that several messages answer. `timeout` bounds the wait for each."""
+        return self.node.require_links().stream_raw(subject, data, timeout)
+
     def listen(self, pattern: str, *types: type[Message], size: int = 1024) -> AbstractAsyncContextManager[Listener]:
-        """`async with bus.listen("topic.>") as messages: async for subject, message in messages: ...`."""
+        """`async with bus.listen("topic.>") as messages: async for subject, message in messages: ...`.
+
+        With types, messages come decoded as one of them; with none, as plain dictionaries. Entering the block returns
+        once the server knows; what is published from then on is heard. Raises Forbidden.
+        """
         return self.node.listen(pattern, *types, size=size)
 
     def tap(self, pattern: str = ">") -> AbstractAsyncContextManager[Listener]:
@@ -80,13 +87,18 @@ class Client:
 
         async def renew() -> None:
             while True:
-                await self.node.publish("nodes.tap", request)
-                await anyio.sleep(TAP_LEASE_S / 3)  # the period of the lease
+                await asyncio.sleep(TAP_LEASE_S / 3)  # within the lease
+                with contextlib.suppress(NotReachable):  # the server is away: asked again in a moment
+                    await self.node.publish("nodes.tap", request)
 
-        async with self.node.listen(f"tap.{pattern}", *types) as listener, anyio.create_task_group() as group:
-            group.start_soon(renew)
-            yield listener
-            group.cancel_scope.cancel()
+        async with self.node.listen(f"tap.{pattern}", *types) as listener:
+            await self.node.publish("nodes.tap", request)
+            await self.node.require_links().bus.flush()
+            renewing = asyncio.create_task(renew())
+            try:
+                yield listener
+            finally:
+                renewing.cancel()
 
     async def spawn(
         self,
@@ -97,9 +109,14 @@ class Client:
         process: bool = False,
         restart: Restart = Restart.PERMANENT,
     ) -> Ref:
-        """Have the daemon start an actor of a registered kind, in its own process if `process`."""
+        """Have the daemon start an actor of a registered kind, in its own process if `process`.
+
+        Returns once its `started` has run. A permanent one comes back after a crash of the daemon too. Raises
+        NameTaken, UnknownKind, ConfigError, what its `started` raised (HandlerFailed if that was no CallboardError),
+        NotReachable where no daemon is on the bus.
+        """
         text = config if isinstance(config, str) else msgspec.json.encode(config).decode()
-        spawned = await self.actor(MAIN).ask(Spawn(kind, name, text, process, restart.value), timeout=150.0)
+        spawned = await self._ask_main(Spawn(kind, name, text, process, restart.value), timeout=SPAWN_TIMEOUT_S)
         return self.actor(spawned.address)
 
     async def host(
@@ -114,36 +131,65 @@ class Client:
         return await self.node.spawn(kind, config, name=name, restart=restart)
 
     async def stop(self, address: str, timeout: float = 10.0) -> None:
-        """End an actor, on whatever node it is, for good: its supervisor does not bring it back. Raises NoSuchActor."""
+        """End an actor, on whatever node it is, for good: its supervisor does not bring it back.
+
+        It finishes what it has within `timeout` seconds. Raises NoSuchActor.
+        """
         hosts = {info.place: f"node.{info.node}" for info in await self._list(address) if info.address == address}
-        host = hosts.get("process") or hosts.get("here") or MAIN
-        await self.actor(host).ask(StopActor(address, timeout), timeout=timeout + 10.0)
+        host = hosts.get("process") or hosts.get("here")
+        request = StopActor(address, timeout)
+        if host is None:
+            await self._ask_main(request)
+        else:
+            await self.actor(host).ask(request, timeout=timeout + 10.0)
 
     async def nodes(self) -> tuple[NodeInfo, ...]:
-        """The nodes on the bus, as the daemon knows them."""
-        return (await self.actor(MAIN).ask(ListNodes())).nodes
+        """The nodes on the bus, as the daemon knows them. Raises NotReachable where there is no daemon."""
+        return (await self._ask_main(ListNodes())).nodes
 
     async def actors(self, prefix: str = "") -> list[ActorInfo]:
-        """Every actor on the bus, or those below `prefix`. A node that does not answer is left out."""
+        """Every actor on the bus, or those below `prefix`, by address. A node that does not answer is left out.
+
+        An actor in a process of its own is there once: as its own node sees it, and with its supervisor's count of
+        restarts.
+        """
         found: dict[str, ActorInfo] = {}
         for info in await self._list(prefix):
-            if info.address not in found or info.place == "here":
-                found[info.address] = info
+            known = found.get(info.address)
+            if known is not None and known.place != info.place:
+                own, supervisors = (info, known) if info.place == "here" else (known, info)
+                info = msgspec.structs.replace(own, restarts=supervisors.restarts)
+            found[info.address] = info
         return sorted(found.values(), key=lambda info: info.address)
 
     async def _list(self, prefix: str) -> list[ActorInfo]:
         """What each node says it has. A node that left meanwhile, or is stuck, says nothing."""
+        listings = [self._list_node(node.node, prefix) for node in await self.nodes()]
+        return [info for listing in await asyncio.gather(*listings) for info in listing]
+
+    async def _list_node(self, name: str, prefix: str) -> list[ActorInfo]:
         found: list[ActorInfo] = []
-
-        async def ask(name: str) -> None:
-            with contextlib.suppress(NoSuchActor, ActorStopped, DeadlineExceeded):
-                listed = await self.actor(f"node.{name}").ask(ListActors(prefix), timeout=LIST_TIMEOUT_S)
-                found.extend(listed.actors)
-
-        async with anyio.create_task_group() as group:
-            for node in await self.nodes():
-                group.start_soon(ask, node.node)
+        control = self.actor(f"node.{name}")
+        with contextlib.suppress(NoSuchActor, ActorStopped, DeadlineExceeded):
+            while True:
+                after = found[-1].address if found else ""
+                page = await control.ask(ListActors(prefix, ACTORS_PER_PAGE, after), timeout=LIST_TIMEOUT_S)
+                found.extend(page.actors)
+                if len(page.actors) < ACTORS_PER_PAGE:
+                    break
         return found
+
+    async def _ask_main(self, request: Request[R], timeout: float | None = None) -> R:
+        main = self.actor(MAIN)
+        try:
+            return await main.ask(request, timeout)
+        except NoSuchActor as error:
+            try:
+                await main.ask(ListNodes())
+            except NoSuchActor:
+                url = self.node.require_links().options.url
+                raise NotReachable(f"no daemon is on the bus at {url}") from error
+            raise
 
 
 @asynccontextmanager
@@ -162,118 +208,3 @@ async def connect(
     async with bus_access(name, nats=nats, creds=creds, state_dir=state_dir) as options:
         async with Node(name, bus=options, ask_timeout=ask_timeout) as node:
             yield Client(node)
-
-
-class SyncStream(Generic[Item, R]):
-    """A stream for code that does not await: iterate it, then read `result`."""
-
-    def __init__(self, portal: BlockingPortal, stream: Stream[Item, R]) -> None:
-        self._portal = portal
-        self._stream = stream
-
-    def __iter__(self) -> Iterator[Item]:
-        return self
-
-    def __next__(self) -> Item:
-        try:
-            return self._portal.call(self._stream.__anext__)
-        except StopAsyncIteration:
-            raise StopIteration from None
-
-    def __enter__(self) -> SyncStream[Item, R]:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def result(self) -> R:
-        return self._stream.result
-
-    def close(self) -> None:
-        self._portal.call(self._stream.aclose)
-
-
-class SyncRef:
-    """An actor, for code that does not await. The same calls as `Ref`, blocking."""
-
-    def __init__(self, portal: BlockingPortal, ref: Ref) -> None:
-        self._portal = portal
-        self._ref = ref
-        self.address = ref.address
-
-    def ask(self, message: Request[R], timeout: float | None = None) -> R:
-        return self._portal.call(functools.partial(self._ref.ask, message, timeout))
-
-    def tell(self, message: Message, timeout: float = 0.0) -> None:
-        self._portal.call(functools.partial(self._ref.tell, message, timeout))
-
-    def stream(self, message: StreamRequest[Item, R], timeout: float | None = None) -> SyncStream[Item, R]:
-        return SyncStream(self._portal, self._ref.stream(message, timeout))
-
-
-class SyncClient:
-    """The client for scripts and notebooks: the same calls, blocking. Made by `connect_sync`."""
-
-    def __init__(self, portal: BlockingPortal, client: Client) -> None:
-        self._portal = portal
-        self._client = client
-
-    def _call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
-        return self._portal.call(functools.partial(function, *args, **kwargs))
-
-    def actor(self, address: str) -> SyncRef:
-        return SyncRef(self._portal, self._client.actor(address))
-
-    def publish(self, subject: str, message: Message) -> None:
-        self._call(self._client.publish, subject, message)
-
-    @contextmanager
-    def listen(self, pattern: str, *types: type[Message], size: int = 1024) -> Iterator[Iterator[tuple[str, Any]]]:
-        with self._portal.wrap_async_context_manager(self._client.listen(pattern, *types, size=size)) as listener:
-
-            def messages() -> Iterator[tuple[str, Any]]:
-                while True:
-                    try:
-                        yield self._portal.call(listener.__anext__)
-                    except StopAsyncIteration:
-                        return
-
-            yield messages()
-
-    def spawn(
-        self,
-        kind: str,
-        config: msgspec.Struct | str = "{}",
-        *,
-        name: str = "",
-        process: bool = False,
-        restart: Restart = Restart.PERMANENT,
-    ) -> SyncRef:
-        ref = self._call(self._client.spawn, kind, config, name=name, process=process, restart=restart)
-        return SyncRef(self._portal, ref)
-
-    def stop(self, address: str, timeout: float = 10.0) -> None:
-        self._call(self._client.stop, address, timeout)
-
-    def nodes(self) -> tuple[NodeInfo, ...]:
-        return self._call(self._client.nodes)
-
-    def actors(self, prefix: str = "") -> list[ActorInfo]:
-        return self._call(self._client.actors, prefix)
-
-
-@contextmanager
-def connect_sync(
-    nats: str = "", creds: str = "", *, state_dir: str = "", name: str = "", ask_timeout: float = ASK_TIMEOUT_S
-) -> Iterator[SyncClient]:
-    """`with callboard.connect_sync() as bus: bus.actor("counter").ask(...)`. An event loop runs in a thread of its own.
-
-    Raises NotReachable as `connect` does.
-    """
-    with start_blocking_portal() as portal:
-        context = connect(nats, creds, state_dir=state_dir, name=name, ask_timeout=ask_timeout)
-        with portal.wrap_async_context_manager(context) as client:
-            yield SyncClient(portal, client)

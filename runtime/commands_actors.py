@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from .command import Command, add_bus_options, add_json_option, run_async
-from .errors import CallboardError, UsageError, from_info
+from .errors import UsageError, from_info
 from .tables import print_table
 
 if TYPE_CHECKING:
@@ -26,6 +26,24 @@ def client_of(args: Namespace) -> AbstractAsyncContextManager[Client]:
 
 def to_json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def positive(text: str) -> float:
+    """A number of seconds on the command line."""
+    value = float(text)
+    if not value > 0:
+        raise ArgumentTypeError(f"must be more than 0, not {text}")
+    return value
+
+
+def at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ArgumentTypeError(f"must be 1 or more, not {text}")
+    return value
+
+
+_EXAMPLE = '{"type": "bench.add", "amount": 3}'
 
 
 # actors
@@ -93,7 +111,9 @@ spawn = Command("start an actor under the daemon's supervision", _configure_spaw
 
 def _configure_stop(parser: ArgumentParser) -> None:
     parser.add_argument("address", help="as `callboard actors` lists it")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds to finish what it has")
+    parser.add_argument(
+        "--timeout", type=positive, default=10.0, metavar="S", help="seconds to finish what it has (default: 10)"
+    )
     add_bus_options(parser)
 
 
@@ -114,39 +134,51 @@ stop = Command("end an actor: it finishes what it has and is not restarted", _co
 
 def _configure_publish(parser: ArgumentParser) -> None:
     parser.add_argument("subject", help="`actor.<address>` for an actor, `topic.<anything>` for whoever listens")
-    parser.add_argument("message", help='JSON with a type: \'{"type": "counter.add", "n": 1}\'; - reads lines of stdin')
-    parser.add_argument("--answer", action="store_true", help="wait for the actor's answer and print it")
-    parser.add_argument("--timeout", type=float, default=30.0, metavar="S", help="seconds to wait for an answer")
+    parser.add_argument("message", help=f"JSON with a type: '{_EXAMPLE}'; - reads one from each line of stdin")
+    parser.add_argument("--answer", action="store_true", help="wait for the actor's answer, or answers, and print them")
+    parser.add_argument(
+        "--timeout", type=positive, default=30.0, metavar="S", help="seconds to wait for an answer (default: 30)"
+    )
     add_bus_options(parser)
 
 
 def _publish(args: Namespace) -> int:
-    texts = [line for line in sys.stdin if line.strip()] if args.message == "-" else [args.message]
-    messages = [_checked(text) for text in texts]
     if args.answer and not args.subject.startswith("actor."):
-        raise UsageError(f"only an actor answers, and {args.subject} is none", hint="actors are at actor.<address>")
+        raise UsageError(f"only an actor answers, and {args.subject} is none", hint="actors are at `actor.<address>`")
+    only = None if args.message == "-" else _checked(args.message)
 
     async def run() -> int:
+        from .stdin import stdin_lines
+
         async with client_of(args) as bus:
-            for message in messages:
-                if args.answer:
-                    _print_answer(await bus.request_raw(args.subject, message, args.timeout))
-                else:
+
+            async def send(message: bytes) -> None:
+                if not args.answer:
                     await bus.publish_raw(args.subject, message)
+                    return
+                async for answer in bus.stream_raw(args.subject, message, args.timeout):
+                    _print_answer(answer)
+
+            if only is not None:
+                await send(only)
+                return 0
+            number = 0
+            async for line in stdin_lines():
+                number += 1
+                if line.strip():
+                    await send(_checked(line, f"line {number}"))
         return 0
 
     return run_async(run)
 
 
-def _checked(text: str) -> bytes:
+def _checked(text: str, what: str = "this") -> bytes:
     try:
         value = msgspec.json.decode(text)
     except msgspec.MsgspecError as error:
-        raise UsageError(
-            f"this is no JSON: {error}", hint='a message looks like {"type": "counter.add", "n": 1}'
-        ) from None
-    if not isinstance(value, dict):
-        raise UsageError("a message is a JSON object", hint='like {"type": "counter.add", "n": 1}')
+        raise UsageError(f"{what} is no JSON: {error}", hint=f"a message looks like {_EXAMPLE}") from None
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+        raise UsageError(f"{what} is no message: it has no type", hint=f"a message looks like {_EXAMPLE}")
     return msgspec.json.encode(value)
 
 
@@ -156,7 +188,7 @@ def _print_answer(data: bytes) -> None:
     try:
         error = msgspec.json.decode(data, type=ErrorInfo)
     except msgspec.MsgspecError:
-        print(data.decode())
+        print(data.decode(errors="backslashreplace"), flush=True)
         return
     raise from_info(error)
 
@@ -165,41 +197,63 @@ publish = Command(
     "publish a JSON message to an actor or a topic",
     _configure_publish,
     _publish,
-    details="examples:\n"
+    details="Without --answer nobody says whether an actor took the message: `callboard listen 'dead.>'` shows those "
+    "that\nnone did.\n\nexamples:\n"
     '  callboard publish topic.news \'{"type": "news", "text": "hello"}\'\n'
-    '  callboard publish --answer actor.counter \'{"type": "counter.add", "n": 1}\'',
+    f"  callboard publish --answer actor.c '{_EXAMPLE}'",
 )
 
 
 def _configure_listen(parser: ArgumentParser) -> None:
-    parser.add_argument("pattern", help="`*` is one token, `>` all that follow; `tap.>` shows what actors get")
-    parser.add_argument("-n", "--count", type=int, default=0, metavar="N", help="stop after so many messages")
+    parser.add_argument("pattern", help="`*` is one token, `>` all that follow: topic.>, dead.>, tap.engine.>")
+    parser.add_argument("-n", "--count", type=at_least_one, metavar="N", help="stop after so many messages")
     add_json_option(parser)
     add_bus_options(parser)
 
 
 def _listen(args: Namespace) -> int:
+    tokens = args.pattern.split(".")
+    if tokens[0] in ("actor", "*", ">"):
+        raise UsageError(
+            f"{args.pattern} takes in actor.>, and who listens there is taken for an actor",
+            hint="`callboard listen 'tap.>'` shows what actors get, and `topic.>` what is published freely",
+        )
+
     def show(subject: str, message: Any) -> None:
-        line = to_json({"subject": subject, "message": message}) if args.json else f"{subject} {to_json(message)}"
-        print(line, flush=True)
+        text = message.decode(errors="backslashreplace") if isinstance(message, bytes) else None
+        if args.json:
+            print(to_json({"subject": subject, "message": message if text is None else text}), flush=True)
+        else:
+            print(subject, to_json(message) if text is None else text, flush=True)
 
     async def run() -> int:
-        left = args.count or -1
+        left = args.count
         async with client_of(args) as bus:
-            tapping = args.pattern == "tap" or args.pattern.startswith("tap.")
-            source = bus.tap_raw(args.pattern.removeprefix("tap.")) if tapping else bus.listen(args.pattern)
+            source = bus.tap_raw(".".join(tokens[1:]) or ">") if tokens[0] == "tap" else bus.listen(args.pattern)
             async with source as messages:
                 print(f"listening to {args.pattern}", file=sys.stderr, flush=True)
-                async for subject, message in messages:
-                    show(subject, message)
-                    left -= 1
-                    if left == 0:
-                        break
-                if messages.dropped:
-                    raise CallboardError(f"{messages.dropped} messages came faster than they could be printed")
+                try:
+                    async for subject, message in messages:
+                        show(subject, message)
+                        if left is not None:
+                            left -= 1
+                            if left == 0:
+                                break
+                finally:
+                    if messages.dropped:
+                        print(f"{messages.dropped} messages came faster than they were printed", file=sys.stderr)
         return 0
 
     return run_async(run)
 
 
-listen = Command("print what is published on matching subjects", _configure_listen, _listen)
+listen = Command(
+    "print what is published on matching subjects",
+    _configure_listen,
+    _listen,
+    details="subjects:\n"
+    "  topic.>  what programs and actors publish freely\n"
+    "  tap.>    every message that an actor gets, mirrored while you look; tap.ADDRESS is one actor's\n"
+    "  dead.>   what could not be delivered\n"
+    "  nodes.>  processes that come, stay and go",
+)

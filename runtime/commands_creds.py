@@ -12,27 +12,31 @@ from .errors import NotReachable, UsageError
 
 def _configure(parser: ArgumentParser) -> None:
     parser.add_argument("action", choices=("new",), help="new: make a user")
-    parser.add_argument("name", help="what the program is called on the bus")
+    parser.add_argument("name", help="what the program is called on the bus: letters, digits, - and _")
     add_json_option(parser)
     add_state_option(parser)
 
 
 def _run(args: Namespace) -> int:
-    from .access import mint
-    from .bus import BusOptions
-    from .credentials import inbox_prefix
+    from pathlib import Path
+
+    from .credentials import PROGRAM, inbox_prefix, mint_user_file
     from .daemon_info import find_daemon
 
-    daemon = find_daemon(paths_of(args))
+    paths = paths_of(args)
+    daemon = find_daemon(paths)
     if daemon is None:
-        raise NotReachable("no daemon is running here")
+        raise NotReachable(f"no daemon is running on {paths.state}")
     if not daemon.account:
         raise UsageError(
             f"the bus is a server of your own, {daemon.url}, which makes its own users",
             hint="use the credentials that it gives you",
         )
-    options = mint(BusOptions(daemon.url, account=daemon.account), args.name)
-    made = {"url": daemon.url, "creds": options.creds, "inbox_prefix": inbox_prefix(args.name)}
+    account = Path(daemon.account)
+    file = account.parent / "programs" / f"{args.name}.creds"
+    seed = account.read_text("ascii").strip()
+    mint_user_file(file, seed, args.name, args.name, PROGRAM)
+    made = {"url": daemon.url, "creds": str(file), "inbox_prefix": inbox_prefix(args.name)}
     if args.json:
         print(msgspec.json.encode(made).decode())
     else:
@@ -46,5 +50,6 @@ creds = Command(
     _configure,
     _run,
     details="It prints the server's address, the creds file (only you can read it), and the prefix of the inbox that "
-    "the\nprogram may wait for answers under: give all three to its NATS client.",
+    "the\nprogram may wait for answers under: give all three to its NATS client. It may ask actors, publish on\n"
+    "topic.>, and listen to topic.>, dead.> and its inbox. Use a name for one program only.",
 )

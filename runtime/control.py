@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import msgspec
 
 from ..schemas.runtime import (
@@ -15,7 +17,8 @@ from ..schemas.runtime import (
     Stopped,
 )
 from .actor import Actor, NoConfig, handler
-from .errors import UsageError
+from .errors import CallboardError, HandlerFailed, NoSuchActor, UsageError
+from .log import log
 from .placement import Process
 from .supervision import Restart
 
@@ -25,37 +28,49 @@ class NodeControl(Actor[NoConfig]):
 
     @handler(concurrent=True)
     async def spawn_actor(self, message: Spawn) -> Spawned:
-        ref = await self.node.spawn(
-            message.kind,
-            message.config,
-            name=message.name,
-            where=Process() if message.process else None,
-            restart=Restart(message.restart),
-        )
-        if self.node.roster is not None and message.restart == "permanent":
+        where = Process() if message.process else None
+        restart = Restart(message.restart)
+        try:
+            ref = await self.node.spawn(message.kind, message.config, name=message.name, where=where, restart=restart)
+        except CallboardError:
+            raise
+        except Exception as error:  # of somebody's `started`, or of their module: not a crash of this actor
+            log.error("%s could not be started", message.name or message.kind, exc_info=error)
+            raise HandlerFailed(
+                f"{message.name or message.kind} could not be started: {type(error).__name__}: {error}",
+                detail="".join(traceback.format_exception(error)),
+            ) from error
+        if self.node.roster is not None and restart is Restart.PERMANENT:
             self.node.roster.add(msgspec.structs.replace(message, name=ref.address))
         return Spawned(ref.address)
 
     @handler(concurrent=True)
     async def stop_actor(self, message: StopActor) -> Stopped:
-        if message.address == self.address:
+        address = message.address
+        if address.startswith("node."):
             raise UsageError(
-                f"{message.address} is the node itself", hint="`callboard down` stops the daemon and all it started"
+                f"{address} is a node's own actor, which ends with its process",
+                hint="`callboard down` stops the daemon and all it started",
             )
-        await self.node.stop(message.address, message.timeout)
-        if self.node.roster is not None:
-            self.node.roster.remove(message.address)
-        return Stopped(message.address)
+        # Forgotten first: one that waits to be brought back is not there to be stopped, and must not come any more.
+        was_known = self.node.roster is not None and self.node.roster.remove(address)
+        try:
+            await self.node.stop(address, message.timeout)
+        except NoSuchActor:
+            if not was_known:
+                raise
+        return Stopped(address)
 
     @handler
     async def list_actors(self, message: ListActors) -> ActorList:
         prefix = message.prefix
         found = [
-            child
-            for address, child in self.node.actors.items()
+            address
+            for address in self.node.actors
             if not prefix or address == prefix or address.startswith(f"{prefix}.")
         ]
-        return ActorList(tuple(child.info() for child in found[: message.limit]), len(found), self.node.name)
+        page = sorted(address for address in found if address > message.after)[: message.limit]
+        return ActorList(tuple(self.node.actors[address].info() for address in page), len(found), self.node.name)
 
     @handler
     async def list_nodes(self, message: ListNodes) -> NodeList:

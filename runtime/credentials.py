@@ -60,12 +60,20 @@ MEMBER = Role(
     subscribe=(f"inbox.{OWN}.>", "actor.>", "node.>", "nodes.>", "topic.>", "tap.>", "dead.>", "$SRV.>"),
 )
 
-ROLES: dict[str, Role] = {role.name: role for role in (MEMBER,)}
+# A program that is none of ours: it asks actors, publishes, and listens to what is there for all. Not to `actor.>`,
+# where its presence would look like an actor's. No node's name has a colon, so its inbox can be no node's.
+PROGRAM = Role(
+    "program",
+    publish=("actor.>", "topic.>", "inbox.>", "$SRV.>"),
+    subscribe=(f"inbox.program:{OWN}.>", "topic.>", "dead.>"),
+)
+
+ROLES: dict[str, Role] = {role.name: role for role in (MEMBER, PROGRAM)}
 
 
-def inbox_prefix(node_id: str) -> str:
-    """The only subjects under which the user minted for `node_id` may wait for answers."""
-    return f"inbox.{node_id}"
+def inbox_prefix(name: str) -> str:
+    """The only subjects under which the user minted with the role PROGRAM for `name` may wait for answers."""
+    return f"inbox.program:{name}"
 
 
 def create_account(path: Path) -> str:

@@ -160,6 +160,7 @@ class Disconnected(BusError):
 
 class Forbidden(BusError):
     code = "bus.forbidden"
+    default_hint = "free subjects begin with `topic.`, and actors are at `actor.<address>`"
 
 
 class ModelError(CallboardError):

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import math
 import secrets
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,8 +20,8 @@ import msgspec
 from ..schemas.base import Message
 from ..schemas.runtime import Ended, NodeDown, NodeHello, TapRequest, Terminated
 from ..schemas.wire import Envelope, Op
-from .bus import Bus, BusOptions, Events
-from .calls import Call, Conversation, GrantCall, PingCall, RawCall, RemoteStream, WatchCall
+from .bus import Bus, BusOptions, Events, Receive
+from .calls import Call, Conversation, GrantCall, PingCall, RawCall, RawStream, RemoteStream, WatchCall
 from .cell import current_cell
 from .channels import Channel
 from .errors import (
@@ -55,6 +56,8 @@ REPEAT_AFTER_S = 0.1
 GRANT_PROMPT_S = 1.0
 # The longest that a receiver is asked to wait for room, which stands for ever.
 MAX_WAIT_S = 1e6
+# How many families of subjects are remembered as allowed, before they are asked for anew.
+MAX_ALLOWED = 4096
 # What an envelope adds to its message, at most: a sender's address and a few numbers.
 ENVELOPE_ROOM = 1024
 
@@ -83,6 +86,7 @@ class Links:
         self._claiming: set[str] = set()
         self._back_until = 0.0
         self._refused: set[str] = set()
+        self._allowed: set[str] = set()
         self._taps = Taps(node, self.bus)
         self._chores: set[asyncio.Task[Any]] = set()
         self._leaving: set[asyncio.Task[Any]] = set()
@@ -94,7 +98,7 @@ class Links:
 
     async def open(self) -> None:
         await self.bus.open()
-        await self.bus.subscribe(f"{self.inbox}*", self._on_reply)
+        await self._subscribe(f"{self.inbox}*", self._on_reply)
         await self.claim(f"node.{self.node.name}")
         await self.bus.subscribe("nodes.*", self._on_nodes)
         for subject in ("$SRV.PING", "$SRV.INFO", "$SRV.STATS"):
@@ -134,8 +138,7 @@ class Links:
         try:
             await self._check_free(root)
             for subject in (f"actor.{root}", f"actor.{root}.>"):
-                subscriptions.append(await self.bus.subscribe(subject, self.inbound.receive))
-            await self.bus.flush()
+                subscriptions.append(await self._subscribe(subject, self.inbound.receive))
             await self._check_free(root)
         except BaseException:
             self.unclaim(root)
@@ -305,6 +308,7 @@ class Links:
     def _on_reply(self, subject: str, reply: str, data: bytes) -> None:
         conversation = self._conversations.get(subject)
         if conversation is not None:
+            conversation.more_follows = bool(reply)
             conversation.receive(data)
 
     def _nobody(self, reply: str) -> None:
@@ -434,9 +438,24 @@ class Links:
         self._check_size(data)
         if self.bus.is_full:
             await self.bus.room(self.node.ask_timeout)
+        if subject in self._refused:
+            raise Forbidden(f"this user may not publish to {subject}")
         self.bus.send(subject, data)
+        await self._hear_refusal(subject)
         if subject.startswith("nodes."):
             self._on_nodes(subject, "", data)  # the server does not echo, and it is for this node too
+
+    async def _hear_refusal(self, subject: str) -> None:
+        """Raises Forbidden where the server refuses what was just sent. Waits for its word once for each two first
+        tokens, since that is a round trip and whole families of subjects are allowed or not."""
+        family = ".".join(subject.split(".", 2)[:2])
+        if family not in self._allowed and self.bus.is_up:
+            await self.bus.flush()
+            if subject in self._refused:
+                raise Forbidden(f"this user may not publish to {subject}")
+            if len(self._allowed) >= MAX_ALLOWED:
+                self._allowed.clear()
+            self._allowed.add(family)
 
     async def publish_raw(self, subject: str, data: bytes) -> None:
         check_subject(subject)
@@ -464,12 +483,36 @@ class Links:
         finally:
             self.done(call)
 
+    async def stream_raw(self, subject: str, data: bytes, timeout: float | None) -> AsyncIterator[bytes]:
+        check_subject(subject)
+        self._check_size(data)
+        call = RawStream(subject.removeprefix("actor."), self)
+        self._begin(call, data)
+        try:
+            while True:
+                yield await call.next(self.node.ask_timeout if timeout is None else timeout)
+                if call.ended:
+                    return
+        finally:
+            if not call.ended:
+                self.cancel(call)
+            self.done(call)
+
     async def subscribe(self, listener: Listener) -> None:
         def take(subject: str, reply: str, data: bytes) -> None:
             listener.take_bytes(subject, data)
 
-        listener.subscription = await self.bus.subscribe(listener.pattern, take)
+        listener.subscription = await self._subscribe(listener.pattern, take)
+
+    async def _subscribe(self, subject: str, receive: Receive) -> Any:
+        """Returns once the server has it. Raises Forbidden where it refuses."""
+        self._refused.discard(subject)
+        subscription = await self.bus.subscribe(subject, receive)
         await self.bus.flush()
+        if subject in self._refused:
+            self._unsubscribe(subscription)
+            raise Forbidden(f"this user may not listen to {subject}")
+        return subscription
 
     def unsubscribe(self, listener: Listener) -> None:
         if listener.subscription is not None:

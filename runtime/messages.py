@@ -11,7 +11,6 @@ import msgspec
 from ..schemas.base import Message, Request, StreamRequest
 from ..schemas.wire import Frame
 
-
 # What decoding raises for bytes that are no message: also for text that is no UTF-8, and for nesting without end.
 UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import secrets
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -160,7 +161,7 @@ class Node:
     ) -> Ref:
         place = where or Here()
         root = place.root or not parent
-        name = checked_name(name) if name else self._new_name(kind)
+        name = checked_name(name) if name else self._new_name(kind, root)
         address = name if root else f"{parent}.{name}"
         if address in self.actors:
             raise NameTaken(f"there is an actor {address} already")
@@ -191,10 +192,12 @@ class Node:
 
         return resolve_kind(kind, self.allow)
 
-    def _new_name(self, kind: type[Actor[Any]] | str) -> str:
-        self._unnamed += 1
+    def _new_name(self, kind: type[Actor[Any]] | str, root: bool) -> str:
         base = kind if isinstance(kind, str) else kind.__name__
-        return f"{re.sub('[^a-z0-9]+', '-', base.lower()).strip('-')[:48]}-{self._unnamed}"
+        self._unnamed += 1
+        # A root's name must be free on the whole bus, where others make up names too.
+        suffix = secrets.token_hex(4) if root and self.links is not None else str(self._unnamed)
+        return f"{re.sub('[^a-z0-9]+', '-', base.lower()).strip('-')[:48]}-{suffix}"
 
     def forget(self, child: Child) -> None:
         """A child is gone for good; called by its family."""

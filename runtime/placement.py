@@ -11,6 +11,7 @@ from .actor import spec_of
 from .cell import Cell
 from .errors import ConfigError
 from .family import Child, Family
+from .matching import did_you_mean
 from .supervision import Restart
 
 if TYPE_CHECKING:
@@ -94,6 +95,20 @@ def configured(kind: type[Actor[Any]], config: msgspec.Struct | str | None) -> m
             raise ConfigError(f"{kind.__name__} is configured by {wanted.__name__}, not by {type(config).__name__}")
         return config
     try:
+        if config:
+            _check_names(kind, wanted, msgspec.json.decode(config))
         return msgspec.json.decode(config or "{}", type=wanted)
     except msgspec.MsgspecError as error:
         raise ConfigError(f"the configuration of {kind.__name__} does not fit: {error}") from error
+
+
+def _check_names(kind: type[Actor[Any]], wanted: type[msgspec.Struct], given: Any) -> None:
+    """A message may bring fields that nobody knows; a configuration that does was misspelt."""
+    known = [field.encode_name for field in msgspec.structs.fields(wanted)]
+    for name in given if isinstance(given, dict) else ():
+        if name not in known:
+            guess = did_you_mean(name, known)
+            raise ConfigError(
+                f"the configuration of {kind.__name__} has no '{name}'",
+                hint=f"did you mean '{guess}'?" if guess else "it has " + (", ".join(known) or "nothing to set"),
+            )

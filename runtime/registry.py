@@ -53,8 +53,10 @@ class Registry:
         self._path = cache / f"entry-points-{prefix}.json"
         self._key = _cache_key()
         known = self._read()
-        if known is None:
-            known = {"key": self._key, "groups": _scan(), "summaries": {}}
+        if known.get("key") != self._key:
+            # Importing a module for its summary may itself touch a folder on the path (`__pycache__`); summaries stand
+            # and fall with the file that each came from.
+            known = {"key": self._key, "groups": _scan(), "summaries": known.get("summaries", {})}
             self._write(known)
         self._known = known
 
@@ -77,12 +79,12 @@ class Registry:
             self._write(self._known)
         return {name: found[entry.value][2] for name, entry in self.entries(COMMANDS).items()}
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self) -> dict[str, Any]:
         try:
             known = json.loads(self._path.read_bytes())
         except (OSError, ValueError):
-            return None
-        return known if isinstance(known, dict) and known.get("key") == self._key else None
+            return {}
+        return known if isinstance(known, dict) else {}
 
     def _write(self, known: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # a folder that cannot be written costs time and nothing else

@@ -12,7 +12,7 @@ import anyio
 import msgspec
 
 from ..schemas.runtime import Spawn
-from .errors import CallboardError, ConfigError, NameTaken
+from .errors import ConfigError, NameTaken
 from .files import write_private
 from .folders import Paths
 from .log import log
@@ -57,9 +57,15 @@ class Roster:
         self._entries[entry.name] = entry
         self._save()
 
-    def remove(self, name: str) -> None:
-        if self._entries.pop(name, None) is not None:
+    def remove(self, name: str) -> bool:
+        """Whether it was there."""
+        known = self._entries.pop(name, None) is not None
+        if known:
             self._save()
+        return known
+
+    def __contains__(self, entry: object) -> bool:
+        return isinstance(entry, Spawn) and self._entries.get(entry.name) is entry
 
     def clear(self) -> None:
         self._entries.clear()
@@ -70,25 +76,30 @@ class Roster:
 
 
 async def recall(node: Node, roster: Roster) -> None:
-    """Start again what an earlier life of the daemon was asked to run."""
+    """Start again what an earlier life of the daemon was asked to run. Of what fails to, the log tells."""
     async with anyio.create_task_group() as tasks:
         for entry in roster.entries():
-            tasks.start_soon(_recall_one, node, entry)
+            tasks.start_soon(_recall_one, node, roster, entry)
 
 
-async def _recall_one(node: Node, entry: Spawn) -> None:
-    from .placement import Process
+async def _recall_one(node: Node, roster: Roster, entry: Spawn) -> None:
+    from .placement import Process  # here, because the guardian imports this module and hosts no actors
     from .supervision import Restart
 
     where = Process() if entry.process else None
     until = anyio.current_time() + node.drain_timeout + NAME_PATIENCE_S
-    while True:
+    while entry in roster:  # it may be stopped while it waits for its name
         try:
             await node.spawn(entry.kind, entry.config, name=entry.name, where=where, restart=Restart(entry.restart))
             return
-        except CallboardError as error:
-            if not isinstance(error, NameTaken) or anyio.current_time() > until:
+        except NameTaken as error:
+            if entry.name in node.actors:
+                return  # somebody was faster
+            if anyio.current_time() > until:
                 log.error("%s is not brought back: %s", entry.name, error)
                 return
+        except Exception as error:  # whatever its code raises: the others, and the daemon, go on
+            log.error("%s is not brought back: %s", entry.name, error, exc_info=error)
+            return
         # The process of the earlier life saw its parent die and is finishing what it has: its name is free then.
         await anyio.sleep(NAME_RETRY_S)

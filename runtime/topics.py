@@ -21,7 +21,8 @@ _PATTERN = re.compile(r"(([^\s.*>]+|\*)\.)*([^\s.*>]+|\*|>)")
 class Listener:
     """Iterates `(subject, message)`. Bounded: what does not fit is dropped and counted in `dropped`.
 
-    Bytes that do not decode as one of the wanted types are skipped and counted in `skipped`.
+    Bytes that do not decode as one of the wanted types are skipped and counted in `skipped`. Where no types were
+    given, a message is a dictionary, and what is neither MessagePack nor JSON is given as bytes.
     """
 
     def __init__(self, pattern: str, types: tuple[type[Message], ...], size: int) -> None:
@@ -60,6 +61,10 @@ class Listener:
         try:
             message = (self._json if data[:1] == b"{" else self._msgpack).decode(data)
         except UNDECODABLE:
+            message = data
+        if not self._types and not isinstance(message, dict):
+            message = data  # no message of ours: somebody's text, which may decode as something by chance
+        elif message is data:
             self.skipped += 1
             return
         self._put(subject, message)

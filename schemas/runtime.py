@@ -90,7 +90,7 @@ class ActorInfo(msgspec.Struct, frozen=True):
 
 
 class ActorList(Message, frozen=True, tag="node.actor_list"):
-    """`total` counts all that matched, also those beyond the limit."""
+    """`total` counts all that matched, also those beyond the limit or before `after`."""
 
     actors: tuple[ActorInfo, ...]
     total: int
@@ -98,10 +98,12 @@ class ActorList(Message, frozen=True, tag="node.actor_list"):
 
 
 class ListActors(Request[ActorList], frozen=True, tag="node.list_actors"):
-    """What a node hosts; `prefix` narrows it to one subtree, `limit` bounds the answer."""
+    """What a node hosts, by address; `prefix` narrows it to one subtree. `limit` bounds the answer, and the rest is
+    had by asking for what comes `after` its last address."""
 
     prefix: str = ""
-    limit: int = 5000
+    limit: int = 1000
+    after: str = ""
 
 
 class NodeInfo(msgspec.Struct, frozen=True):

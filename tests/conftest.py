@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -26,6 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before any test module is imported: what is imported reads some of this once."""
     for name in [name for name in os.environ if name.startswith("CALLBOARD_")]:
         del os.environ[name]
+    # A shell gives what it starts in the background SIGINT ignored, and a child inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -8,6 +8,9 @@ from ...runtime.errors import ModelDamaged
 from .errors import UnsupportedModel
 from .gguf import GGUFFile
 
+# Far beyond what any model of this shape was made for; more is a damaged number.
+MAX_CONTEXT_LENGTH = 1 << 24
+
 
 class LlamaConfig(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
@@ -23,6 +26,9 @@ class LlamaConfig(msgspec.Struct, frozen=True, kw_only=True):
     tied_embeddings: bool
 
     def __post_init__(self) -> None:
+        sizes = (self.hidden_size, self.intermediate_size, self.num_layers, self.num_heads, self.num_kv_heads)
+        if min(*sizes, self.head_dim, self.vocab_size) < 1 or not 0 < self.context_length <= MAX_CONTEXT_LENGTH:
+            raise ModelDamaged(f"a decoder cannot have these sizes: {self}")
         if self.num_heads % self.num_kv_heads or self.head_dim % 2:
             raise ModelDamaged(
                 f"a decoder cannot have {self.num_heads} heads, {self.num_kv_heads} key/value heads "
@@ -31,7 +37,11 @@ class LlamaConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> LlamaConfig:
-        """From the metadata of a file whose architecture is `llama`; anything else raises `UnsupportedModel`."""
+        """From the metadata of a file whose architecture is `llama`; anything else raises `UnsupportedModel`.
+
+        `ModelDamaged` where sizes do not fit the file's own tensors: so whoever builds a decoder from it needs about
+        as much memory as the file, whatever the numbers in the file say.
+        """
         architecture = file.get("general.architecture", str)
         if architecture != "llama":
             raise UnsupportedModel(f"{file.path} has the architecture '{architecture}'; 'llama' is read here")
@@ -40,10 +50,10 @@ class LlamaConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise UnsupportedModel(f"{file.path} wants '{scaling}' rotary scaling, which is not implemented here")
         hidden_size = file.get("llama.embedding_length", int)
         num_heads = file.get("llama.attention.head_count", int)
-        head_dim = file.get("llama.attention.key_length", int, hidden_size // num_heads)
+        head_dim = file.get("llama.attention.key_length", int, hidden_size // max(1, num_heads))
         if file.get("llama.rope.dimension_count", int, head_dim) != head_dim:
             raise UnsupportedModel(f"{file.path} rotates only a part of each head, which is not implemented here")
-        return cls(
+        config = cls(
             vocab_size=file.get("llama.vocab_size", int, len(file.get("tokenizer.ggml.tokens", list))),
             hidden_size=hidden_size,
             intermediate_size=file.get("llama.feed_forward_length", int),
@@ -56,3 +66,22 @@ class LlamaConfig(msgspec.Struct, frozen=True, kw_only=True):
             context_length=file.get("llama.context_length", int),
             tied_embeddings="output.weight" not in file.tensors,
         )
+        config._check_tensors(file)
+        return config
+
+    def _check_tensors(self, file: GGUFFile) -> None:
+        expected = {
+            "token_embd.weight": (self.vocab_size, self.hidden_size),
+            "blk.0.attn_q.weight": (self.num_heads * self.head_dim, self.hidden_size),
+            "blk.0.attn_k.weight": (self.num_kv_heads * self.head_dim, self.hidden_size),
+            "blk.0.ffn_gate.weight": (self.intermediate_size, self.hidden_size),
+            f"blk.{self.num_layers - 1}.attn_norm.weight": (self.hidden_size,),
+        }
+        for name, shape in expected.items():
+            tensor = file.tensors.get(name)
+            if tensor is None or tensor.shape != shape:
+                found = "is missing" if tensor is None else f"has the shape {tensor.shape}"
+                raise ModelDamaged(f"{file.path} is damaged: tensor '{name}' {found}; the metadata says {shape}")
+        num_tokens = len(file.get("tokenizer.ggml.tokens", list))
+        if num_tokens > self.vocab_size:
+            raise ModelDamaged(f"{file.path} is damaged: {num_tokens} tokens for {self.vocab_size} embeddings")

@@ -144,10 +144,12 @@ class _Header:
         for _ in range(num_fields):
             key = self._string()
             self.metadata[key] = self._value(self._scalar(_U32))
-        if self.metadata.get("split.count", 1) > 1:
+        if self.metadata.get("split.count", 0) not in (0, 1):
             raise UnsupportedModel(f"{self._path} is one part of a split model", hint="merge the parts into one file")
         directory = [self._tensor_entry() for _ in range(num_tensors)]
         alignment = self.metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise struct.error(f"alignment {alignment!r}")
         start = -(-self._at // alignment) * alignment
         for entry in directory:
             self._place(entry._replace(offset=start + entry.offset))

@@ -94,11 +94,9 @@ class LlamaDecoder(nn.Module):
         self.head = (
             self.embedding if config.tied_embeddings else _weight(config.vocab_size, config.hidden_size, dtype=dtype)
         )
-        cos, sin = rotary_table(config, dtype)
-        self.cos: torch.Tensor
-        self.sin: torch.Tensor
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.inverse_frequencies: torch.Tensor  # [head_dim / 2]
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        self.register_buffer("inverse_frequencies", 1.0 / config.rope_theta**exponents, persistent=False)
 
     def forward(self, token_ids: torch.Tensor, cache: KVCache, batch: RaggedBatch) -> torch.Tensor:
         """token_ids [num_tokens] -> final hidden states [num_tokens, hidden], after the last norm.
@@ -107,7 +105,9 @@ class LlamaDecoder(nn.Module):
         """
         residual = torch.nn.functional.embedding(token_ids, self.embedding)
         hidden = torch.zeros_like(residual)
-        rotation = self.cos[batch.positions], self.sin[batch.positions]
+        # In float32 and then converted, as in transformers; once for all layers.
+        angles = batch.positions[:, None].float() * self.inverse_frequencies
+        rotation = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
         for layer, k, v in zip(self.layers, cache.k, cache.v, strict=True):
             hidden, residual = layer(hidden, residual, rotation, (k, v), batch)
         return ops.add_rms_norm(hidden, residual, self.norm, self.config.rms_norm_eps)[0]
@@ -158,13 +158,6 @@ class LlamaDecoder(nn.Module):
         part = layer.parts()[match[2]]  # pyright: ignore
         whole: torch.Tensor = getattr(layer, part.parameter).data
         return whole if part.rows is None else whole[part.rows]
-
-
-def rotary_table(config: LlamaConfig, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin [context_length, head_dim / 2], computed in float32 as transformers does, then converted."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    angles = torch.outer(torch.arange(config.context_length, dtype=torch.float32), 1.0 / config.rope_theta**exponents)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def _weight(*shape: int, dtype: torch.dtype) -> nn.Parameter:

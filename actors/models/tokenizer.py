@@ -76,27 +76,25 @@ class Tokenizer:
         if kind != "gpt2":
             raise UnsupportedModel(f"{file.path} has a '{kind}' tokenizer; byte-level BPE ('gpt2') is read here")
         tokens = file.get("tokenizer.ggml.tokens", list)
-        named = {
-            name: tokens[file.get(key, int)]
-            for name, key in (
-                ("bos_token", "tokenizer.ggml.bos_token_id"),
-                ("eos_token", "tokenizer.ggml.eos_token_id"),
-                ("unk_token", "tokenizer.ggml.unknown_token_id"),
-                ("pad_token", "tokenizer.ggml.padding_token_id"),
-            )
-            if key in file.metadata
-        }
+
+        def token_id(name: str) -> int | None:
+            key = f"tokenizer.ggml.{name}_token_id"
+            value = file.get(key, int, -1)
+            if value >= len(tokens):
+                raise ModelDamaged(f"{file.path} is damaged: {key} is {value}, beyond {len(tokens)} tokens")
+            return value if value >= 0 else None
+
+        special = {name: token_id(name) for name in ("bos", "eos", "unknown", "padding")}
+        variables = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+        named = {variables[name]: tokens[i] for name, i in special.items() if i is not None}
         template = file.metadata.get("tokenizer.chat_template")
-        ends = ("eos_token_id", "eot_token_id", "eom_token_id")
         return cls(
             tokens,
             file.get("tokenizer.ggml.merges", list),
             file.get("tokenizer.ggml.token_type", list, [TokenType.NORMAL] * len(tokens)),
             pre=file.get("tokenizer.ggml.pre", str, "gpt-2"),
-            stop_ids=frozenset(
-                file.get(f"tokenizer.ggml.{end}", int) for end in ends if f"tokenizer.ggml.{end}" in file.metadata
-            ),
-            bos_id=file.metadata.get("tokenizer.ggml.bos_token_id"),
+            stop_ids=frozenset(i for i in map(token_id, ("eos", "eot", "eom")) if i is not None),
+            bos_id=special["bos"],
             add_bos=file.get("tokenizer.ggml.add_bos_token", bool, False),
             chat_template=ChatTemplate(template, named) if isinstance(template, str) else None,
         )

@@ -90,7 +90,7 @@ def _talk(args: Namespace) -> int:
     """A conversation. It runs in the main thread, where Ctrl-C arrives; the bus has a thread of its own."""
     import contextlib
 
-    from ...runtime.client import connect_sync
+    from ...runtime.blocking import connect_sync
     from ...schemas.serve import ChatMessage
     from .starting import SCHEDULER
 

@@ -36,9 +36,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     `model`: a name of the store, or the path of a .gguf file. `dtype`: float32 (answers equal those of transformers)
     or bfloat16 (half the memory). `cache_mib`: memory for keys and values; 0 takes up to 1 GiB, at most a quarter of
-    what is free, and at least one full context; `num_blocks` sets their number outright instead. `context_length`: 0
-    for the model's own, or a smaller one. `max_batch_tokens`: tokens computed in one step, the most that a decoding
-    stream waits for others' prompts. `threads`: 0 for all cores (of more than two, all but one).
+    what is free, or more where one full context needs it and half of what is free holds that. `num_blocks` sets their
+    number outright instead. `context_length`: 0 for the model's own, or a smaller one. `max_batch_tokens`: tokens
+    computed in one step, the most that a decoding stream waits for others' prompts. `threads`: 0 for all cores (of
+    more than two, all but one).
     """
 
     model: str = "smollm2"
@@ -135,16 +136,17 @@ class Engine(Actor[EngineConfig]):
 
 
 def auto_num_blocks(config: EngineConfig, model: LlamaConfig, context_length: int) -> int:
-    """Blocks for the cache: as many as its memory holds, and at least enough for one full context."""
+    """Blocks for the cache: as many as the memory for it holds."""
     from ..models.kv_cache import kv_bytes_per_token
     from ..models.loading import dtype_of
 
-    free_mib = psutil.virtual_memory().available // MIB
-    cache_mib = config.cache_mib or min(AUTO_CACHE_MIB, int(free_mib * AUTO_CACHE_SHARE))
     block_bytes = config.block_size * kv_bytes_per_token(model, dtype_of(config.dtype))
-    full_context = -(-context_length // config.block_size)
-    blocks = cache_mib * MIB // block_bytes
-    return max(1, blocks) if config.cache_mib else max(full_context, blocks)
+    if config.cache_mib:
+        return max(1, config.cache_mib * MIB // block_bytes)
+    free = psutil.virtual_memory().available
+    full_context = -(-context_length // config.block_size) * block_bytes
+    usual = min(AUTO_CACHE_MIB * MIB, int(free * AUTO_CACHE_SHARE))
+    return max(1, max(usual, min(full_context, free // 2)) // block_bytes)
 
 
 def _import_torch() -> None:

@@ -47,6 +47,9 @@ class Diary:
 
 DIARY = Diary()
 
+# The clerks of this process by name, in their present lives.
+LIVING: dict[str, Clerk] = {}
+
 
 class Count(Message, frozen=True, tag="test.count"):
     n: int
@@ -79,9 +82,10 @@ class WaitBeside(Wait, frozen=True, tag="test.wait_beside"):
 
 
 class Fail(Request[Count], frozen=True, tag="test.fail"):
-    """Answered by an error: a typed one, or any other."""
+    """Answered by an error: a typed one, or any other, with so much more to say."""
 
     typed: bool = False
+    size: int = 0
 
 
 class FailBeside(Fail, frozen=True, tag="test.fail_beside"): ...
@@ -178,6 +182,7 @@ class Clerk(Actor[ClerkConfig]):
         DIARY.add(f"{self.config.name} {entry}")
 
     async def started(self) -> None:
+        LIVING[self.config.name] = self
         self.diary("started")
 
     async def stopped(self) -> None:
@@ -235,7 +240,7 @@ class Clerk(Actor[ClerkConfig]):
     def _fail(self, message: Fail) -> Count:
         if message.typed:
             raise RequestInvalid("there is no such thing", hint="ask for another", detail="for developers")
-        raise ZeroDivisionError("one over nothing")
+        raise ZeroDivisionError("one over nothing" + "!" * message.size)
 
     async def _numbers(self, message: Numbers) -> AsyncGenerator[Number | Total]:
         name, total = message.name, 0

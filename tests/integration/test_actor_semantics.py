@@ -1,4 +1,4 @@
-"""What messages between actors promise, each on both paths: within a process, and over the bus through a real server."""
+"""What messages between actors promise, each on both paths: in one process, and over the bus with a real server."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from company import (
     DIARY,
+    LIVING,
     Add,
     Clerk,
     ClerkConfig,
@@ -50,7 +51,7 @@ from callboard.runtime.errors import (
     RequestInvalid,
 )
 from callboard.runtime.node import Node
-from callboard.runtime.refs import Ref
+from callboard.runtime.refs import Ref, Stream
 from callboard.runtime.supervision import Restart
 from callboard.schemas.runtime import Ended, Tapped
 
@@ -145,7 +146,7 @@ async def test_an_actor_that_is_not_there_is_reported_at_once(company: Company) 
     assert time.monotonic() - begun < 1.0
 
 
-async def test_a_message_that_the_actor_does_not_take_is_not_understood(company: Company, eventually: Eventually) -> None:
+async def test_a_message_of_the_wrong_type_is_not_understood(company: Company, eventually: Eventually) -> None:
     clerk = await company.clerk()
     with pytest.raises(NotUnderstood, match=r"test\.unknown") as caught:
         await clerk.ask(Unknown())
@@ -171,18 +172,22 @@ async def test_a_full_mailbox_refuses_and_loses_nothing_that_it_took(company: Co
     await DIARY.has("clerk wait began")
     taken: list[str] = []
     with pytest.raises(MailboxFull, match="full"):
-        for index in range(100):
-            await clerk.tell(Note(str(index)))
-            taken.append(str(index))
+        await _tell_many(clerk, taken)
     assert 1 <= len(taken) <= 4
     with pytest.raises(MailboxFull):
         await clerk.tell(Note("again"))
     if company.home is company.away:
         with pytest.raises(MailboxFull):
             await clerk.ask(Add(1))
-    company.home.actors["clerk"]._instance.gate.set()  # type: ignore[attr-defined]
+    LIVING["clerk"].gate.set()
     await eventually(lambda: company.home.actors["clerk"].info().processed == 1 + len(taken))
     assert (await clerk.ask(GetNotes())).texts == ("wait", *taken)
+
+
+async def _tell_many(clerk: Ref, taken: list[str], timeout: float = 0.0) -> None:
+    for index in range(100):
+        await clerk.tell(Note(str(index)), timeout)
+        taken.append(str(index))
 
 
 async def test_a_tell_with_a_timeout_waits_for_room(company: Company, eventually: Eventually) -> None:
@@ -198,7 +203,7 @@ async def test_a_tell_with_a_timeout_waits_for_room(company: Company, eventually
     async with anyio.create_task_group() as senders:
         senders.start_soon(tell)
         await eventually(lambda: company.home.actors["clerk"].info().mailbox == 4)
-        company.home.actors["clerk"]._instance.gate.set()  # type: ignore[attr-defined]
+        LIVING["clerk"].gate.set()
     await eventually(lambda: company.home.actors["clerk"].info().processed == 61)
     assert (await clerk.ask(GetNotes())).texts == ("wait", *texts)
 
@@ -209,8 +214,7 @@ async def test_a_tell_with_a_timeout_gives_up_when_no_room_comes(company: Compan
     await DIARY.has("clerk wait began")
     begun = time.monotonic()
     with pytest.raises(MailboxFull):
-        for _ in range(20):
-            await clerk.tell(Note("more"), timeout=0.2)
+        await _tell_many(clerk, [], timeout=0.2)
     assert 0.2 <= time.monotonic() - begun < 5.0
     with pytest.raises(MailboxFull):
         await clerk.tell(Note("more"))
@@ -230,7 +234,7 @@ async def test_an_impatient_tell_is_not_held_up_by_a_patient_one(company: Compan
         await eventually(lambda: company.home.actors["clerk"].info().mailbox == 4)
         with anyio.fail_after(3), pytest.raises(MailboxFull):
             await clerk.tell(Note("impatient"), timeout=0.1)
-        company.home.actors["clerk"]._instance.gate.set()  # type: ignore[attr-defined]
+        LIVING["clerk"].gate.set()
 
 
 async def test_concurrent_handlers_count_against_the_mailbox(company: Company, eventually: Eventually) -> None:
@@ -243,7 +247,7 @@ async def test_concurrent_handlers_count_against_the_mailbox(company: Company, e
         with pytest.raises(MailboxFull):
             await clerk.ask(Add(1))
         askers.start_soon(clerk.tell, Note("when there is room"), 10.0)
-        company.home.actors["clerk"]._instance.gate.set()  # type: ignore[attr-defined]
+        LIVING["clerk"].gate.set()
     assert await clerk.ask(Add(1)) == Count(1)
     assert "when there is room" in (await clerk.ask(GetNotes())).texts
 
@@ -271,7 +275,7 @@ async def test_a_request_whose_deadline_passed_in_the_mailbox_is_not_begun(compa
         with pytest.raises(DeadlineExceeded):
             await clerk.ask(Wait("second"), timeout=0.1)
         await clerk.tell(Open())
-        company.home.actors["clerk"]._instance.gate.set()  # type: ignore[attr-defined]
+        LIVING["clerk"].gate.set()
     assert await clerk.ask(Add(1)) == Count(1)
     assert "clerk second began" not in DIARY.entries
 
@@ -320,9 +324,7 @@ async def test_an_error_of_the_callboard_is_the_answer_and_the_actor_lives(compa
 
 
 @pytest.mark.parametrize("request_type", [Fail, FailBeside])
-async def test_any_other_error_restarts_the_actor_under_its_address(
-    company: Company, request_type: type[Fail]
-) -> None:
+async def test_any_other_error_restarts_the_actor_under_its_address(company: Company, request_type: type[Fail]) -> None:
     clerk = await company.clerk()
     await clerk.ask(Add(5))
     with pytest.raises(HandlerFailed, match="one over nothing") as caught:
@@ -347,12 +349,18 @@ async def test_waiting_messages_survive_a_crash(company: Company, eventually: Ev
         await eventually(lambda: company.home.actors["clerk"].info().mailbox >= 1)
         for index in range(20):
             await clerk.tell(Note(str(index)))
-        company.home.actors["clerk"]._instance.gate.set()  # type: ignore[attr-defined]
+        LIVING["clerk"].gate.set()
     await clerk.ask(Add(1))
     assert (await clerk.ask(GetNotes())).texts == (*map(str, range(20)), "add 1")
 
 
 # Streams
+
+
+async def _read(stream: Stream[Number, Total], seen: list[int]) -> None:
+    async with stream:
+        async for number in stream:
+            seen.append(number.n)
 
 
 @pytest.mark.parametrize("request_type", [Numbers, NumbersBeside])
@@ -376,9 +384,7 @@ async def test_an_error_of_a_stream_comes_after_its_items(company: Company) -> N
     clerk = await company.clerk()
     seen: list[int] = []
     with pytest.raises(RequestInvalid, match="no number 5"):
-        async with clerk.stream(Numbers(10, fail_at=5)) as numbers:
-            async for number in numbers:
-                seen.append(number.n)
+        await _read(clerk.stream(Numbers(10, fail_at=5)), seen)
     assert seen == [0, 1, 2, 3, 4]
     assert await clerk.ask(Add(1)) == Count(1)
 
@@ -427,19 +433,18 @@ async def test_a_streams_deadline_bounds_all_of_it(company: Company) -> None:
     clerk = await company.clerk()
     seen: list[int] = []
     with pytest.raises(DeadlineExceeded):
-        async for number in clerk.stream(Numbers(10, wait_at=2), timeout=0.2):
-            seen.append(number.n)
+        await _read(clerk.stream(Numbers(10, wait_at=2), timeout=0.2), seen)
     assert seen == [0, 1]
     await DIARY.has("clerk numbers over")
 
 
 async def test_a_crash_during_a_stream_is_the_readers_error(company: Company) -> None:
     clerk = await company.clerk()
-    with pytest.raises(ActorStopped):
-        async with clerk.stream(NumbersBeside(10, wait_at=2)) as numbers:
-            assert [(await anext(numbers)).n for _ in range(2)] == [0, 1]
-            with pytest.raises(HandlerFailed):
-                await clerk.ask(Fail())
+    async with clerk.stream(NumbersBeside(10, wait_at=2)) as numbers:
+        assert [(await anext(numbers)).n for _ in range(2)] == [0, 1]
+        with pytest.raises(HandlerFailed):
+            await clerk.ask(Fail())
+        with pytest.raises(ActorStopped):
             await anext(numbers)
     assert await clerk.ask(Add(1)) == Count(1)
 
@@ -607,10 +612,10 @@ async def _settled(company: Company, address: str, *, watched: bool) -> None:
 
 async def test_a_stop_handles_what_waits_first(company: Company, eventually: Eventually) -> None:
     clerk = await company.clerk()
+    answers: list[Count] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(clerk.ask, Wait())
         await DIARY.has("clerk wait began")
-        answers: list[Count] = []
 
         async def add() -> None:
             answers.append(await clerk.ask(Add(1)))
@@ -623,7 +628,7 @@ async def test_a_stop_handles_what_waits_first(company: Company, eventually: Eve
         await eventually(lambda: cell.closed)
         with pytest.raises(ActorStopped):
             await clerk.ask(Add(1))
-        cell._instance.gate.set()  # type: ignore[attr-defined]
+        LIVING["clerk"].gate.set()
     assert sorted(answer.n for answer in answers) == [1, 2, 3, 4, 5]
     with pytest.raises(NoSuchActor):
         await clerk.ask(Add(1))
@@ -659,7 +664,7 @@ async def test_a_stop_lets_concurrent_handlers_finish(company: Company, eventual
         await DIARY.has("clerk wait began")
         tasks.start_soon(company.home.stop, "clerk", 5.0)
         await eventually(lambda: cell.closed)
-        cell._instance.gate.set()  # type: ignore[attr-defined]
+        LIVING["clerk"].gate.set()
     assert DIARY.entries[-2:] == ["clerk wait finished", "clerk stopped"]
 
 
@@ -668,10 +673,9 @@ async def test_a_stop_whose_caller_gives_up_is_carried_through(company: Company,
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(clerk.ask, Wait())
         await DIARY.has("clerk wait began")
-        cell = company.home.actors["clerk"]
         with anyio.move_on_after(0.05):
             await company.home.stop("clerk", 5.0)
-        cell._instance.gate.set()  # type: ignore[attr-defined]
+        LIVING["clerk"].gate.set()
     await eventually(lambda: "clerk" not in company.home.actors)
     await company.clerk()
     assert await clerk.ask(Add(1)) == Count(1)

@@ -6,23 +6,19 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import pytest
+from board import Board, gone, install
 
 from callboard.runtime.credentials import Role, mint_user_file
-from callboard.runtime.daemon_info import OWNER, DaemonInfo, find_daemon
+from callboard.runtime.daemon_info import find_daemon
 from callboard.runtime.folders import Paths
-from callboard.runtime.processes import find_by_variable, wait_exit
 from callboard.runtime.server import embedded_server
 from callboard.runtime.settings import ServerSettings
-
-COMMAND = [sys.executable, "-m", "callboard.runtime.cli"]
 
 # A package as somebody else would install it, with an actor that takes its time.
 SLOWPOKE = """
@@ -46,74 +42,9 @@ class Slowpoke(Actor):
 
 @pytest.fixture
 def slowpoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    site = tmp_path / "site"
-    info = site / "slowpoke-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "slowpoke.py").write_text(SLOWPOKE)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slowpoke\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[callboard.actors]\nslowpoke = slowpoke:Slowpoke\n")
+    site = install(tmp_path / "site", "slowpoke", SLOWPOKE, slowpoke="Slowpoke")
     monkeypatch.setenv("PYTHONPATH", str(site))
     monkeypatch.syspath_prepend(str(site))
-
-
-@dataclass
-class Board:
-    """The command line on one state folder."""
-
-    paths: Paths
-    _started: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=50)
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self._started.append(process)
-        return process
-
-    def up(self) -> DaemonInfo:
-        done = self.run("up", "--detach")
-        assert done.returncode == 0, done.stderr
-        return self.info()
-
-    def info(self) -> DaemonInfo:
-        info = find_daemon(self.paths)
-        assert info is not None
-        return info
-
-    def processes(self) -> list[psutil.Process]:
-        return find_by_variable(OWNER, str(self.paths.state))
-
-    def server(self) -> psutil.Process:
-        (server,) = (process for process in self.processes() if process.name() == "nats-server")
-        return server
-
-    def watch_log(self, name: str) -> LogWatch:
-        return LogWatch(self.start("logs", name, "--follow", "-n", "1"))
-
-    def close(self) -> None:
-        if find_daemon(self.paths):
-            self.run("down")
-        for process in self._started:
-            process.kill()
-            process.communicate()
-        for left in self.processes():
-            left.kill()
-
-
-class LogWatch:
-    """Follows a log through `callboard logs -f`, so that a test can await what happens. Its last line is seen first."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self.wait("")
-
-    def wait(self, words: str) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if words in line:
-                return
-        raise AssertionError(f"the log ended without {words!r}")
 
 
 @pytest.fixture
@@ -121,10 +52,6 @@ def board(tmp_path: Path) -> Iterator[Board]:
     board = Board(Paths.find().create())
     yield board
     board.close()
-
-
-def gone(processes: list[psutil.Process]) -> bool:
-    return all(wait_exit(process, 20) for process in processes)
 
 
 # Up and down

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, quants
 
 from callboard.actors.models.config import LlamaConfig
 from callboard.actors.models.errors import UnsupportedModel
 from callboard.actors.models.gguf import GGUFFile
+from callboard.actors.models.loading import load_decoder, load_tokenizer
 from callboard.actors.models.weights import unpermute
-from callboard.runtime.errors import ModelDamaged, NoSuchModel
+from callboard.runtime.errors import ModelDamaged, ModelError, NoSuchModel
 
 
 def test_metadata_is_what_the_gguf_package_reads(tiny_path: Path) -> None:
@@ -107,3 +111,27 @@ def test_a_huge_length_in_the_header_is_damage_and_not_a_huge_allocation(tiny_pa
     (tmp_path / "huge.gguf").write_bytes(content)
     with pytest.raises(ModelDamaged):
         GGUFFile(tmp_path / "huge.gguf")
+
+
+def test_any_damage_to_the_header_is_found_or_harmless(tiny_path: Path, tmp_path: Path) -> None:
+    """Whatever a few wrong bytes say, loading ends in a typed error or a model, in little time and memory."""
+    whole = tiny_path.read_bytes()
+    with GGUFFile(tiny_path) as file:
+        header = min(tensor.offset for tensor in file.tensors.values())
+    chance = random.Random(0)
+    outcomes: Counter[str] = Counter()
+    for _ in range(150):
+        content = bytearray(whole)
+        for _ in range(chance.choice([1, 1, 2, 5])):
+            content[chance.randrange(4, header)] = chance.choice([0, 255, chance.randrange(256)])
+        path = tmp_path / "damaged.gguf"
+        path.write_bytes(content)
+        try:
+            load_tokenizer(path)
+            load_decoder(path, torch.float32)
+        except ModelError as error:
+            outcomes[error.code] += 1
+        else:
+            outcomes["harmless"] += 1
+    assert outcomes["model.damaged"] > 50
+    assert outcomes["harmless"] > 10

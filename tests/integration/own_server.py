@@ -1,0 +1,52 @@
+"""A nats-server that a test may kill, stop for a while, and start again on the same port."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from callboard.runtime.processes import dying_with_us
+from callboard.runtime.server_config import find_binary
+
+
+class OwnServer:
+    """Runs from `start` to `kill`. It ends with the process that runs the tests, in any case."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self._log = folder / "nats-server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when it takes connections."""
+        command = [str(find_binary()), "--addr", "127.0.0.1", "--port", str(self.port), "--log", str(self._log)]
+        self._log.unlink(missing_ok=True)
+        self._process = subprocess.Popen(dying_with_us(command), stdin=subprocess.DEVNULL)
+        while not (self._log.exists() and "Server is ready" in self._log.read_text()):
+            assert self._process.poll() is None, self._log.read_text()
+
+    def kill(self) -> None:
+        """`kill -9`: no client is told, the sockets just close."""
+        self.signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+
+@contextmanager
+def own_server(folder: Path) -> Iterator[OwnServer]:
+    server = OwnServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()

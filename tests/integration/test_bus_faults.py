@@ -1,0 +1,424 @@
+"""The bus fails under load: the server is killed or stands still, readers and claimants misbehave. Nothing hangs."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from company import (
+    DIARY,
+    LIVING,
+    Add,
+    Clerk,
+    ClerkConfig,
+    Count,
+    GetNotes,
+    GetSeen,
+    Note,
+    Number,
+    Numbers,
+    NumbersBeside,
+    Wait,
+    WaitBeside,
+    Watch,
+)
+from own_server import OwnServer, own_server
+
+from callboard.runtime.bus import BusOptions
+from callboard.runtime.errors import (
+    ActorStopped,
+    CallboardError,
+    DeadlineExceeded,
+    Disconnected,
+    NameTaken,
+    NoSuchActor,
+    NotReachable,
+    SlowConsumer,
+)
+from callboard.runtime.node import Node
+from callboard.runtime.refs import Ref
+from callboard.schemas.runtime import Ended
+
+pytestmark = pytest.mark.anyio
+
+Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[OwnServer]:
+    DIARY.clear()
+    with own_server(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def home(server: OwnServer) -> AsyncIterator[Node]:
+    """Hosts a clerk."""
+    async with Node(bus=BusOptions(server.url), drain_timeout=1.0) as node:
+        await node.spawn(Clerk, ClerkConfig("clerk"), name="clerk")
+        yield node
+
+
+@pytest.fixture
+async def away(server: OwnServer) -> AsyncIterator[Node]:
+    async with Node(bus=BusOptions(server.url), drain_timeout=1.0) as node:
+        yield node
+
+
+def is_up(node: Node) -> bool:
+    assert node.links is not None
+    return node.links.bus.is_up
+
+
+# The server is killed
+
+
+async def test_requests_under_way_fail_when_the_server_is_killed_and_later_ones_work(
+    server: OwnServer, home: Node, away: Node, eventually: Eventually
+) -> None:
+    clerk = away.actor("clerk")
+    outcomes: Counter[str] = Counter()
+
+    async def ask() -> None:
+        try:
+            await clerk.ask(WaitBeside(), timeout=30)
+        except CallboardError as error:
+            outcomes[type(error).__name__] += 1
+
+    async def read() -> None:
+        try:
+            async with clerk.stream(NumbersBeside(10**9)) as numbers:
+                async for _ in numbers:
+                    pass
+        except CallboardError as error:
+            outcomes[type(error).__name__] += 1
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(ask)
+            for _ in range(3):
+                tasks.start_soon(read)
+            await DIARY.has("clerk wait began", 20)
+            await DIARY.has("clerk numbers 1000", 3)
+            server.kill()
+        assert outcomes == {"Disconnected": 23}
+        await DIARY.has("clerk numbers over", 3)
+        server.start()
+        assert (await clerk.ask(Add())).n >= 1
+        async with clerk.stream(NumbersBeside(500)) as numbers:
+            assert [number.n async for number in numbers] == list(range(500))
+    await eventually(lambda: is_up(home) and is_up(away))
+
+
+async def test_asks_under_load_all_end_when_the_server_is_killed_again_and_again(
+    server: OwnServer, home: Node, away: Node
+) -> None:
+    clerk = away.actor("clerk")
+    outcomes: Counter[str] = Counter()
+    stop = anyio.Event()
+
+    async def ask() -> None:
+        while not stop.is_set():
+            try:
+                await clerk.ask(Add(), timeout=20)
+                outcomes["answered"] += 1
+            except Disconnected:
+                outcomes["disconnected"] += 1
+
+    async def tell() -> None:
+        while not stop.is_set():
+            try:
+                await clerk.tell(Note("x"), timeout=20)
+            except Disconnected:
+                outcomes["told and disconnected"] += 1
+            await anyio.sleep(0)
+
+    async def answered(count: int) -> None:
+        aim = outcomes["answered"] + count
+        while outcomes["answered"] < aim:
+            await anyio.sleep(0.01)
+
+    with anyio.fail_after(25):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(ask)
+            tasks.start_soon(tell)
+            for _ in range(3):
+                await answered(200)
+                server.kill()
+                server.start()
+            await answered(200)
+            stop.set()
+    assert outcomes["answered"] >= 800
+    assert LIVING["clerk"].count >= outcomes["answered"]
+    assert DIARY.entries.count("clerk started") == 1
+
+
+async def test_an_ask_made_while_the_server_is_away_waits_for_its_return(
+    server: OwnServer, home: Node, away: Node, eventually: Eventually
+) -> None:
+    server.kill()
+    await eventually(lambda: not is_up(away))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(away.actor("clerk").ask, Add(7), 20)
+        tasks.start_soon(away.actor("clerk").tell, Note("told while it was away"), 20)
+        await anyio.wait_all_tasks_blocked()
+        server.start()
+    assert await away.actor("clerk").ask(Add(0)) == Count(7)
+    assert "told while it was away" in (await away.actor("clerk").ask(GetNotes())).texts
+
+
+async def test_what_could_not_be_sent_before_its_deadline_is_not_carried_out_later(
+    server: OwnServer, home: Node, away: Node, eventually: Eventually
+) -> None:
+    server.kill()
+    await eventually(lambda: not is_up(away))
+    with pytest.raises(NotReachable, match="away"):
+        await away.actor("clerk").ask(Add(100), timeout=0.2)
+    with anyio.move_on_after(0.1):
+        await away.actor("clerk").ask(Add(100))
+    server.start()
+    assert await away.actor("clerk").ask(Add(1), timeout=20) == Count(1)
+
+
+async def test_watches_go_on_when_the_server_comes_back(
+    server: OwnServer, home: Node, away: Node, eventually: Eventually
+) -> None:
+    await home.spawn(Clerk, ClerkConfig("other"), name="other")
+    watcher = await away.spawn(Clerk, ClerkConfig("watcher"), name="watcher")
+    for address in ("clerk", "other"):
+        await watcher.ask(Watch(address))
+        await eventually(lambda address=address: bool(home.actors[address].watchers))
+    server.kill()
+    await eventually(lambda: not is_up(home) and not is_up(away))
+    await home.stop("other")  # this end could not be announced, and must not be lost
+    server.start()
+    await DIARY.has("watcher saw other stopped")
+    assert len((await watcher.ask(GetSeen())).events) == 1
+    await home.stop("clerk")
+    await DIARY.has("watcher saw clerk stopped")
+
+
+async def test_who_is_gone_for_good_is_said_so_after_the_server_came_back(
+    server: OwnServer, home: Node, away: Node, eventually: Eventually
+) -> None:
+    server.kill()
+    await eventually(lambda: not is_up(home) and not is_up(away))
+    server.start()
+    with anyio.fail_after(10), pytest.raises(NoSuchActor):
+        await away.actor("nobody").ask(Add())
+
+
+async def test_a_node_does_not_join_a_bus_that_is_not_there(server: OwnServer) -> None:
+    server.kill()
+    with pytest.raises(NotReachable), anyio.fail_after(8):
+        async with Node(bus=BusOptions(server.url)):
+            pass
+    server.start()
+
+
+async def test_a_node_leaves_in_time_while_the_server_is_away(server: OwnServer, eventually: Eventually) -> None:
+    with anyio.fail_after(10):
+        async with Node(bus=BusOptions(server.url), drain_timeout=1.0) as node:
+            await node.spawn(Clerk, ClerkConfig("clerk"), name="clerk")
+            server.kill()
+            await eventually(lambda: not is_up(node))
+    assert DIARY.entries == ["clerk started", "clerk stopped"]
+    server.start()
+
+
+# The server stands still
+
+
+async def test_a_server_that_stands_still_is_a_deadline_and_no_more(server: OwnServer, home: Node, away: Node) -> None:
+    clerk = away.actor("clerk")
+    await clerk.ask(Add())
+    server.signal(signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await clerk.ask(Wait("late"), timeout=0.3)
+        assert 0.3 <= time.monotonic() - begun < 2.0
+    finally:
+        server.signal(signal.SIGCONT)
+    assert (await clerk.ask(Add(), timeout=10)).n == 2
+    assert "clerk late finished" not in DIARY.entries
+
+
+# Readers
+
+
+READER = """
+import sys, asyncio
+sys.path.insert(0, sys.argv[2])
+from callboard.runtime.bus import BusOptions
+from callboard.runtime.node import Node
+from company import NumbersBeside
+
+async def main():
+    async with Node("reader", bus=BusOptions(sys.argv[1])) as node:
+        async with node.actor("clerk").stream(NumbersBeside(10**9, wait_at=int(sys.argv[3]))) as numbers:
+            await anext(numbers)
+            print("reading", flush=True)
+            await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("wait_at", [1, -1], ids=["a quiet producer", "a producer without room"])
+async def test_a_reader_that_is_killed_ends_its_stream(server: OwnServer, home: Node, wait_at: int) -> None:
+    command = [sys.executable, "-c", READER, server.url, str(Path(__file__).parent), str(wait_at)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        line = await anyio.to_thread.run_sync(reader.stdout.readline)
+        assert line == "reading\n"
+        await DIARY.has("clerk numbers began")
+        reader.kill()
+        begun = time.monotonic()
+        await DIARY.has("clerk numbers over")
+        assert time.monotonic() - begun < 3.0
+    await away_from_everything(home)
+
+
+async def away_from_everything(home: Node) -> None:
+    """No stream is left at the producer's node."""
+    assert home.links is not None
+    assert not home.links.inbound._streams
+
+
+async def test_a_reader_that_stands_still_loses_its_stream(
+    home: Node, away: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("callboard.runtime.inbound.STALL_LIMIT_S", 0.5)
+    seen: list[int] = []
+    async with away.actor("clerk").stream(NumbersBeside(10**9)) as numbers:
+        await DIARY.has("clerk numbers over")
+        with pytest.raises(SlowConsumer):
+            await read_all(numbers, seen)
+    assert seen == list(range(len(seen)))
+    assert len(seen) >= 256
+
+
+async def read_all(numbers: AsyncIterator[Number], seen: list[int]) -> None:
+    async for number in numbers:
+        seen.append(number.n)
+
+
+async def test_a_producer_that_falls_silent_is_taken_for_dead(
+    home: Node, away: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("callboard.runtime.calls.SILENCE_S", 1.5)
+    assert home.links is not None
+    monkeypatch.setattr(home.links.inbound, "beat", lambda now: None)
+    async with away.actor("clerk").stream(Numbers(10, wait_at=1)) as numbers:
+        await anext(numbers)
+        with anyio.fail_after(8), pytest.raises(ActorStopped, match="no sign of life"):
+            await anext(numbers)
+    await DIARY.has("clerk numbers over")
+
+
+async def test_a_quiet_stream_lives_on(home: Node, away: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callboard.runtime.calls.SILENCE_S", 1.5)
+    async with away.actor("clerk").stream(Numbers(3, wait_at=1)) as numbers:
+        await anext(numbers)
+        with anyio.move_on_after(2.6) as quiet:
+            await anyio.sleep_forever()
+        assert quiet.cancelled_caught
+        LIVING["clerk"].gate.set()
+        assert [number.n async for number in numbers] == [1, 2]
+
+
+async def test_a_node_that_was_held_up_takes_nobody_for_dead(
+    home: Node, away: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("callboard.runtime.calls.SILENCE_S", 1.5)
+    monkeypatch.setattr("callboard.runtime.links.SILENT_NODE_S", 1.5)
+    monkeypatch.setattr("callboard.runtime.links.HELLO_EVERY_S", 0.5)
+    async with away.actor("clerk").stream(Numbers(3, wait_at=1)) as numbers:
+        await anext(numbers)
+        time.sleep(3.5)  # noqa: ASYNC251 - this is the fault: the event loop runs nothing
+        LIVING["clerk"].gate.set()
+        assert [number.n async for number in numbers] == [1, 2]
+
+
+# Names on the bus
+
+
+async def test_of_two_that_claim_a_name_at_once_one_gets_it(server: OwnServer) -> None:
+    options = BusOptions(server.url)
+    async with Node(bus=options) as one, Node(bus=options) as other, Node(bus=options) as asker:
+        for index in range(20):
+            name = f"root-{index}"
+            refs: list[Ref] = []
+            refused: list[NameTaken] = []
+
+            async def spawn(node: Node, name: str = name, refs: list[Ref] = refs, no: list[NameTaken] = refused) -> None:
+                try:
+                    refs.append(await node.spawn(Clerk, ClerkConfig(name), name=name))
+                except NameTaken as error:
+                    no.append(error)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(spawn, one)
+                tasks.start_soon(spawn, other)
+            assert (len(refs), len(refused)) == (1, 1)
+            assert await asker.actor(name).ask(Add()) == Count(1)
+
+
+async def test_two_nodes_of_one_name_are_not_let_on_the_bus(server: OwnServer) -> None:
+    options = BusOptions(server.url)
+    async with Node("twin", bus=options) as twin:
+        with pytest.raises(NameTaken, match="twin"):
+            async with Node("twin", bus=options):
+                pass
+        assert is_up(twin)
+    async with Node("twin", bus=options):
+        pass
+
+
+async def test_a_name_whose_holder_is_too_busy_to_answer_is_taken(
+    home: Node, away: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert home.links is not None
+    monkeypatch.setattr(home.links.inbound, "_control", lambda *_: None)
+    with pytest.raises(NameTaken):
+        await away.spawn(Clerk, name="clerk")
+
+
+async def test_answers_to_an_earlier_life_are_not_taken_for_ours(server: OwnServer, home: Node) -> None:
+    options = BusOptions(server.url)
+    async with Node("again", bus=options) as first:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(first.actor("clerk").ask, WaitBeside("old"))
+            await DIARY.has("clerk old began", 5)
+            tasks.cancel_scope.cancel()
+    async with Node("again", bus=options) as second:
+        for n in range(1, 6):
+            assert await second.actor("clerk").ask(Add()) == Count(n)
+
+
+async def test_who_leaves_says_so_to_those_who_wait_and_watch(server: OwnServer, away: Node) -> None:
+    watcher = await away.spawn(Clerk, ClerkConfig("watcher"), name="watcher")
+    async with anyio.create_task_group() as tasks:
+        async with Node(bus=BusOptions(server.url), drain_timeout=0.1) as leaving:
+            await leaving.spawn(Clerk, ClerkConfig("leaver"), name="leaver")
+            await watcher.ask(Watch("leaver"))
+
+            async def ask() -> None:
+                with pytest.raises(ActorStopped):
+                    await away.actor("leaver").ask(Wait())
+
+            tasks.start_soon(ask)
+            await DIARY.has("leaver wait began")
+    (event,) = (await watcher.ask(GetSeen())).events
+    assert event.reason in (Ended.STOPPED, Ended.NODE_DOWN)
