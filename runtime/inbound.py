@@ -332,21 +332,22 @@ class Inbound:
     # What cannot be delivered
 
     def _nobody(self, address: str, reply: str, data: bytes) -> None:
-        if not reply:
-            self._bury(address, data)
-        elif self._is_held(address, data):
-            self.answer(reply, _encode(Frame(_OK)), False)
-        else:
+        if self._is_ping(data):
+            holds = self.links.holds(address, _any_envelope.decode(data).sender)
+            self.answer(reply, _encode(Frame(_OK if holds else int(Mark.ERROR))), False)
+        elif self.links.is_claiming(address):
+            return  # the one who gets the name will answer
+        elif reply:
             error = NoSuchActor(f"there is no actor {address} on node {self.node.name}")
             self.refuse(reply, error.to_info(), data[:1] == b"{")
+        else:
+            self._bury(address, data)
 
-    def _is_held(self, address: str, data: bytes) -> bool:
-        """Whether this is the question if a root is taken, and it is: its actor is about to come."""
+    def _is_ping(self, data: bytes) -> bool:
         try:
-            envelope = _any_envelope.decode(data)
+            return _any_envelope.decode(data).op == Op.PING
         except UNDECODABLE:
             return False
-        return envelope.op == Op.PING and self.links.holds(address, envelope.sender)
 
     def _drop(self, cell: Cell, data: bytes) -> None:
         """Bytes that held no credit and found no room, or that are no message of the actor's."""

@@ -142,6 +142,8 @@ class Links:
             await self._check_free(root)
         except BaseException:
             self.unclaim(root)
+            if subscriptions:  # until they are gone we hear what is said to the one who got it, and keep quiet
+                await asyncio.wait(self._leaving, timeout=CLAIM_TIMEOUT_S)
             raise
         finally:
             self._claiming.discard(root)
@@ -154,6 +156,10 @@ class Links:
     def holds(self, root: str, claimant: str) -> bool:
         """Whether a root is ours, there or about to be, as against somebody who claims it."""
         return root in self._roots and (root not in self._claiming or self.inbox < claimant)
+
+    def is_claiming(self, address: str) -> bool:
+        """Whether it is not settled yet if we answer for an address."""
+        return address in self._claiming or address.partition(".")[0] in self._claiming
 
     def unclaim(self, root: str) -> None:
         for subscription in self._roots.pop(root, ()):
