@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from company import (
     DIARY,
@@ -148,7 +149,7 @@ async def test_asks_under_load_all_end_when_the_server_is_killed_again_and_again
                 await clerk.tell(Note("x"), timeout=20)
             except Disconnected:
                 outcomes["told and disconnected"] += 1
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
 
     async def answered(count: int) -> None:
         aim = outcomes["answered"] + count
@@ -352,6 +353,25 @@ async def test_a_node_that_was_held_up_takes_nobody_for_dead(quick_beats: None, 
         time.sleep(1.5)  # noqa: ASYNC251 - this is the fault: the event loop runs nothing
         LIVING["clerk"].gate.set()
         assert [number.n async for number in numbers] == [1, 2]
+
+
+async def test_a_node_that_falls_silent_is_taken_for_gone_and_welcomed_back(
+    quick_beats: None, home: Node, away: Node, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    watcher = await away.spawn(Clerk, ClerkConfig("watcher"), name="watcher")
+    await watcher.ask(Watch("clerk"))
+    assert home.links is not None
+    links = away.links
+    assert links is not None
+    await eventually(lambda: home.name in links.peers)
+    with monkeypatch.context() as silence:
+        silence.setattr(home.links, "say_hello", lambda: None)
+        with anyio.fail_after(5), pytest.raises(ActorStopped, match="no sign of life"):
+            await away.actor("clerk").ask(Wait())
+    await DIARY.has("watcher saw clerk node_down")
+    await DIARY.has("clerk wait CancelledError")
+    await eventually(lambda: home.name in links.peers)
+    assert await away.actor("clerk").ask(Add()) == Count(1)
 
 
 # Names on the bus
