@@ -76,7 +76,7 @@ class Bus:
         self._drained: asyncio.Future[None] | None = None
         self._connected = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
-        self._opening: asyncio.Timeout | None = None
+        self._is_opening = True
         self._trouble: Exception | None = None
         self.sent = 0
         self.received = 0
@@ -85,7 +85,7 @@ class Bus:
         """Raises NotReachable when no server answers, Forbidden-like NotReachable when it refuses the credentials."""
         extra: dict[str, Any] = {"user_credentials": self._options.creds} if self._options.creds else {}
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S) as self._opening:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._client.connect(
                     self._options.url,
                     name=self._name,
@@ -113,7 +113,7 @@ class Bus:
                     f"{where} refuses these credentials", hint="--creds FILE names a file with others"
                 ) from cause
             raise NotReachable(f"{where} does not answer: {_reason(cause)}") from cause
-        self._opening = None
+        self._is_opening = False
         self._connected.set()
         self._sender = asyncio.get_running_loop().create_task(self._send_all())
 
@@ -216,8 +216,14 @@ class Bus:
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Take what is on its way and no more: who sent it learns by an answer that it came too late."""
         try:
-            await (subscription.drain() if self.is_up else subscription.unsubscribe())
-        except nats.errors.Error as error:  # the connection has gone, and the subscription with it
+            if not self.is_up:
+                await subscription.unsubscribe()
+                return
+            # `drain` alone believes a ping that nats-py wrote ahead of the order to unsubscribe (see `flush`).
+            await self._client._send_unsubscribe(subscription._id)
+            await self.flush()
+            await subscription.drain()
+        except (nats.errors.Error, Disconnected) as error:  # the connection has gone, and the subscription with it
             log.debug("%s: %s", subscription.subject, error)
 
     async def close(self) -> None:
@@ -232,10 +238,10 @@ class Bus:
         await self._client.close()
 
     async def _on_error(self, error: Exception) -> None:
-        if self._opening is not None:
+        if self._is_opening:
             self._trouble = error
-            if _is_refusal(error):  # nats-py would try again until the time is over
-                self._opening.reschedule(asyncio.get_running_loop().time())
+            if _is_refusal(error):  # nats-py would go on trying: this takes it out of its loop
+                raise error
         denied = _DENIED.search(str(error))
         if denied is not None:
             self._events.denied(denied.group(2))

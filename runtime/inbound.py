@@ -166,6 +166,8 @@ class Inbound:
         self._asks: dict[str, BusAsk] = {}
         self._streams: dict[str, BusStream] = {}
         self._ledgers: dict[str, Ledger] = {}
+        # What came for a root while it was not settled whether it is ours: if not, somebody else answers.
+        self.early: dict[str, list[tuple[str, str, bytes]]] = {}
         self._numbers = itertools.count(1)
         self._own = f"{links.inbox}p"
 
@@ -335,8 +337,8 @@ class Inbound:
         if self._is_ping(data):
             holds = self.links.holds(address, _any_envelope.decode(data).sender)
             self.answer(reply, _encode(Frame(_OK if holds else int(Mark.ERROR))), False)
-        elif self.links.is_claiming(address):
-            return  # the one who gets the name will answer
+        elif root := self.links.claiming(address):
+            self.early.setdefault(root, []).append((f"actor.{address}", reply, data))
         elif reply:
             error = NoSuchActor(f"there is no actor {address} on node {self.node.name}")
             self.refuse(reply, error.to_info(), data[:1] == b"{")

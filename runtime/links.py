@@ -144,10 +144,17 @@ class Links:
             self.unclaim(root)
             if subscriptions:  # until they are gone we hear what is said to the one who got it, and keep quiet
                 await asyncio.wait(self._leaving, timeout=CLAIM_TIMEOUT_S)
+            self.inbound.early.pop(root, None)
             raise
         finally:
             self._claiming.discard(root)
-        self.node.loop.call_soon(self.say_hello)
+        self.node.loop.call_soon(self._claimed, root)
+
+    def _claimed(self, root: str) -> None:
+        """In the next turn of the loop, when the actor is there."""
+        self.say_hello()
+        for subject, reply, data in self.inbound.early.pop(root, ()):
+            self.inbound.receive(subject, reply, data)
 
     async def _check_free(self, root: str) -> None:
         if await self._answers(root):
@@ -157,9 +164,10 @@ class Links:
         """Whether a root is ours, there or about to be, as against somebody who claims it."""
         return root in self._roots and (root not in self._claiming or self.inbox < claimant)
 
-    def is_claiming(self, address: str) -> bool:
-        """Whether it is not settled yet if we answer for an address."""
-        return address in self._claiming or address.partition(".")[0] in self._claiming
+    def claiming(self, address: str) -> str:
+        """The root of an address where it is not settled yet if we answer for it, else nothing."""
+        root = address.partition(".")[0]
+        return root if root in self._claiming else address if address in self._claiming else ""
 
     def unclaim(self, root: str) -> None:
         for subscription in self._roots.pop(root, ()):
@@ -344,6 +352,8 @@ class Links:
         unsent = self.bus.unsent()
         for conversation in tuple(self._conversations.values()):
             if conversation.reply not in unsent:
+                if isinstance(conversation, Call | RemoteStream):
+                    self.control(conversation, Op.CANCEL)  # goes out when the server is back
                 conversation.fail(Disconnected("the connection to the bus broke while the request was under way"))
         for channel in self._channels.values():
             channel.reset()
@@ -409,6 +419,7 @@ class Links:
                 info = down.error or error.to_info()
                 self.watch_ended(conversation, Terminated(address, Ended.NODE_DOWN, info, down.restarting))
             else:
+                self.cancel(conversation)  # it may only have fallen silent
                 conversation.fail(error)
         for address in [a for a in self._channels if a.partition(".")[0] in roots]:
             del self._channels[address]

@@ -165,8 +165,10 @@ class Pid(Request[Count], frozen=True, tag="test.pid"):
 
 
 class ClerkConfig(msgspec.Struct, frozen=True):
+    """With `listens`, a message on `topic.open` opens the gate, also when the clerk takes nothing new any more."""
+
     name: str = "clerk"
-    mark: str = ""
+    listens: bool = False
 
 
 class Clerk(Actor[ClerkConfig]):
@@ -184,6 +186,16 @@ class Clerk(Actor[ClerkConfig]):
     async def started(self) -> None:
         LIVING[self.config.name] = self
         self.diary("started")
+        if self.config.listens:
+            ready = anyio.Event()
+            self.start_soon(self._listen, ready)
+            await ready.wait()
+
+    async def _listen(self, ready: anyio.Event) -> None:
+        async with self.node.listen("topic.open") as opened:
+            ready.set()
+            async for _ in opened:
+                self.gate.set()
 
     async def stopped(self) -> None:
         self.diary("stopped")

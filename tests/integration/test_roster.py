@@ -1,0 +1,138 @@
+"""What a daemon was asked to run comes back after its death, and not after its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from antics import Begun, FragileConfig, Hold
+from board import Board, install
+
+import callboard
+from callboard import Restart
+from callboard.runtime.client import Client
+from callboard.schemas.bench import Add, Count
+
+pytestmark = pytest.mark.anyio
+
+ANTICS = (Path(__file__).parent / "antics.py").read_text()
+
+
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
+    site = install(tmp_path / "site", "antics", ANTICS, narrow="Narrow", wide="Wide", fragile="Fragile")
+    board = Board.at(tmp_path, PYTHONPATH=str(site))
+    for name, value in board.environment.items():
+        monkeypatch.setenv(name, value)
+    board.up()
+    yield board
+    board.close()
+
+
+async def kill_daemon(board: Board, bus: Client, *awaited: str) -> None:
+    """`kill -9`, and wait until the daemon that the guardian starts says that it hosts these roots again."""
+    before = board.info().daemon_pid
+    async with bus.listen("nodes.hello") as hellos:
+        os.kill(before, signal.SIGKILL)
+        missing = set(awaited) | {"main"}
+        async for _, hello in hellos:
+            if hello["info"]["pid"] != before:
+                missing -= {hello["info"]["node"], *hello["info"]["roots"]}
+            if not missing:
+                return
+
+
+async def addresses(bus: Client) -> set[str]:
+    return {info.address for info in await bus.actors() if not info.address.startswith("node.")}
+
+
+async def test_permanent_actors_come_back_after_kill_9_of_the_daemon_and_only_they(board: Board) -> None:
+    async with callboard.connect() as bus:
+        await bus.spawn("counter", name="kept")
+        await bus.spawn("counter", name="passing", restart=Restart.TEMPORARY)
+        await bus.spawn("counter", name="stopped")
+        await bus.stop("stopped")
+        await bus.actor("kept").ask(Add(5))
+        await kill_daemon(board, bus, "kept")
+        assert await bus.actor("kept").ask(Add(1)) == Count(1)
+        assert await addresses(bus) == {"kept"}
+        await kill_daemon(board, bus, "kept")
+        assert await addresses(bus) == {"kept"}
+    await anyio.to_thread.run_sync(board.run, "down")
+    await anyio.to_thread.run_sync(board.up)
+    async with callboard.connect() as bus:
+        assert await addresses(bus) == set()
+
+
+async def test_an_actor_in_a_process_comes_back_when_its_earlier_life_has_finished(
+    board: Board, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    async with callboard.connect() as bus, bus.listen("nodes.hello") as hellos:
+        await bus.spawn("narrow", name="busy", process=True)
+        (first,) = await bus.actors("busy")
+        async with bus.actor("busy").stream(Hold(str(gate))) as work:
+            assert await anext(work) == Begun()
+            await kill_daemon(board, bus)  # and `busy` has seen it die, and finishes what it has: its name is held
+            gate.touch()
+            with pytest.raises(StopAsyncIteration):
+                await anext(work)
+        async for _, hello in hellos:
+            if hello["info"]["roots"] == ["busy"] and hello["info"]["pid"] != first.pid:
+                break
+        (second,) = await bus.actors("busy")
+        assert second.pid != first.pid
+
+
+async def test_what_waits_to_come_back_may_be_stopped(board: Board, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with callboard.connect() as bus:
+        await bus.spawn("narrow", name="busy", process=True)
+        async with bus.actor("busy").stream(Hold(str(gate))) as work:
+            await anext(work)
+            await kill_daemon(board, bus)
+            done = await anyio.to_thread.run_sync(board.run, "stop", "busy")
+            assert (done.returncode, done.stderr) == (0, "")
+            gate.touch()
+            with pytest.raises(StopAsyncIteration):
+                await anext(work)
+        await kill_daemon(board, bus)
+        assert await addresses(bus) == set()
+
+
+async def test_an_actor_that_cannot_start_again_takes_neither_the_daemon_nor_the_others_along(
+    board: Board, tmp_path: Path
+) -> None:
+    needed = tmp_path / "needed"
+    needed.touch()
+    async with callboard.connect() as bus:
+        for name in ("a", "c"):
+            await bus.spawn("counter", name=name)
+        await bus.spawn("fragile", FragileConfig(str(needed)), name="b")
+        needed.unlink()
+        await kill_daemon(board, bus, "a", "c")
+        assert await addresses(bus) == {"a", "c"}
+        assert board.info().daemon_restarts == 1
+    logs = await anyio.to_thread.run_sync(board.run, "logs", "daemon", "-n", "100")
+    assert "b is not brought back" in logs.stdout
+
+
+async def test_a_foreground_daemon_that_was_killed_leaves_its_roster_to_the_next(board: Board) -> None:
+    await anyio.to_thread.run_sync(board.run, "down")
+    up = board.start("up")
+    assert up.stdout is not None
+    await anyio.to_thread.run_sync(up.stdout.readline)
+    async with callboard.connect() as bus:
+        await bus.spawn("counter", name="kept")
+    up.kill()
+    await anyio.to_thread.run_sync(up.wait)
+    await anyio.to_thread.run_sync(board.up)
+    async with callboard.connect() as bus, bus.listen("nodes.hello") as hellos:
+        async for _, hello in hellos:
+            if "kept" in hello["info"]["roots"]:
+                break
+        assert await bus.actor("kept").ask(Add(1)) == Count(1)
