@@ -137,11 +137,14 @@ class Client:
         """
         hosts = {info.place: f"node.{info.node}" for info in await self._list(address) if info.address == address}
         host = hosts.get("process") or hosts.get("here")
-        request = StopActor(address, timeout)
+        request, patience = StopActor(address, timeout), timeout + 10.0
         if host is None:
-            await self._ask_main(request)
-        else:
-            await self.actor(host).ask(request, timeout=timeout + 10.0)
+            await self._ask_main(request, patience)
+            return
+        if host != MAIN:
+            with contextlib.suppress(NoSuchActor):  # the daemon may be about to bring it back
+                await self._ask_main(request, patience)
+        await self.actor(host).ask(request, patience)
 
     async def nodes(self) -> tuple[NodeInfo, ...]:
         """The nodes on the bus, as the daemon knows them. Raises NotReachable where there is no daemon."""

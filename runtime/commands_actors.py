@@ -213,6 +213,7 @@ def _configure_listen(parser: ArgumentParser) -> None:
 
 def _listen(args: Namespace) -> int:
     tokens = args.pattern.split(".")
+    tapping = tokens[0] == "tap"
     if tokens[0] in ("actor", "*", ">"):
         raise UsageError(
             f"{args.pattern} takes in actor.>, and who listens there is taken for an actor",
@@ -220,16 +221,21 @@ def _listen(args: Namespace) -> int:
         )
 
     def show(subject: str, message: Any) -> None:
-        text = message.decode(errors="backslashreplace") if isinstance(message, bytes) else None
+        if isinstance(message, bytes):
+            message = message.decode(errors="backslashreplace")
         if args.json:
-            print(to_json({"subject": subject, "message": message if text is None else text}), flush=True)
+            print(to_json({"subject": subject, "message": message}), flush=True)
+        elif isinstance(message, str):
+            print(subject, message, flush=True)
+        elif tapping:
+            print(subject, "from", message["sender"] or "its process", to_json(message["message"]), flush=True)
         else:
-            print(subject, to_json(message) if text is None else text, flush=True)
+            print(subject, to_json(message), flush=True)
 
     async def run() -> int:
         left = args.count
         async with client_of(args) as bus:
-            source = bus.tap_raw(".".join(tokens[1:]) or ">") if tokens[0] == "tap" else bus.listen(args.pattern)
+            source = bus.tap_raw(".".join(tokens[1:]) or ">") if tapping else bus.listen(args.pattern)
             async with source as messages:
                 print(f"listening to {args.pattern}", file=sys.stderr, flush=True)
                 try:

@@ -202,7 +202,7 @@ async def _show_status(info: DaemonInfo, as_json: bool) -> int:
             ("restarts", str(info.daemon_restarts)),
         ]
         if status.answers:
-            rows.append(("company", f"{status.actors} actors on {status.nodes} nodes"))
+            rows.append(("company", f"{_many(status.actors, 'actor')} on {_many(status.nodes, 'node')}"))
         for name, text in rows:
             print(f"{name:<9} {text}")
     return 0 if status.answers else NOT_REACHABLE
@@ -222,6 +222,10 @@ async def _counts(info: DaemonInfo) -> tuple[int, int] | None:
         if not all(isinstance(leaf, CallboardError) for leaf in leaves(error)):
             raise
         return None
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def _duration(seconds: float) -> str:

@@ -50,14 +50,15 @@ async def host(orders: DaemonOrders, ready: Callable[[], None], stop: anyio.Even
 
     settings = orders.settings
     options = mint(BusOptions(orders.url, settings.creds if settings.nats else "", NAME, orders.account), NAME)
-    async with Node(
+    node = Node(
         NAME,
         bus=options,
         ask_timeout=settings.timeout,
         drain_timeout=settings.drain_timeout,
         logs=orders.paths.logs,
-    ) as node:
-        node.roster = Roster.of(orders.paths)
+    )
+    node.roster = Roster.of(orders.paths)
+    async with node:
         log.info("ready on %s", orders.url)
         ready()
         async with anyio.create_task_group() as tasks:

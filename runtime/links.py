@@ -370,6 +370,9 @@ class Links:
     # Who else is there
 
     def say_hello(self, *, leaving: bool = False) -> None:
+        own = f"node.{self.node.name}"
+        if own not in self._roots or own in self._claiming:
+            return  # the name may be another's, whose word this would be taken for
         self.bus.send("nodes.hello", encode(NodeHello(self.node.info(), leaving)))
 
     def _on_nodes(self, subject: str, reply: str, data: bytes) -> None:

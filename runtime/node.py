@@ -95,13 +95,15 @@ class Node:
             from .links import Links
 
             self.links = Links(self, self._bus_options)
+            # Before the bus hears of it: whoever finds the node finds its actor.
+            control = Cell(self, f"node.{self.name}", NodeControl, NoConfig(), Restart.PERMANENT, self._roots)
+            await self._roots.add(control)
             try:
                 await self.links.open()
             except BaseException:
+                await self._roots.stop_all(0.0)
                 await self.links.close()
                 raise
-            control = Cell(self, f"node.{self.name}", NodeControl, NoConfig(), Restart.PERMANENT, self._roots)
-            await self._roots.add(control)
         return self
 
     async def __aexit__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from company import (
 )
 
 from callboard.runtime.bus import BusOptions
+from callboard.runtime.calls import GrantCall
+from callboard.runtime.cell import Cell
 from callboard.runtime.client import Client
 from callboard.runtime.errors import (
     ActorStopped,
@@ -679,6 +682,73 @@ async def test_a_stop_whose_caller_gives_up_is_carried_through(company: Company,
     await eventually(lambda: "clerk" not in company.home.actors)
     await company.clerk()
     assert await clerk.ask(Add(1)) == Count(1)
+
+
+# All at once
+
+
+async def test_after_any_mix_of_requests_nothing_is_left_over(company: Company, eventually: Eventually) -> None:
+    dice = random.Random(company.home is company.away)
+    clerk = await company.clerk(kind=SmallClerk)
+    told: list[str] = []
+    odd: list[BaseException] = []
+
+    async def one(index: int) -> None:
+        try:
+            match dice.randrange(9):
+                case 0 | 1:
+                    await clerk.ask(Add(1), timeout=dice.choice([None, 0.001]))
+                case 2:
+                    await clerk.ask(dice.choice([Wait(), WaitBeside()]), timeout=dice.random() / 20)
+                case 3:
+                    with anyio.move_on_after(dice.random() / 20):
+                        await clerk.ask(dice.choice([Wait(), WaitBeside(), Add(1)]))
+                case 4:
+                    async with clerk.stream(dice.choice([Numbers(600), NumbersBeside(600)])) as numbers:
+                        for _ in range(dice.randrange(600)):
+                            await anext(numbers)
+                case 5:
+                    with anyio.move_on_after(dice.random() / 20):
+                        async for _ in clerk.stream(Numbers(20, wait_at=dice.randrange(20)), timeout=0.05):
+                            pass
+                case 6:
+                    await clerk.ask(dice.choice([Fail(typed=True), FailBeside(typed=True), Unknown()]))
+                case 7:
+                    await clerk.tell(Note(str(index)), timeout=dice.choice([0.0, 0.05, 10.0]))
+                    told.append(str(index))
+                case 8:
+                    await clerk.tell(Open(), timeout=0.05)
+        except (MailboxFull, DeadlineExceeded, RequestInvalid, NotUnderstood):
+            pass
+        except BaseException as error:
+            odd.append(error)
+            raise
+
+    async def several(first: int) -> None:
+        for index in range(first, first + 40):
+            await one(index)
+            LIVING["clerk"].gate = anyio.Event()
+
+    async with anyio.create_task_group() as tasks:
+        for first in range(0, 400, 40):
+            tasks.start_soon(several, first)
+    assert not odd
+    assert DIARY.entries.count("clerk started") == 1
+    noted = LIVING["clerk"].noted
+    await eventually(lambda: len(noted) >= len(told))
+    assert sorted(text for text in noted if text.isdigit()) == sorted(told)
+    cell = company.home.actors["clerk"]
+    assert isinstance(cell, Cell)
+    assert not cell.dropped
+    await eventually(lambda: not cell.inbox and not cell._running and not cell.current)
+    for node in {company.home, company.away}:
+        assert node.links is not None
+        inbound = node.links.inbound
+        promised = sum(ledger.promised for ledger in inbound._ledgers.values())
+        await eventually(lambda inbound=inbound: not inbound._asks and not inbound._streams)
+        if node is company.home:
+            assert cell.held == promised
+        assert not [call for call in node.links._conversations.values() if not isinstance(call, GrantCall)]
 
 
 # Names

@@ -262,10 +262,12 @@ def test_listen_prints_so_many_messages_and_ends(board: Board, cli: Cli) -> None
 
 def test_listen_to_a_tap_shows_what_an_actor_gets(board: Board, cli: Cli) -> None:
     process = listen(board, "tap.c", "-n", "1", "--json")
+    plain = listen(board, "tap.>", "-n", "1")
     cli("publish", "--answer", "actor.c", ADD)
     shown = json.loads(process.communicate(timeout=20)[0])
     assert shown["subject"] == "tap.c"
     assert shown["message"]["message"] == {"type": "bench.add", "amount": 3, "padding": ""}
+    assert plain.communicate(timeout=20)[0].startswith('tap.c from json {"type":"bench.add"')
 
 
 @pytest.mark.parametrize("pattern", ["topic.>", "tap.>"])
