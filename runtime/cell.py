@@ -20,7 +20,7 @@ import msgspec
 from ..schemas.base import Message
 from ..schemas.runtime import ActorInfo, Ended, Terminated
 from .actor import Actor, HandlerSpec, Spec, kind_name, spec_of
-from .deliveries import Delivery, Told
+from .deliveries import Delivery, LocalAsk, Told
 from .errors import (
     ActorError,
     ActorStopped,
@@ -277,11 +277,17 @@ class Cell(Child):
                     self._failed(delivery, error)
                     raise
                 else:
-                    delivery.resolve(result)
+                    if delivery.__class__ is LocalAsk:  # as its `resolve` does, without the call
+                        future = delivery.future
+                        if not future.done():
+                            future.set_result(result)
+                    else:
+                        delivery.resolve(result)
                 self.processed += 1
-                self.current = None
                 if delivery.abandoned:
+                    self.current = None
                     await self._absorb_cancel()
+            self.current = None
             if self._instance is not actor:
                 return  # it was left behind when it did not end in time
             if inbox:
