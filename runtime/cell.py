@@ -277,7 +277,7 @@ class Cell(Child):
                     self._failed(delivery, error)
                     raise
                 else:
-                    if delivery.__class__ is LocalAsk:  # as its `resolve` does, without the call
+                    if type(delivery) is LocalAsk:  # as its `resolve` does, without the call
                         future = delivery.future
                         if not future.done():
                             future.set_result(result)

@@ -28,7 +28,7 @@ CAPABILITY = {"runtime", "kernels", "schemas", "actors/models"}
 
 # Libraries that only these files and folders may import.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "nats": ("runtime/bus.py", "actors/bench/"),
+    "nats": ("runtime/bus.py", "runtime/jetstream.py", "runtime/object_store.py", "actors/bench/"),
     "nkeys": ("runtime/credentials.py",),
     "textual": ("tui/",),
 }
