@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .runtime.errors import CallboardError as CallboardError
     from .runtime.node import Node as Node
     from .runtime.placement import Here as Here
+    from .runtime.placement import OnNode as OnNode
     from .runtime.placement import Process as Process
     from .runtime.refs import Ref as Ref
     from .runtime.supervision import Restart as Restart
@@ -35,6 +36,7 @@ _HOME = {
     "Here": "runtime.placement",
     "Message": "schemas.base",
     "Node": "runtime.node",
+    "OnNode": "runtime.placement",
     "Process": "runtime.placement",
     "Ref": "runtime.refs",
     "Request": "schemas.base",

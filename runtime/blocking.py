@@ -17,6 +17,7 @@ from .actor import Actor
 from .client import Client, connect
 from .loops import backend_options
 from .node import ASK_TIMEOUT_S
+from .placement import OnNode
 from .refs import Ref, Stream
 from .supervision import Restart
 from .topics import Listener
@@ -152,12 +153,11 @@ class SyncClient:
         *,
         name: str = "",
         process: bool = False,
+        where: OnNode | None = None,
         restart: Restart = Restart.PERMANENT,
     ) -> SyncRef:
-        spawn = self._client.spawn
-        return SyncRef(
-            self._portal, _call(self._portal, spawn, kind, config, name=name, process=process, restart=restart)
-        )
+        spawn, options = self._client.spawn, {"name": name, "process": process, "where": where, "restart": restart}
+        return SyncRef(self._portal, _call(self._portal, spawn, kind, config, **options))
 
     def host(
         self,

@@ -195,7 +195,7 @@ class GrantCall(Conversation):
 
 
 class PingCall(Conversation):
-    """Is anybody there? `future` says; who listens but is too busy to answer is there."""
+    """Is anybody there? `future` says; who listens but is too busy to answer is there, and `silent`."""
 
     @property
     def may_repeat(self) -> bool:
@@ -206,6 +206,7 @@ class PingCall(Conversation):
     def __init__(self, address: str, links: Links) -> None:
         super().__init__(address, links)
         self.future: asyncio.Future[bool] = links.node.loop.create_future()
+        self.silent = False
 
     def receive(self, data: bytes) -> None:
         if not self.future.done():
@@ -223,6 +224,7 @@ class PingCall(Conversation):
         if not self.links.bus.is_up:
             self.links.expired(self)
         elif not self.future.done():
+            self.silent = True
             self.future.set_result(True)
 
 

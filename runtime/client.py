@@ -16,6 +16,7 @@ from ..schemas.runtime import ActorInfo, ListActors, ListNodes, NodeInfo, Spawn,
 from .actor import Actor
 from .errors import ActorStopped, DeadlineExceeded, NoSuchActor, NotReachable
 from .node import ASK_TIMEOUT_S, Node
+from .placement import OnNode
 from .refs import Ref
 from .supervision import Restart
 from .topics import Listener
@@ -107,16 +108,25 @@ class Client:
         *,
         name: str = "",
         process: bool = False,
+        where: OnNode | None = None,
         restart: Restart = Restart.PERMANENT,
     ) -> Ref:
-        """Have the daemon start an actor of a registered kind, in its own process if `process`.
+        """Have the daemon start an actor of a registered kind: in the daemon, in a process of its own if `process`, or
+        on another node (`where`), which the daemon picks.
 
         Returns once its `started` has run. A permanent one comes back after a crash of the daemon too. Raises
-        NameTaken, UnknownKind, ConfigError, what its `started` raised (HandlerFailed if that was no CallboardError),
-        NotReachable where no daemon is on the bus.
+        NameTaken, UnknownKind, ConfigError, NoNodeFits, what its `started` raised (HandlerFailed if that was no
+        CallboardError), NotReachable where no daemon is on the bus.
         """
         text = config if isinstance(config, str) else msgspec.json.encode(config).decode()
-        spawned = await self._ask_main(Spawn(kind, name, text, process, restart.value), timeout=SPAWN_TIMEOUT_S)
+        if where is None:
+            request = Spawn(kind, name, text, process, restart.value)
+        else:
+            request = Spawn(
+                *(kind, name, text, process or where.process, restart.value),
+                *(where.labels, where.memory, where.cpus, True),
+            )
+        spawned = await self._ask_main(request, timeout=SPAWN_TIMEOUT_S)
         return self.actor(spawned.address)
 
     async def host(
@@ -136,7 +146,7 @@ class Client:
         It finishes what it has within `timeout` seconds. Raises NoSuchActor.
         """
         hosts = {info.place: f"node.{info.node}" for info in await self._list(address) if info.address == address}
-        host = hosts.get("process") or hosts.get("here")
+        host = hosts.get("remote") or hosts.get("process") or hosts.get("here")
         request, patience = StopActor(address, timeout), timeout + 10.0
         if host is None:
             await self._ask_main(request, patience)
@@ -160,8 +170,8 @@ class Client:
         for info in await self._list(prefix):
             known = found.get(info.address)
             if known is not None and known.place != info.place:
-                own, supervisors = (info, known) if info.place == "here" else (known, info)
-                info = msgspec.structs.replace(own, restarts=supervisors.restarts)
+                own = info if info.place == "here" else known
+                info = msgspec.structs.replace(own, restarts=max(info.restarts, known.restarts))
             found[info.address] = info
         return sorted(found.values(), key=lambda info: info.address)
 

@@ -85,6 +85,10 @@ def _configure_spawn(parser: ArgumentParser) -> None:
     parser.add_argument("--name", default="", help="its address; made up from the kind if not given")
     parser.add_argument("--config", default="{}", metavar="JSON", help="its configuration")
     parser.add_argument("--process", action="store_true", help="in a process of its own")
+    parser.add_argument("--on-node", action="store_true", help="on another node that has joined (`callboard node`)")
+    parser.add_argument("--labels", default="", metavar="A,B=C", help="on a node with these labels")
+    parser.add_argument("--memory", default="", metavar="SIZE", help="on a node with so much memory to give: 4GiB")
+    parser.add_argument("--cpus", type=float, default=0.0, metavar="N", help="on a node with so many CPUs to give")
     parser.add_argument(
         "--restart", choices=("permanent", "transient", "temporary"), default="permanent", help="when it is restarted"
     )
@@ -93,12 +97,24 @@ def _configure_spawn(parser: ArgumentParser) -> None:
 
 
 def _spawn(args: Namespace) -> int:
+    from .commands_node import labels_of
+    from .placement import OnNode
+    from .sizes import parse_size
     from .supervision import Restart
+
+    where = None
+    if args.on_node or args.labels or args.memory or args.cpus:
+        where = OnNode(labels_of(args.labels), parse_size(args.memory) if args.memory else 0, args.cpus)
 
     async def run() -> int:
         async with client_of(args) as bus:
             ref = await bus.spawn(
-                args.kind, args.config, name=args.name, process=args.process, restart=Restart(args.restart)
+                args.kind,
+                args.config,
+                name=args.name,
+                process=args.process,
+                where=where,
+                restart=Restart(args.restart),
             )
         print(to_json({"address": ref.address}) if args.json else ref.address)
         return 0

@@ -19,7 +19,7 @@ from ..schemas.runtime import (
 from .actor import Actor, NoConfig, handler
 from .errors import CallboardError, HandlerFailed, NoSuchActor, UsageError
 from .log import log
-from .placement import Process
+from .placement import where_of
 from .supervision import Restart
 
 
@@ -28,10 +28,20 @@ class NodeControl(Actor[NoConfig]):
 
     @handler(concurrent=True)
     async def spawn_actor(self, message: Spawn) -> Spawned:
-        where = Process() if message.process else None
+        if message.lease:
+            self.node.leases.grant(message)
+            if message.takeover:
+                self.node.takes_over.add(message.name)
         restart = Restart(message.restart)
         try:
-            ref = await self.node.spawn(message.kind, message.config, name=message.name, where=where, restart=restart)
+            ref = await self.node.spawn(
+                message.kind,
+                message.config,
+                name=message.name,
+                where=where_of(message),
+                restart=restart,
+                supervised=Restart(message.supervised),
+            )
         except CallboardError:
             raise
         except Exception as error:  # of somebody's `started`, or of their module: not a crash of this actor
@@ -40,6 +50,10 @@ class NodeControl(Actor[NoConfig]):
                 f"{message.name or message.kind} could not be started: {type(error).__name__}: {error}",
                 detail="".join(traceback.format_exception(error)),
             ) from error
+        finally:
+            if message.name not in self.node.actors:
+                self.node.leases.drop(message.name)
+            self.node.takes_over.discard(message.name)
         if self.node.roster is not None and restart is Restart.PERMANENT:
             self.node.roster.add(msgspec.structs.replace(message, name=ref.address))
         return Spawned(ref.address)

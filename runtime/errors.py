@@ -11,7 +11,8 @@ CallboardError
 │   ├── HandlerFailed         actor.failed        the handler raised something unexpected; the actor restarts
 │   ├── RestartLimit          actor.restart_limit an actor crashed too often in too short a time
 │   ├── NameTaken             actor.name_taken    an actor of that name is there already
-│   └── UnknownKind           actor.unknown_kind  no registered actor kind of that name
+│   ├── UnknownKind           actor.unknown_kind  no registered actor kind of that name
+│   └── NoNodeFits            actor.no_node       no node on the bus has what the actor was to be given
 ├── MessageError              message
 │   ├── NotUnderstood         message.not_understood  the receiver handles no message of that type
 │   ├── Malformed             message.malformed       bytes that do not decode as the type they claim
@@ -23,6 +24,7 @@ CallboardError
 ├── BusError                  bus
 │   ├── NotReachable          bus.not_reachable   no daemon or server answers
 │   ├── Disconnected          bus.disconnected    the connection broke while the request was under way
+│   ├── VersionMismatch       bus.version         nodes of two releases that cannot work together
 │   └── Forbidden             bus.forbidden       this user may not use that subject
 ├── ModelError                model               (actors/models, actors/serve)
 │   ├── NoSuchModel           model.none
@@ -116,6 +118,11 @@ class UnknownKind(ActorError):
     code = "actor.unknown_kind"
 
 
+class NoNodeFits(ActorError):
+    code = "actor.no_node"
+    default_hint = "`callboard nodes` shows what each node offers; `callboard node --labels ...` adds one"
+
+
 class MessageError(CallboardError):
     code = "message"
 
@@ -156,6 +163,11 @@ class NotReachable(BusError):
 class Disconnected(BusError):
     code = "bus.disconnected"
     default_hint = "it may or may not have been carried out: ask again if that does no harm"
+
+
+class VersionMismatch(BusError):
+    code = "bus.version"
+    default_hint = "install the same release of callboard on both"
 
 
 class Forbidden(BusError):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Child:
     """What a family looks after: an actor of this process (Cell) or one in a process of its own (ProcessChild)."""
 
-    __slots__ = ("address", "closed", "family", "restart", "restarts", "state", "watchers")
+    __slots__ = ("address", "closed", "family", "restart", "restarts", "state", "supervised", "watchers")
 
     def __init__(self, address: str, restart: Restart, family: Family) -> None:
         self.address = address
@@ -29,6 +29,8 @@ class Child:
         self.restarts = 0
         self.watchers: dict[str, bool] | None = None
         self.closed = False
+        # How the supervisor at the other end of a pipe or of the bus restarts it, when this family is not the one.
+        self.supervised = Restart.TEMPORARY
 
     async def start(self) -> None:
         raise TypeError(f"{type(self).__name__} cannot start")
@@ -41,8 +43,20 @@ class Child:
         await self.stop(timeout)
         self.closed = False
 
+    @property
+    def keeps(self) -> str:
+        """`address@node` while the actor lives on another node."""
+        return ""
+
     def discard_mailbox(self) -> None:
         """Hand back what waits: this child comes back no more."""
+
+    def returns(self, error: Exception | None) -> bool:
+        """Whether somebody, here or beyond this process, starts it again when it ends by itself."""
+        return comes_back(self.restart, error) or comes_back(self.supervised, error)
+
+    def terminated(self, event: Terminated, *, linked: bool) -> None:
+        """Something that this child watches ended."""
 
     def info(self) -> ActorInfo:
         raise TypeError(f"{type(self).__name__} has no info")
@@ -138,7 +152,7 @@ class Family:
             self._tending = False
 
     async def _child_ended(self, child: Child, error: Exception | None) -> None:
-        if child.restart is Restart.TEMPORARY or (child.restart is Restart.TRANSIENT and error is None):
+        if not comes_back(child.restart, error):
             self._give_up(child, error)
             return
         while self._is_ours(child):
@@ -220,7 +234,7 @@ class Family:
         self._forget(child)
         child.state = "stopped"
         child.discard_mailbox()
-        self._announce(child, _reason(error), error, restarting=False)
+        self._announce(child, _reason(error), error, restarting=comes_back(child.supervised, error))
 
     def _forget(self, child: Child) -> None:
         self._children.pop(child.address, None)
@@ -237,6 +251,11 @@ class Family:
             event = Terminated(child.address, reason, info, restarting)
             for watcher, linked in watchers.items():
                 self._node.notify(watcher, event, linked=linked)
+
+
+def comes_back(kind: Restart, error: Exception | None) -> bool:
+    """Whether a child of that kind is started again when it has ended by itself: with that error, or without one."""
+    return kind is Restart.PERMANENT or (kind is Restart.TRANSIENT and error is not None)
 
 
 def _reason(error: Exception | None) -> Ended:

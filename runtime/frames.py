@@ -23,6 +23,8 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     ask_timeout: float = 30.0
     drain_timeout: float = 10.0
     log_level: str = "info"
+    restart: str = "temporary"
+    takeover: bool = False
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):

@@ -175,6 +175,9 @@ class Inbound:
         """A message for one of our actors. Never raises: whatever is wrong with it is its sender's to hear."""
         address = subject[6:]
         cell = self.node.actors.get(address)
+        leases = self.node.leases
+        if leases.held and leases.is_void(address):
+            return  # it is for another node, which has the actor now
         if not isinstance(cell, Cell):
             self._nobody(address, reply, data)
             return

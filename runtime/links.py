@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..schemas.base import Message
-from ..schemas.runtime import Ended, NodeDown, NodeHello, TapRequest, Terminated
+from ..schemas.runtime import PROTOCOL, Ended, NodeDown, NodeHello, TapRequest, Terminated
 from ..schemas.wire import Envelope, Op
 from .bus import Bus, BusOptions, Events, Receive
 from .calls import Call, Conversation, GrantCall, PingCall, RawCall, RawStream, RemoteStream, WatchCall
@@ -26,6 +26,7 @@ from .cell import current_cell
 from .channels import Channel
 from .errors import (
     ActorStopped,
+    CallboardError,
     DeadlineExceeded,
     Disconnected,
     Forbidden,
@@ -36,6 +37,7 @@ from .errors import (
     TooLarge,
 )
 from .inbound import Inbound
+from .log import log
 from .messages import UNDECODABLE, answers
 from .refs import STREAM_WINDOW
 from .taps import Taps
@@ -48,6 +50,8 @@ HELLO_EVERY_S = 5.0
 # A node that says nothing for so long is taken for gone.
 SILENT_NODE_S = 15.0
 BEAT_EVERY_S = 1.0
+# A node that we keep actors on is asked with each beat; it is gone when so often in a row nobody answers to its name.
+MAX_MISSES = 2
 CLAIM_TIMEOUT_S = 1.0
 # After a reconnect others may still be on their way back: so long, a request that reached nobody is sent again.
 RETURN_GRACE_S = 3.0
@@ -82,6 +86,9 @@ class Links:
         self._watches: dict[tuple[str, str], WatchCall] = {}
         self.peers: dict[str, NodeHello] = {}
         self._heard: dict[str, float] = {}
+        self.hello_number = 0
+        self._misses: dict[str, int] = {}
+        self._news: asyncio.Future[None] | None = None
         self._roots: dict[str, list[Any]] = {}
         self._claiming: set[str] = set()
         self._back_until = 0.0
@@ -157,7 +164,8 @@ class Links:
             self.inbound.receive(subject, reply, data)
 
     async def _check_free(self, root: str) -> None:
-        if await self._answers(root):
+        call = await self._ping(root)
+        if call.future.result() and not (call.silent and root in self.node.takes_over):
             raise NameTaken(f"there is an actor {root} on the bus already")
 
     def holds(self, root: str, claimant: str) -> bool:
@@ -175,13 +183,17 @@ class Links:
         self.say_hello()
 
     async def _answers(self, root: str) -> bool:
+        return (await self._ping(root)).future.result()
+
+    async def _ping(self, root: str) -> PingCall:
         call = PingCall(root, self)
         self._request(call, Envelope(Op.PING, sender=self.inbox))
         self.node.deadlines.add(call, CLAIM_TIMEOUT_S)
         try:
-            return await call.future
+            await call.future
         finally:
             self.done(call)
+        return call
 
     # Asking
 
@@ -373,7 +385,8 @@ class Links:
         own = f"node.{self.node.name}"
         if own not in self._roots or own in self._claiming:
             return  # the name may be another's, whose word this would be taken for
-        self.bus.send("nodes.hello", encode(NodeHello(self.node.info(), leaving)))
+        self.hello_number += 1
+        self.bus.send("nodes.hello", encode(NodeHello(self.node.info(), leaving, self.hello_number)))
 
     def _on_nodes(self, subject: str, reply: str, data: bytes) -> None:
         with contextlib.suppress(*UNDECODABLE):
@@ -393,18 +406,43 @@ class Links:
         if known is not None and (hello.leaving or known.info.pid != hello.info.pid):
             ended = ActorStopped(f"node {name} left the bus")
             self._roots_gone(set(known.info.roots) | {f"node.{name}"}, NodeDown(name, error=ended.to_info()))
+            self.node.leases.holder_gone(name)
+        if known is None and hello.info.protocol != PROTOCOL:
+            log.error(
+                "node %s (callboard %s) speaks protocol %d, this one %d: they do not understand each other",
+                *(name, hello.info.version, hello.info.protocol, PROTOCOL),
+            )
+        self.node.leases.heard(hello)
         if hello.leaving:
             self.peers.pop(name, None)
             self._heard.pop(name, None)
         else:
             self.peers[name] = hello
             self._heard[name] = self.node.loop.time()
+        self._tell_news()
+
+    def heard(self, name: str) -> float:
+        """When that node last gave a sign of life, in the loop's time."""
+        return self._heard.get(name, 0.0)
+
+    async def news(self, timeout: float | None) -> None:
+        """Wait until a node came, went or changed, at most so many seconds."""
+        if self._news is None:
+            self._news = self.node.loop.create_future()
+        await asyncio.wait([self._news], timeout=timeout)
+
+    def _tell_news(self) -> None:
+        news, self._news = self._news, None
+        if news is not None:
+            news.set_result(None)
 
     def _on_down(self, down: NodeDown) -> None:
+        self.node.leases.holder_gone(down.node)
         known = self.peers.pop(down.node, None)
         self._heard.pop(down.node, None)
         roots = {*down.roots, f"node.{down.node}", *(known.info.roots if known is not None else ())}
         self._roots_gone(roots, down)
+        self._tell_news()
 
     def down(self, event: NodeDown) -> None:
         """Announce that a process of ours is gone."""
@@ -437,6 +475,7 @@ class Links:
             now = self.node.loop.time()
             held_up, last_beat = now - last_beat > 2 * BEAT_EVERY_S, now
             self._taps.check(now)
+            self.node.leases.check(now)
             if not self.bus.is_up:
                 continue
             self.inbound.beat(now)
@@ -444,12 +483,25 @@ class Links:
                 continue
             for conversation in tuple(self._conversations.values()):
                 conversation.check(now)
+            for host in {child.keeps.partition("@")[2] for child in self.node.actors.values() if child.keeps}:
+                self.soon(self._feel_pulse(host))
             if now - last_hello >= HELLO_EVERY_S:
                 last_hello = now
                 self.say_hello()
                 for name in [n for n, heard in self._heard.items() if now - heard > SILENT_NODE_S]:
                     silent = ActorStopped(f"node {name} has given no sign of life for {SILENT_NODE_S:g} s")
                     self._on_down(NodeDown(name, error=silent.to_info()))
+
+    async def _feel_pulse(self, host: str) -> None:
+        try:
+            is_there = await self._answers(f"node.{host}")
+        except CallboardError as error:
+            log.debug("whether node %s is there cannot be seen: %s", host, error)
+            return
+        self._misses[host] = 0 if is_there else self._misses.get(host, 0) + 1
+        if self._misses[host] >= MAX_MISSES:
+            del self._misses[host]
+            self.down(NodeDown(host, error=ActorStopped(f"node {host} is gone").to_info()))
 
     # Publishing
 

@@ -24,6 +24,7 @@ from .control import NodeControl
 from .deadlines import DeadlineWheel
 from .errors import ConfigError, NameTaken, NoSuchActor, NotReachable
 from .family import Child, Family
+from .leases import Leases, Offer
 from .placement import Here, Where
 from .refs import Ref
 from .supervision import Restart, Supervision
@@ -53,7 +54,8 @@ class Node:
     `kinds` resolves a kind's name to its class; `allow` are the modules whose classes may be named `module:Class`.
     `round_trip`, if given, is applied to each message between actors of the process: tests pass one that encodes and
     decodes, so that a message that would not survive the bus fails here too. `logs` is a folder for the output of
-    processes it starts; without it they share its own.
+    processes it starts; without it they share its own. `offer` is what others may place on this node; without it,
+    nothing.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Node:
         drain_timeout: float = DRAIN_TIMEOUT_S,
         round_trip: Callable[[Any], Any] | None = None,
         logs: Path | None = None,
+        offer: Offer | None = None,
     ) -> None:
         self.name = checked_name(name) if name else f"client-{uuid.uuid4().hex[:10]}"
         self.ask_timeout = ask_timeout
@@ -73,6 +76,10 @@ class Node:
         self.round_trip = round_trip
         self.allow = tuple(allow)
         self.logs = logs
+        self.offer = offer
+        self.leases = Leases(self)
+        # Names that may be claimed although somebody listens to them: their supervisor knows that it stands still.
+        self.takes_over: set[str] = set()
         self.roster: Roster | None = None
         self.on_terminated: Callable[[Terminated], None] | None = None
         self.actors: dict[str, Child] = {}
@@ -110,6 +117,9 @@ class Node:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if self.offer is not None and self.links is not None:
+                self.offer = None
+                self.links.say_hello()  # what ends now does so because this node leaves
             await self._roots.stop_all(self.drain_timeout)
         finally:
             if self.links is not None:
@@ -125,7 +135,23 @@ class Node:
         from .. import __version__
 
         roots = tuple(sorted(a for a, child in self.actors.items() if "." not in a and isinstance(child, Cell)))
-        return NodeInfo(self.name, os.getpid(), socket.gethostname(), __version__, roots)
+        host, offer = socket.gethostname(), self.offer
+        keeps = tuple(child.keeps for child in self.actors.values() if child.keeps)
+        if offer is None:
+            return NodeInfo(self.name, os.getpid(), host, __version__, roots, keeps=keeps)
+        memory, cpus = self.leases.free(offer)
+        return NodeInfo(
+            self.name,
+            os.getpid(),
+            host,
+            __version__,
+            roots,
+            accepts=True,
+            labels=offer.labels,
+            memory=memory,
+            cpus=cpus,
+            keeps=keeps,
+        )
 
     # Actors
 
@@ -143,13 +169,14 @@ class Node:
         name: str = "",
         where: Where | None = None,
         restart: Restart = Restart.PERMANENT,
+        supervised: Restart = Restart.TEMPORARY,
     ) -> Ref:
         """Start a root: an actor whose address is its bare name, supervised by the node itself.
 
-        Each root has a restart budget of its own. Raises what its `started` raised, NameTaken, UnknownKind,
-        ConfigError.
+        Each root has a restart budget of its own. `supervised` is how somebody beyond this node restarts it, which is
+        what watchers are told. Raises what its `started` raised, NameTaken, UnknownKind, ConfigError, NoNodeFits.
         """
-        return await self.spawn_in(self._roots, "", kind, config, name, where, restart)
+        return await self.spawn_in(self._roots, "", kind, config, name, where, restart, supervised)
 
     async def spawn_in(
         self,
@@ -160,6 +187,7 @@ class Node:
         name: str,
         where: Where | None,
         restart: Restart,
+        supervised: Restart = Restart.TEMPORARY,
     ) -> Ref:
         place = where or Here()
         root = place.root or not parent
@@ -170,6 +198,7 @@ class Node:
         if root and name in _RESERVED:
             raise ConfigError(f"'{name}' is no name for an actor: the runtime's own subjects begin with it")
         child = place.child(self, address, kind, config, restart, family)
+        child.supervised = supervised
         if root and self.links is not None and isinstance(child, Cell):
             await self.links.claim(address)
         try:
@@ -203,6 +232,7 @@ class Node:
 
     def forget(self, child: Child) -> None:
         """A child is gone for good; called by its family."""
+        self.leases.drop(child.address)  # before the hello that `unclaim` says: it tells what is free
         if self.links is not None and "." not in child.address and isinstance(child, Cell):
             self.links.unclaim(child.address)
         if self.links is not None:
@@ -251,9 +281,9 @@ class Node:
         if not watcher and self.on_terminated is not None:
             self.on_terminated(event)
             return
-        cell = self.actors.get(watcher)
-        if isinstance(cell, Cell):
-            cell.terminated(event, linked=linked)
+        child = self.actors.get(watcher)
+        if child is not None:
+            child.terminated(event, linked=linked)
         elif self.links is not None and watcher.startswith("inbox."):
             self.links.inbound.notify(watcher, event)
 

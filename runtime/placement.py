@@ -1,4 +1,4 @@
-"""Where an actor lives: in this process, or in one of its own. Other places join by making a `Child`."""
+"""Where an actor lives: in this process, in one of its own, on another node. A place makes a `Child`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from ..schemas.runtime import Spawn
 from .actor import spec_of
 from .cell import Cell
 from .errors import ConfigError
@@ -85,6 +86,47 @@ class Process:
         from .process import ProcessChild
 
         return ProcessChild(node, address, kind, config, restart, family, self)
+
+
+@dataclass(frozen=True)
+class OnNode:
+    """On another node of the bus that accepts actors (`callboard node`), picked by what it offers.
+
+    It has all `labels`, and `memory` bytes and `cpus` that are not promised to others; they are kept for the actor
+    while it lives. Among several the one with the fewest actors is taken. With `process` the actor gets a process of
+    its own there. The supervisor here restarts it on another node that fits when its own is gone, and waits for one as
+    long as it takes; the first start waits `patience` seconds and then raises NoNodeFits. `ready_timeout` bounds the
+    actor's own start. The node must know the kind: registered there, or loaded (`--load`).
+    """
+
+    labels: tuple[str, ...] = ()
+    memory: int = 0
+    cpus: float = 0.0
+    process: bool = False
+    patience: float = 1.0
+    ready_timeout: float = 120.0
+    root: bool = field(default=True, init=False)
+
+    def child(
+        self,
+        node: Node,
+        address: str,
+        kind: type[Actor[Any]] | str,
+        config: msgspec.Struct | str | None,
+        restart: Restart,
+        family: Family,
+    ) -> Child:
+        from .remote import RemoteChild
+
+        return RemoteChild(node, address, kind, config, restart, family, self)
+
+
+def where_of(spawn: Spawn) -> Where | None:
+    """The place that a request to a node's control actor asks for."""
+    wanted = spawn.on_node or spawn.labels or spawn.memory or spawn.cpus
+    if wanted and not spawn.lease:  # with a lease, this is the node that was picked
+        return OnNode(spawn.labels, spawn.memory, spawn.cpus, spawn.process)
+    return Process() if spawn.process else None
 
 
 def configured(kind: type[Actor[Any]], config: msgspec.Struct | str | None) -> msgspec.Struct:

@@ -110,6 +110,8 @@ class ProcessChild(Child):
             ask_timeout=node.ask_timeout,
             drain_timeout=node.drain_timeout,
             log_level=_log_level(),
+            takeover=self.address in node.takes_over,
+            restart=(self.supervised if self.restart is Restart.TEMPORARY else self.restart).value,
         )
         output = None
         if node.logs is not None:
@@ -153,9 +155,8 @@ class ProcessChild(Child):
         log.error("%s", error or f"the process of {self.address} ended")
         links = self._node.links
         if links is not None:
-            restarting = self.restart is Restart.PERMANENT or (self.restart is Restart.TRANSIENT and error is not None)
             info = error.to_info() if error is not None else None
-            links.down(NodeDown(self.address, (self.address,), restarting, info))
+            links.down(NodeDown(self.address, (self.address,), self.returns(error), info))
         self.family.child_ended(self, error)
 
     async def _end(self, process: anyio.abc.Process) -> None:

@@ -83,10 +83,10 @@ async def recall(node: Node, roster: Roster) -> None:
 
 
 async def _recall_one(node: Node, roster: Roster, entry: Spawn) -> None:
-    from .placement import Process  # here, because the guardian imports this module and hosts no actors
+    from .placement import where_of  # here, because the guardian imports this module and hosts no actors
     from .supervision import Restart
 
-    where = Process() if entry.process else None
+    where = where_of(entry)
     until = anyio.current_time() + node.drain_timeout + NAME_PATIENCE_S
     while entry in roster:  # it may be stopped while it waits for its name
         try:

@@ -66,7 +66,15 @@ class Worker:
                     drain_timeout=start.drain_timeout,
                 ) as node:
                     node.on_terminated = self._ended
-                    await node.spawn(start.kind, start.config, name=start.name, restart=Restart.TEMPORARY)
+                    if start.takeover:
+                        node.takes_over.add(start.name)
+                    await node.spawn(
+                        start.kind,
+                        start.config,
+                        name=start.name,
+                        restart=Restart.TEMPORARY,
+                        supervised=Restart(start.restart),
+                    )
                     node.watch_root(start.name)
                     self.say(Ready())
                     await self._over.wait()

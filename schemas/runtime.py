@@ -49,7 +49,12 @@ class Spawn(Request[Spawned], frozen=True, tag="node.spawn"):
     """Ask a node's control actor (`node.<name>`) for a new actor.
 
     `kind` is a registered name, or `module:Class` where the node was told to allow that module. `config` is the
-    kind's typed configuration as JSON text. With `process` the actor gets a process of its own.
+    kind's typed configuration as JSON text. With `process` the actor gets a process of its own. With `on_node`,
+    `labels`, `memory` (bytes) or `cpus` it is placed on a node that offers them.
+
+    `lease`, `lease_hello` and `supervised` are set by a node that places an actor on this one and supervises it: the
+    actor ends when a later hello of that node (by number) keeps it no more, and when there are none. With `takeover`
+    its name may be had from a node that stands still.
     """
 
     kind: str
@@ -57,6 +62,14 @@ class Spawn(Request[Spawned], frozen=True, tag="node.spawn"):
     config: str = "{}"
     process: bool = False
     restart: Literal["permanent", "transient", "temporary"] = "permanent"
+    labels: tuple[str, ...] = ()
+    memory: int = 0
+    cpus: float = 0.0
+    on_node: bool = False
+    lease: str = ""
+    lease_hello: int = 0
+    takeover: bool = False
+    supervised: Literal["permanent", "transient", "temporary"] = "temporary"
 
 
 class Stopped(Message, frozen=True, tag="node.stopped"):
@@ -73,7 +86,8 @@ class StopActor(Request[Stopped], frozen=True, tag="node.stop_actor"):
 class ActorInfo(msgspec.Struct, frozen=True):
     """One actor as its node sees it. `mailbox` counts what waits, `processed` what was handled.
 
-    An actor in a process of its own is seen twice: by its own node, and by the one that supervises it (`process`).
+    An actor in a process of its own, or on another node, is seen twice: by its own node, and by the one that supervises
+    it (`process`, `remote`).
     """
 
     address: str
@@ -86,7 +100,7 @@ class ActorInfo(msgspec.Struct, frozen=True):
     errors: int = 0
     restarts: int = 0
     dropped: int = 0
-    place: Literal["here", "process"] = "here"
+    place: Literal["here", "process", "remote"] = "here"
 
 
 class ActorList(Message, frozen=True, tag="node.actor_list"):
@@ -106,12 +120,29 @@ class ListActors(Request[ActorList], frozen=True, tag="node.list_actors"):
     after: str = ""
 
 
+# Raised when nodes of before and after could no longer work together. Fields and messages that are added do not.
+PROTOCOL = 1
+
+
 class NodeInfo(msgspec.Struct, frozen=True):
+    """A node as it announces itself.
+
+    `accepts` says that others may place actors on it, for which it offers its `labels`, so many bytes of `memory` and
+    so many `cpus` that are still free. `keeps` are the actors that it supervises on other nodes, as `address@node`:
+    a node ends what its supervisor keeps no more.
+    """
+
     node: str
     pid: int
     host: str
     version: str
     roots: tuple[str, ...] = ()
+    protocol: int = PROTOCOL
+    accepts: bool = False
+    labels: tuple[str, ...] = ()
+    memory: int = 0
+    cpus: float = 0.0
+    keeps: tuple[str, ...] = ()
 
 
 class NodeList(Message, frozen=True, tag="node.node_list"):
@@ -127,6 +158,7 @@ class NodeHello(Message, frozen=True, tag="node.hello"):
 
     info: NodeInfo
     leaving: bool = False
+    number: int = 0
 
 
 class TapRequest(Message, frozen=True, tag="node.tap"):
