@@ -32,6 +32,7 @@ from .topics import Listener, Topics, check_subject
 if TYPE_CHECKING:
     from .actor import Actor
     from .bus import BusOptions
+    from .company import Company
     from .links import Links
     from .roster import Roster
     from .taps import Taps
@@ -74,6 +75,7 @@ class Node:
         self.allow = tuple(allow)
         self.logs = logs
         self.roster: Roster | None = None
+        self.company: Company | None = None
         self.on_terminated: Callable[[Terminated], None] | None = None
         self.actors: dict[str, Child] = {}
         self.taps: Taps | None = None
