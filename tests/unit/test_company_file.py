@@ -106,7 +106,8 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, expected: s
 
 
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
-    text = '[[actor]]\nname = "c"\nknid = 1\n[[actor]]\nname = "d"\nkind = "counter"\n[[actor]]\nname = "d"\nkind = "counter"'
+    twice = '[[actor]]\nname = "d"\nkind = "counter"\n'
+    text = f'[[actor]]\nname = "c"\nknid = 1\n{twice}{twice}'
     assert mistakes(tmp_path, text) == [
         ":3: actor c: unknown key knid (did you mean kind?)",
         ":1: actor c: kind is missing",
