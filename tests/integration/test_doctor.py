@@ -1,4 +1,4 @@
-"""`callboard doctor`: each fault is one line with what mends it, and the exit code says whether all that is needed works."""
+"""`callboard doctor`: each fault is one line with what mends it, and the exit code says whether all works."""
 
 from __future__ import annotations
 
