@@ -119,8 +119,9 @@ async def reload_on_signal(
             else:
                 try:
                     await company.reload()
-                except CallboardError as error:
-                    log.error("the company stays as it is: %s", error)
+                except Exception as error:  # nobody waits for this reload, so the log is told
+                    unexpected = None if isinstance(error, CallboardError) else error
+                    log.error("the company stays as it is: %s", error, exc_info=unexpected)
 
 
 @asynccontextmanager

@@ -1,8 +1,9 @@
 """What installed packages announce as entry points: actor kinds, checks, commands, tools.
 
 Nothing is imported to list them. Reading the metadata of a full environment takes 40 ms, which `callboard --help`
-cannot spare, so what was found is kept in the cache folder until a folder of the module search path changes, as it does when a package comes or goes.
-The summary of a command is kept beside it until the command's file changes. Standard library only, for the same reason.
+cannot spare, so what was found is kept in the cache folder until a folder of the module search path changes, as it does
+when a package comes or goes. The summary of a command is kept beside it until the command's file changes. Standard
+library only, for the same reason.
 """
 
 from __future__ import annotations
