@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..schemas.company import CompanyState
 from .command import Command, add_bus_options, add_json_option, add_state_option, paths_of, run_async, settings_of
 from .errors import CallboardError, ConfigError, NotReachable, from_info
 
@@ -31,6 +32,7 @@ STOP_TIMEOUT_S = 20.0
 
 def _configure_up(parser: ArgumentParser) -> None:
     parser.add_argument("-d", "--detach", action="store_true", help="return once it is ready, and leave it running")
+    parser.add_argument("-c", "--company", metavar="FILE", help="the actors to run, in TOML (docs/operations.md)")
     parser.add_argument("--port", type=int, help="port of the embedded NATS server (default: a free one, then kept)")
     add_json_option(parser)
     add_bus_options(parser)
@@ -39,12 +41,20 @@ def _configure_up(parser: ArgumentParser) -> None:
 def _up(args: Namespace) -> int:
     from .daemon_info import take_lock
 
-    settings = _absolute(settings_of(args, **{"server.port": args.port}))
+    settings = _absolute(settings_of(args, **{"server.port": args.port, "company": args.company}))
+    if settings.company:
+        from .company_file import load_company
+
+        load_company(Path(settings.company))
     paths = paths_of(args)
     lock = take_lock(paths)
     if args.detach:
         _announce(_detach(paths, settings, lock.descriptor), as_json=args.json)
-        return 0
+        if not settings.company:
+            return 0
+        from .commands_company import show_start
+
+        return run_async(show_start, str(paths.state), args.json)
     return run_async(_foreground, paths, settings, lock, args.json)
 
 
@@ -60,7 +70,10 @@ def _detach(paths: Paths, settings: Settings, lock_descriptor: int) -> DaemonInf
     """Starts the guardian, which inherits the lock, and waits for its first word."""
     from .daemon_orders import DaemonOrders, GuardianReport
     from .files import private_folder
+    from .sd_notify import for_successor
 
+    environment = dict(os.environ)
+    for_successor(environment)
     log = private_folder(paths.logs) / "guardian.log"
     reader, writer = os.pipe()
     with log.open("ab") as output:
@@ -70,6 +83,7 @@ def _detach(paths: Paths, settings: Settings, lock_descriptor: int) -> DaemonInf
             stdout=output,
             stderr=output,
             cwd=paths.state,
+            env=environment,
             pass_fds=(lock_descriptor, writer),
             # Not of this terminal: its hang-up and its Ctrl-C are not meant for the daemon.
             start_new_session=True,
@@ -115,6 +129,9 @@ def _first_line(descriptor: int, timeout_s: float) -> bytes:
 
 def _absolute(settings: Settings) -> Settings:
     """The daemon does not run in this folder, so a path that was given from here is made absolute."""
+    if settings.company:
+        company = str(Path(settings.company).expanduser().absolute())
+        settings = msgspec.structs.replace(settings, company=company)
     if not settings.creds:
         return settings
     creds = Path(settings.creds).expanduser().absolute()
@@ -142,7 +159,10 @@ def _configure_status(parser: ArgumentParser) -> None:
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What `callboard status --json` prints. `answers` says whether the daemon does; the counts are 0 if not."""
+    """What `callboard status --json` prints. `answers` says whether the daemon does; the counts are 0 if not.
+
+    `company` is there where the daemon has a company file.
+    """
 
     running: bool
     answers: bool = False
@@ -156,6 +176,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     daemon_restarts: int = 0
     nodes: int = 0
     actors: int = 0
+    company: CompanyState | None = None
 
 
 def _status(args: Namespace) -> int:
@@ -173,9 +194,11 @@ def _status(args: Namespace) -> int:
 
 
 async def _show_status(info: DaemonInfo, as_json: bool) -> int:
-    from .cli import NOT_REACHABLE
+    from .cli import FAILED, NOT_REACHABLE, OK
+    from .commands_company import print_company, stands_as_listed
 
     counts = await _counts(info)
+    company = counts[2] if counts else None
     status = Status(
         running=True,
         answers=counts is not None,
@@ -189,6 +212,7 @@ async def _show_status(info: DaemonInfo, as_json: bool) -> int:
         daemon_restarts=info.daemon_restarts,
         nodes=counts[0] if counts else 0,
         actors=counts[1] if counts else 0,
+        company=company,
     )
     if as_json:
         print(msgspec.json.encode(status).decode())
@@ -203,21 +227,30 @@ async def _show_status(info: DaemonInfo, as_json: bool) -> int:
         ]
         if status.answers:
             rows.append(("company", f"{_many(status.actors, 'actor')} on {_many(status.nodes, 'node')}"))
+        if company is not None:
+            rows.append(("file", company.file))
         for name, text in rows:
             print(f"{name:<9} {text}")
-    return 0 if status.answers else NOT_REACHABLE
+        if company is not None:
+            print()
+            print_company(company)
+    if not status.answers:
+        return NOT_REACHABLE
+    return OK if company is None or stands_as_listed(company) else FAILED
 
 
-async def _counts(info: DaemonInfo) -> tuple[int, int] | None:
-    """Nodes and actors on the bus, this command's own left out; None when the daemon does not answer."""
+async def _counts(info: DaemonInfo) -> tuple[int, int, CompanyState | None] | None:
+    """Nodes and actors on the bus, this command's own left out, and the company; None when the daemon does not
+    answer."""
     from .client import connect
+    from .commands_company import get_company
     from .exception_groups import leaves
 
     try:
         async with connect(state_dir=info.state) as bus:
             nodes = [node for node in await bus.nodes() if node.node != bus.node.name]
             actors = [actor for actor in await bus.actors() if actor.node != bus.node.name]
-            return len(nodes), len(actors)
+            return len(nodes), len(actors), await get_company(bus)
     except (CallboardError, ExceptionGroup) as error:
         if not all(isinstance(leaf, CallboardError) for leaf in leaves(error)):
             raise
@@ -236,7 +269,12 @@ def _duration(seconds: float) -> str:
     return " ".join(f"{count} {unit}" for count, unit in parts if count) or "0 s"
 
 
-status = Command("say whether the daemon runs, where, and how it is", _configure_status, _status)
+status = Command(
+    "say whether the daemon runs, where, how it is, and hold the company file against it",
+    _configure_status,
+    _status,
+    details="exit codes: 0 all is well, 1 the company is not as its file says, 3 no daemon answers",
+)
 
 
 # down

@@ -6,6 +6,7 @@ import traceback
 
 import msgspec
 
+from ..schemas.company import CompanyReloaded, CompanyState, GetCompany, ReloadCompany
 from ..schemas.runtime import (
     ActorList,
     ListActors,
@@ -92,3 +93,18 @@ class NodeControl(Actor[NoConfig]):
         links = self.node.require_links()
         others = sorted((hello.info for hello in links.peers.values()), key=lambda info: info.node)
         return NodeList((self.node.info(), *others))
+
+    @handler(concurrent=True)
+    async def get_company(self, message: GetCompany) -> CompanyState:
+        if self.node.company is None:
+            return CompanyState("")
+        return await self.node.company.state(settled=message.settled)
+
+    @handler(concurrent=True)
+    async def reload_company(self, message: ReloadCompany) -> CompanyReloaded:
+        company = self.node.company
+        if company is None:
+            raise UsageError(
+                f"node {self.node.name} has no company file", hint="`callboard up -c FILE` starts a daemon with one"
+            )
+        return await (company.would_change() if message.dry_run else company.reload())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -17,6 +18,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
@@ -24,16 +27,23 @@ import anyio.to_thread
 import msgspec
 
 from .daemon_info import OWNER, DaemonInfo, StateLock, remove_info, write_info
-from .daemon_orders import DaemonOrders, DaemonReport
+from .daemon_orders import DaemonOrders, DaemonReport, Saying
 from .errors import CallboardError, to_info
 from .files import private_folder
 from .folders import Paths
 from .log import log
 from .logfiles import FORMAT, MAX_BYTES, NUM_OLD
 from .processes import end_processes, find_by_variable
+from .sd_notify import ServiceManager, relay
 from .server import embedded_server
 from .server_config import ServerFiles
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .company import Company
+    from .node import Node
+
+Say = Callable[[DaemonReport], None]
 
 NAME = "main"
 
@@ -41,10 +51,14 @@ NAME = "main"
 LAST_CALL_S = 5.0
 
 
-async def host(orders: DaemonOrders, ready: Callable[[], None], stop: anyio.Event) -> None:
-    """Runs the node `main` until `stop` is set, then drains it. Calls `ready` once it can be reached."""
+async def host(orders: DaemonOrders, say: Say, stop: anyio.Event) -> None:
+    """Runs the node `main` with its company until `stop` is set, then drains it.
+
+    Says READY once it can be reached, which is before the company file is read and its actors are started.
+    """
     from .access import mint
     from .bus import BusOptions
+    from .company import Company
     from .node import Node
     from .roster import Roster, recall
 
@@ -59,13 +73,55 @@ async def host(orders: DaemonOrders, ready: Callable[[], None], stop: anyio.Even
     )
     node.roster = Roster.of(orders.paths)
     async with node:
-        log.info("ready on %s", orders.url)
-        ready()
         async with anyio.create_task_group() as tasks:
+            if settings.company:
+                node.company = Company(node, Path(settings.company), orders.paths, say, tasks)
+            await tasks.start(reload_on_signal, node.company, stop)
+            log.info("ready on %s", orders.url)
+            say(DaemonReport(text=f"ready on {orders.url}"))
+            if orders.beat_s:
+                tasks.start_soon(_beat, node, orders.beat_s, say)
+            if node.company is not None:
+                await tasks.start(node.company.begin)
             tasks.start_soon(recall, node, node.roster)
             await stop.wait()
+            say(DaemonReport(what=Saying.STOPPING))
             tasks.cancel_scope.cancel()
         log.info("draining")
+
+
+async def _beat(node: Node, every_s: float, say: Say) -> None:
+    """Says that the daemon answers, each time that its control actor does."""
+    from ..schemas.runtime import ListNodes
+
+    control = node.actor(f"node.{node.name}")
+    while True:
+        try:
+            await control.ask(ListNodes(), timeout=every_s)
+        except CallboardError as error:
+            log.warning("the daemon does not answer itself: %s", error)
+        else:
+            say(DaemonReport(what=Saying.BEAT))
+        await anyio.sleep(every_s)
+
+
+async def reload_on_signal(
+    company: Company | None, stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """SIGHUP reads the company file again. At a terminal it means that this has gone, and sets `stop`."""
+    with anyio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            if os.isatty(0):
+                stop.set()
+            elif company is None:
+                log.info("SIGHUP, and there is no company file to read again")
+            else:
+                try:
+                    await company.reload()
+                except Exception as error:  # nobody waits for this reload, so the log is told
+                    unexpected = None if isinstance(error, CallboardError) else error
+                    log.error("the company stays as it is: %s", error, exc_info=unexpected)
 
 
 @asynccontextmanager
@@ -108,23 +164,30 @@ async def run_foreground(
 
     stop = anyio.Event()
     os.environ[OWNER] = str(paths.state)
+    manager = ServiceManager.from_environment()
+    manager.tell(STATUS="starting")
     try:
         await anyio.to_thread.run_sync(end_leftovers, paths, settings.drain_timeout)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stop_on_signal, stop, lambda: os._exit(130))
             async with bus_server(paths, settings) as orders:
 
-                def ready() -> None:
-                    info = orders.info(daemon_pid=os.getpid(), since=time.time())
-                    write_info(paths, info)
-                    announce(info)
+                def hear(report: DaemonReport) -> None:
+                    if report.what is Saying.READY:
+                        info = orders.info(daemon_pid=os.getpid(), since=time.time())
+                        write_info(paths, info)
+                        announce(info)
+                    if report.what is Saying.STOPPING:
+                        manager.tell(STOPPING=1, STATUS="draining")
+                    relay(manager, report)
 
-                await host(orders, ready, stop)
+                await host(msgspec.structs.replace(orders, beat_s=manager.watchdog_s / 2), hear, stop)
             Roster.of(paths).clear()
             tasks.cancel_scope.cancel()
     finally:
         remove_info(paths)
         lock.release()
+        manager.close()
 
 
 def log_to(paths: Paths, level: str) -> None:
@@ -133,7 +196,7 @@ def log_to(paths: Paths, level: str) -> None:
     logging.basicConfig(level=level.upper(), format=FORMAT, handlers=[logging.StreamHandler(), to_file])
 
 
-async def _serve(orders: DaemonOrders, say: Callable[[DaemonReport], None]) -> int:
+async def _serve(orders: DaemonOrders, say: Say) -> int:
     stop = anyio.Event()
     loop = asyncio.get_running_loop()
     patience = orders.settings.drain_timeout + LAST_CALL_S
@@ -153,14 +216,14 @@ async def _serve(orders: DaemonOrders, say: Callable[[DaemonReport], None]) -> i
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stop_on_signal, stop, lambda: os._exit(130))
         try:
-            await host(orders, lambda: say(DaemonReport()), stop)
+            await host(orders, say, stop)
         except Exception as error:
             failure = error
         tasks.cancel_scope.cancel()
     if failure is None:
         return 0
     log.error("%s", failure, exc_info=None if isinstance(failure, CallboardError) else failure)
-    say(DaemonReport(to_info(failure)))
+    say(DaemonReport(to_info(failure), Saying.FAILED))
     return 1
 
 
@@ -168,6 +231,7 @@ def main() -> int:
     reports = os.dup(1)
     os.set_inheritable(reports, False)
     os.dup2(2, 1)  # what an actor prints goes to the log; the pipe is for reports
+    faulthandler.enable()  # the guardian sends SIGABRT when we hang, and the log then shows where
     with open(0, "rb", buffering=0, closefd=False) as stdin:
         line = stdin.readline()
     if not line:
@@ -175,9 +239,15 @@ def main() -> int:
     orders = msgspec.json.decode(line, type=DaemonOrders)
     logging.basicConfig(level=orders.settings.log_level.upper(), format=FORMAT, stream=sys.stderr)
 
+    os.set_blocking(reports, False)  # a guardian that stands still must not stop us too
+
     def say(report: DaemonReport) -> None:
-        with contextlib.suppress(BrokenPipeError):  # then the end of stdin says the same
+        try:
             os.write(reports, msgspec.json.encode(report) + b"\n")
+        except BlockingIOError:
+            log.warning("the guardian takes no reports; left out: %s", report.what)
+        except BrokenPipeError:
+            log.debug("the guardian is gone, as the end of stdin says too")
 
     from .loops import backend_options
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 from pathlib import Path
 
@@ -24,6 +25,8 @@ class DaemonOrders(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     url: str = ""
     account: str = ""
+    beat_s: float = 0.0
+    """How often the daemon is to say that it answers; 0: never."""
 
     @classmethod
     def of(cls, paths: Paths, settings: Settings, url: str = "", account: str = "") -> DaemonOrders:
@@ -54,10 +57,27 @@ class DaemonOrders(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class Saying(enum.StrEnum):
+    """What a daemon reports of itself."""
+
+    READY = "ready"
+    FAILED = "failed"
+    BEAT = "beat"
+    """Its control actor has just answered."""
+    STATUS = "status"
+    RELOADING = "reloading"
+    RELOADED = "reloaded"
+    STOPPING = "stopping"
+    """No more beats from here on."""
+
+
 class DaemonReport(msgspec.Struct, frozen=True):
-    """One line of JSON on stdout: ready, or why not."""
+    """One line of JSON on stdout. `text` is a status for people; `monotonic_usec` says when a reload began."""
 
     error: ErrorInfo | None = None
+    what: Saying = Saying.READY
+    text: str = ""
+    monotonic_usec: int = 0
 
 
 class GuardianReport(msgspec.Struct, frozen=True):

@@ -1,4 +1,5 @@
-"""The small process that `callboard up --detach` leaves: it owns nats-server and the daemon and restarts either.
+"""The small process that `callboard up --detach` leaves: it owns nats-server and the daemon and restarts either, the
+daemon also when it lives and does not answer.
 
 It takes both with it when it goes. On SIGTERM the daemon drains first and the server goes last. When it is killed, the
 server gets a signal from the kernel and the daemon sees the end of its stdin; the next `callboard up` ends what is
@@ -24,13 +25,14 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from .daemon import LAST_CALL_S, end_leftovers, stop_on_signal
 from .daemon_info import OWNER, StateLock, remove_info, write_info
-from .daemon_orders import DaemonOrders, DaemonReport, GuardianReport
+from .daemon_orders import DaemonOrders, DaemonReport, GuardianReport, Saying
 from .errors import CallboardError, NotReachable, from_info, to_info
 from .exception_groups import leaves
 from .folders import Paths
 from .log import log
 from .logfiles import FORMAT, LineLog
 from .roster import Roster
+from .sd_notify import ServiceManager, relay
 from .server import EmbeddedServer, embedded_server
 from .server_config import ServerFiles
 from .supervision import RestartBudget, Supervision
@@ -41,12 +43,23 @@ _RESTARTS = Supervision(max_restarts=6, period_s=60.0, backoff_s=0.1, backoff_ma
 # Longer than the daemon's own last call, so that it ends itself where it can.
 _KILL_AFTER_S = LAST_CALL_S + 2.0
 
+# What a daemon may take from its orders to its first word; `callboard up` waits as long.
+_START_S = 90.0
+
+# A silence is counted in so many parts. Time in which this process itself stood still is then one part at most.
+_PARTS = 4
+
+# What a daemon that hangs has for writing down where it does.
+_ABORT_S = 2.0
+
 
 class DaemonChild:
     """The daemon's process and its lives. It is started at once, so that its imports run while the server starts,
     and gets its orders when they are given."""
 
-    def __init__(self, paths: Paths, drain_timeout: float, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, paths: Paths, drain_timeout: float, watchdog_s: float, on_report: Callable[[DaemonReport], None]
+    ) -> None:
         self.pid = 0
         self.num_restarts = 0
         self.ready = anyio.Event()
@@ -55,7 +68,9 @@ class DaemonChild:
         self._given = anyio.Event()
         self._paths = paths
         self._patience = drain_timeout + _KILL_AFTER_S
-        self._on_ready = on_ready
+        self._watchdog_s = watchdog_s
+        self._on_report = on_report
+        self._takes_signals = False
         self._log = LineLog(paths.logs / "daemon.log")
         self._scope = anyio.CancelScope()
 
@@ -68,6 +83,11 @@ class DaemonChild:
         """Have the present life drain and end; the next one gets the orders as they are now."""
         if self.pid:
             os.kill(self.pid, signal.SIGTERM)
+
+    def reload(self) -> None:
+        """Have it read its company file again. One that is not ready yet is about to."""
+        if self.pid and self._takes_signals:
+            os.kill(self.pid, signal.SIGHUP)
 
     async def stop(self) -> None:
         """Drain the present life, and have no more. Returns when the process is gone."""
@@ -108,6 +128,7 @@ class DaemonChild:
                 error = await self._converse(process)
             finally:
                 self.pid = 0
+                self._takes_signals = False
                 with anyio.CancelScope(shield=True):
                     await self._end(process)
                     pump.cancel()
@@ -124,16 +145,25 @@ class DaemonChild:
             await process.stdin.send(msgspec.json.encode(self.orders) + b"\n")
         reports = BufferedByteReceiveStream(process.stdout)
         error: CallboardError | None = None
+        silence_s = _START_S
         while True:
             try:
-                line = await reports.receive_until(b"\n", 1 << 20)
+                line = await _hear(reports, silence_s)
             except (anyio.EndOfStream, anyio.IncompleteRead):
                 break
+            if line is None:
+                log.error("the daemon (pid %d) has said nothing for %g s and is killed", process.pid, silence_s)
+                await _abort(process)
+                return NotReachable(f"it did not answer for {silence_s:g} s")
             report = msgspec.json.decode(line, type=DaemonReport)
             if report.error is not None:
                 error = from_info(report.error)
-            else:
-                self._on_ready()
+                continue
+            silence_s = self._patience if report.what is Saying.STOPPING else self._watchdog_s
+            if report.what is Saying.READY:
+                self._takes_signals = True
+            self._on_report(report)
+            if report.what is Saying.READY:
                 self.ready.set()
         await process.wait()
         return error
@@ -164,13 +194,33 @@ class DaemonChild:
                 self._log.write(line.decode(errors="replace"))
 
 
+async def _hear(reports: BufferedByteReceiveStream, silence_s: float) -> bytes | None:
+    """The next line; None after so long without one. EndOfStream, IncompleteRead at the end."""
+    for _ in range(_PARTS):
+        with anyio.move_on_after(silence_s / _PARTS):
+            return await reports.receive_until(b"\n", 1 << 20)
+    return None
+
+
+async def _abort(process: anyio.abc.Process) -> None:
+    """Ends a process that takes no orders; what it was doing goes to its log, if it can still write."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGABRT)
+    with anyio.move_on_after(_ABORT_S):
+        await process.wait()
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+
+
 def _describe(code: int | None) -> str:
     return f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
 
 
-async def guard(orders: DaemonOrders, report: Callable[[GuardianReport], None]) -> None:
+async def guard(orders: DaemonOrders, report: Callable[[GuardianReport], None], manager: ServiceManager) -> None:
     """Runs server and daemon until SIGTERM or SIGINT. Raises what kept them from becoming ready."""
     paths, settings = orders.paths, orders.settings
+    watchdogs = [settings.watchdog / _PARTS, *([manager.watchdog_s / 2] if manager.watchdog_s else [])]
     stop = anyio.Event()
     since = time.time()
 
@@ -182,17 +232,26 @@ async def guard(orders: DaemonOrders, report: Callable[[GuardianReport], None]) 
         if not child.ready.is_set():
             report(GuardianReport(info=info))
 
+    def on_report(news: DaemonReport) -> None:
+        if news.what is Saying.READY:
+            on_ready()
+        relay(manager, news, restarts=child.num_restarts)
+
     async def run_on(url: str, account: str) -> None:
-        child.give(DaemonOrders.of(paths, settings, url, account))
+        told = DaemonOrders.of(paths, settings, url, account)
+        child.give(msgspec.structs.replace(told, beat_s=min(watchdogs)))
         await stop.wait()
         log.info("stopping: the daemon drains")
+        manager.tell(STOPPING=1, STATUS="draining")
         await child.stop()
         Roster.of(paths).clear()
 
+    manager.tell(STATUS="starting")
     await anyio.to_thread.run_sync(end_leftovers, paths, settings.drain_timeout)
-    child = DaemonChild(paths, settings.drain_timeout, on_ready)
+    child = DaemonChild(paths, settings.drain_timeout, settings.watchdog, on_report)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stop_on_signal, stop, lambda: os._exit(130))
+        tasks.start_soon(_pass_on_hangups, child)
         tasks.start_soon(child.supervise)
         if settings.nats:
             await run_on(settings.nats, "")
@@ -202,6 +261,13 @@ async def guard(orders: DaemonOrders, report: Callable[[GuardianReport], None]) 
                 await run_on(server.url, str(ServerFiles.of(paths).account_seed))
         tasks.cancel_scope.cancel()
     log.info("stopped")
+
+
+async def _pass_on_hangups(child: DaemonChild) -> None:
+    """SIGHUP asks the service to read its configuration again, which is the daemon's affair."""
+    with anyio.open_signal_receiver(signal.SIGHUP) as signals:
+        async for _ in signals:
+            child.reload()
 
 
 async def _follow(server: EmbeddedServer, child: DaemonChild) -> None:
@@ -230,6 +296,7 @@ def main() -> int:
     lock = StateLock(paths, lock_descriptor)
     lock.sign()
     os.environ[OWNER] = str(paths.state)
+    manager = ServiceManager.from_environment()
     waiting = [ready_descriptor]
 
     def report(news: GuardianReport) -> None:
@@ -241,7 +308,7 @@ def main() -> int:
             os.close(descriptor)
 
     try:
-        anyio.run(guard, orders, report)
+        anyio.run(guard, orders, report, manager)
     except Exception as error:
         single = next(leaves(error))
         log.error("%s", single, exc_info=None if isinstance(single, CallboardError) else single)
@@ -250,6 +317,7 @@ def main() -> int:
     finally:
         remove_info(paths)
         lock.release()
+        manager.close()
     return 0
 
 

@@ -33,6 +33,7 @@ from .topics import Listener, Topics, check_subject
 if TYPE_CHECKING:
     from .actor import Actor
     from .bus import BusOptions
+    from .company import Company
     from .links import Links
     from .roster import Roster
     from .taps import Taps
@@ -81,6 +82,7 @@ class Node:
         # Names that may be claimed although somebody listens to them: their supervisor knows that it stands still.
         self.takes_over: set[str] = set()
         self.roster: Roster | None = None
+        self.company: Company | None = None
         self.on_terminated: Callable[[Terminated], None] | None = None
         self.actors: dict[str, Child] = {}
         self.taps: Taps | None = None

@@ -1,8 +1,9 @@
-"""What installed packages announce as entry points: actor kinds, commands, tools. Nothing is imported to list them.
+"""What installed packages announce as entry points: actor kinds, checks, commands, tools.
 
-Reading the metadata of a full environment takes 40 ms, which `callboard --help` cannot spare, so what was found is
-kept in the cache folder until a folder of the module search path changes, as it does when a package comes or goes.
-The summary of a command is kept beside it until the command's file changes. Standard library only, for the same reason.
+Nothing is imported to list them. Reading the metadata of a full environment takes 40 ms, which `callboard --help`
+cannot spare, so what was found is kept in the cache folder until a folder of the module search path changes, as it does
+when a package comes or goes. The summary of a command is kept beside it until the command's file changes. Standard
+library only, for the same reason.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from .files import write_private
 from .folders import Paths
 
 ACTORS = "callboard.actors"
+CHECKS = "callboard.checks"
 COMMANDS = "callboard.commands"
 TOOLS = "callboard.tools"
 
-_GROUPS = (ACTORS, COMMANDS, TOOLS)
+_GROUPS = (ACTORS, CHECKS, COMMANDS, TOOLS)
 _OURS = "callboard"
 
 
@@ -105,7 +107,7 @@ def _search_path() -> list[str]:
 def _cache_key() -> list[Any]:
     from .. import __version__
 
-    return [__version__, sys.version, [[entry, _modified(entry)] for entry in _search_path()]]
+    return [__version__, sys.version, *_GROUPS, [[entry, _modified(entry)] for entry in _search_path()]]
 
 
 def _modified(path: str) -> int:

@@ -59,6 +59,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: Seconds = 10.0
     """Seconds that work in hand has to finish when the daemon is told to stop."""
 
+    company: str = ""
+    """The company file: what the daemon is to run (docs/operations.md)."""
+
+    watchdog: Seconds = 30.0
+    """Seconds after which a daemon that does not answer is killed and started again. An actor of the daemon's own
+    process that blocks for longer belongs into a process of its own."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     server: ServerSettings = ServerSettings()

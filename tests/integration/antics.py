@@ -5,6 +5,7 @@ The daemon that has it finds its folder in `PYTHONPATH`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 import anyio
@@ -89,3 +90,23 @@ class Fragile(Actor[FragileConfig]):
     async def started(self) -> None:
         if not await anyio.Path(self.config.needs).exists():
             raise ValueError(f"{self.config.needs} is not there")
+
+
+class Gated(Actor[FragileConfig]):
+    """Its start takes until the file is there that it needs."""
+
+    async def started(self) -> None:
+        while not await anyio.Path(self.config.needs).exists():
+            await anyio.sleep(0.02)  # a file says nothing when it comes
+
+
+class Stuck(Message, frozen=True, tag="antics.stuck"):
+    """Has the actor block its whole process for so many seconds."""
+
+    seconds: float
+
+
+class Blocker(Actor[NoConfig]):
+    @handler
+    async def stuck(self, message: Stuck) -> None:
+        time.sleep(message.seconds)  # noqa: ASYNC251 the fault that this actor is for
