@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..schemas.base import ErrorInfo
 from ..schemas.runtime import ActorInfo, Ended, Terminated
-from .errors import ActorStopped, NameTaken, RestartLimit, to_info
+from .errors import ActorStopped, Fenced, NameTaken, RestartLimit, to_info
 from .log import log
 from .supervision import Restart, RestartBudget, Strategy, Supervision
 
@@ -138,7 +138,9 @@ class Family:
             self._tending = False
 
     async def _child_ended(self, child: Child, error: Exception | None) -> None:
-        if child.restart is Restart.TEMPORARY or (child.restart is Restart.TRANSIENT and error is None):
+        done = child.restart is Restart.TRANSIENT and error is None
+        # One that was fenced off lives on elsewhere: starting it here again would take that one's place.
+        if child.restart is Restart.TEMPORARY or done or isinstance(error, Fenced):
             self._give_up(child, error)
             return
         while self._is_ours(child):

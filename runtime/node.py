@@ -22,7 +22,7 @@ from .actor import NoConfig
 from .cell import Cell
 from .control import NodeControl
 from .deadlines import DeadlineWheel
-from .errors import ConfigError, NameTaken, NoSuchActor, NotReachable
+from .errors import ConfigError, NameTaken, NoSuchActor, NoStore, NotReachable
 from .family import Child, Family
 from .placement import Here, Where
 from .refs import Ref
@@ -32,6 +32,7 @@ from .topics import Listener, Topics, check_subject
 if TYPE_CHECKING:
     from .actor import Actor
     from .bus import BusOptions
+    from .jetstream import JetStream
     from .links import Links
     from .roster import Roster
     from .taps import Taps
@@ -84,6 +85,7 @@ class Node:
         self._bus_options = bus
         self._roots: Family
         self._unnamed = 0
+        self._jetstream: JetStream | None = None
 
     # Coming and going
 
@@ -295,6 +297,17 @@ class Node:
             self.topics.remove(listener)
             if self.links is not None:
                 self.links.unsubscribe(listener)
+
+    @property
+    def jetstream(self) -> JetStream:
+        """Durable storage on the bus. Raises NoStore where the node is alone; what the server lacks shows in use."""
+        if self._jetstream is None:
+            from .jetstream import JetStream
+
+            if self.links is None:
+                raise NoStore("this node is alone, so it has nowhere to keep anything: it was started without a bus")
+            self._jetstream = JetStream(self.links.bus, self.links.bus_name, self.ask_timeout)
+        return self._jetstream
 
     def require_links(self) -> Links:
         if self.links is None:
