@@ -22,7 +22,7 @@ from .actor import NoConfig
 from .cell import Cell
 from .control import NodeControl
 from .deadlines import DeadlineWheel
-from .errors import ConfigError, NameTaken, NoSuchActor, NoStore, NotReachable
+from .errors import ConfigError, NameTaken, NoStore, NoSuchActor, NotReachable
 from .family import Child, Family
 from .placement import Here, Where
 from .refs import Ref
