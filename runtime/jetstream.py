@@ -118,6 +118,24 @@ class JetStream:
     # Talking
 
     @contextlib.asynccontextmanager
+    async def pull(self, subject: str, data: bytes) -> AsyncIterator[Talk]:
+        """A talk with a subscription of its own: a consumer's messages come under the subject they were written to."""
+        await self._bus.up()
+        talk = Talk(f"{self._prefix}pull.{next(self._numbers)}")
+
+        async def on_message(message: Msg) -> None:
+            talk.put(message)
+
+        subscription = await self._bus.client.subscribe(talk.reply, cb=on_message)
+        self._talks[talk.reply] = talk
+        try:
+            await self.say(talk, subject, data)
+            yield talk
+        finally:
+            del self._talks[talk.reply]
+            await self._bus.unsubscribe(subscription)
+
+    @contextlib.asynccontextmanager
     async def talk(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> AsyncIterator[Talk]:
         """Send a request and hear what comes back, in order. Waits for the server to be there."""
         if self._listening is None:

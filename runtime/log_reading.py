@@ -105,7 +105,7 @@ class Following:
             if self._talk is None:
                 await self._begin()
             return await self._hear()
-        except (Disconnected, TimeoutError, Refused):
+        except (Disconnected, TimeoutError):
             await self._drop()
             await asyncio.sleep(RETRY_S)  # the server is away or just back: nothing says when it takes a consumer
             return []
@@ -124,7 +124,7 @@ class Following:
         }
         request = {"stream_name": self._stream, "config": config, "action": "create"}
         await self._jetstream.api(f"CONSUMER.CREATE.{self._stream}.{self._consumer}.{self._subject}", request)
-        self._talk = await self._stack.enter_async_context(self._jetstream.talk(*self._pull()))
+        self._talk = await self._stack.enter_async_context(self._jetstream.pull(*self._pull()))
         self._left = PULL_MESSAGES
 
     def _pull(self) -> tuple[str, bytes]:
