@@ -230,7 +230,7 @@ class Truncated(StoreError):
 
 class StateMismatch(StoreError):
     code = "store.mismatch"
-    default_hint = "use another name, or remove what is stored: `callboard state delete KIND NAME`"
+    default_hint = "give this actor or log another name"
 
 
 class BackupDamaged(StoreError):

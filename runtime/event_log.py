@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -271,7 +271,7 @@ class EventLog(Generic[T]):
 
     # Reading
 
-    async def read(self, after: int | None = None) -> AsyncIterator[Event[T]]:
+    async def read(self, after: int | None = None) -> AsyncGenerator[Event[T]]:
         """The events after number `after` that are there now, in order and without gaps; by default from the first
         that is kept. Raises Truncated where some of those asked for were removed."""
         position = await self._position(after)
@@ -281,7 +281,7 @@ class EventLog(Generic[T]):
                 number = event.number
                 yield event
 
-    async def follow(self, after: int | None = None) -> AsyncIterator[Event[T]]:
+    async def follow(self, after: int | None = None) -> AsyncGenerator[Event[T]]:
         """`read`, and then each event as it is written, until the reader stops (close it: `contextlib.aclosing`).
 
         It goes on by itself when the server was away; nothing is left out and nothing comes twice.

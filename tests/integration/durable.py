@@ -116,4 +116,4 @@ async def host(url: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(host, *sys.argv[1:])
+    anyio.run(host, sys.argv[1], sys.argv[2])

@@ -16,7 +16,7 @@ import pytest
 from durable import THIS_FILE, Account, Balance, Bytes, Crash, Deposit, GetBalance
 from own_server import OwnServer, own_server
 
-from callboard.runtime.actor import Actor, handler
+from callboard.runtime.actor import Actor, NoConfig, handler
 from callboard.runtime.bus import BusOptions
 from callboard.runtime.errors import (
     ActorStopped,
@@ -63,7 +63,7 @@ async def test_a_clean_stop_saves_what_no_handler_did(node: Node) -> None:
 
 
 async def test_children_have_a_state_of_their_own_by_address(node: Node) -> None:
-    class Parent(Actor):
+    class Parent(Actor[NoConfig]):
         @handler
         async def open(self, message: Deposit) -> Balance:
             return await (await self.spawn(Account, name="child")).ask(message)
