@@ -28,20 +28,14 @@ CallboardError
 │   ├── NoSuchModel           model.none
 │   ├── ModelDamaged          model.damaged
 │   └── RequestInvalid        model.request       a request that the model can never serve
-├── StoreError                store               durable state: snapshots, event logs, queues
+├── StoreError                store               durable state: snapshots, event logs
 │   ├── NoStore               store.none          the bus has no JetStream, or there is no bus
 │   ├── StoreUnavailable      store.unavailable   the server did not confirm in time: it may or may not be written
 │   ├── StoreFull             store.full          no room left on the disk; nothing was written
 │   ├── Fenced                store.fenced        somebody else has taken over; this owner must end
 │   ├── Conflict              store.conflict      the log is not where the caller expected it
 │   ├── Truncated             store.truncated     what was asked for was removed by a compaction
-│   ├── StateMismatch         store.mismatch      what is stored is of another kind than what reads it
-│   ├── BackupDamaged         store.damaged       a backup that cannot be believed
-│   └── StateNotEmpty         store.not_empty     an import would overwrite what is there
-├── QueueError                queue
-│   ├── QueueFull             queue.full          the queue holds as much as it may; nothing was taken
-│   ├── NoSuchItem            queue.none          the queue has no such item
-│   └── StaleLease            queue.stale_lease   the item was given to somebody else meanwhile
+│   └── StateMismatch         store.mismatch      what is stored is of another kind than what reads it
 └── RemoteError               (as sent)           a code that this side does not know
 """
 
@@ -231,34 +225,6 @@ class Truncated(StoreError):
 class StateMismatch(StoreError):
     code = "store.mismatch"
     default_hint = "give this actor or log another name"
-
-
-class BackupDamaged(StoreError):
-    code = "store.damaged"
-    default_hint = "use another backup; nothing was changed"
-
-
-class StateNotEmpty(StoreError):
-    code = "store.not_empty"
-    default_hint = "--force replaces what is there"
-
-
-class QueueError(CallboardError):
-    code = "queue"
-
-
-class QueueFull(QueueError):
-    code = "queue.full"
-    default_hint = "put it again when some items are done, or raise `max_items` of the queue"
-
-
-class NoSuchItem(QueueError):
-    code = "queue.none"
-
-
-class StaleLease(QueueError):
-    code = "queue.stale_lease"
-    default_hint = "let go of the item: its work is somebody else's now"
 
 
 class RemoteError(CallboardError):
