@@ -70,6 +70,7 @@ class Spec(NamedTuple):
     json_decoder: msgspec.json.Decoder[Any]
     config: type[msgspec.Struct]
     has_started: bool
+    state: Any
 
 
 class Actor(Generic[C]):
@@ -78,6 +79,10 @@ class Actor(Generic[C]):
     Derive from `Actor[Config]`, where `Config` is a frozen msgspec Struct that arrives as `self.config`, and mark the
     methods that take messages with `@handler`. Hooks: `started` runs before the first message (an error there is the
     spawner's), `stopped` on the way out, also after a crash.
+
+    A class that defines `snapshot` and `restore` gets its state back when it is started again under its address, also
+    in another process: `restore` is called before `started`. State is written by `await self.save()` and by a clean
+    stop. It needs a bus with JetStream (else NoStore when it starts).
     """
 
     config: C
@@ -88,6 +93,22 @@ class Actor(Generic[C]):
     async def started(self) -> None: ...
 
     async def stopped(self) -> None: ...
+
+    def snapshot(self) -> Any:
+        """What `restore` needs to know: a Struct whose new fields have defaults, or bytes."""
+        raise NotImplementedError
+
+    def restore(self, state: Any) -> None:
+        """Become what `snapshot` described. The annotation of `state` says what it is decoded as."""
+        raise NotImplementedError
+
+    async def save(self) -> None:
+        """Take a snapshot and return when it is on the server's disk, so that an answer given then outlives anything.
+
+        Raises Fenced where another process has taken over this address: then this actor ends, whatever it does with
+        the error, and is not restarted. StoreFull: nothing was written; StoreUnavailable: it may have been.
+        """
+        await self._cell.save()
 
     @property
     def address(self) -> str:
@@ -172,7 +193,16 @@ def spec_of(kind: type[Actor[Any]]) -> Spec:
         msgspec.json.Decoder(accepted),
         config_type(kind),
         kind.started is not Actor.started,
+        _state_type(kind),
     )
+
+
+def _state_type(kind: type[Actor[Any]]) -> Any:
+    if kind.snapshot is Actor.snapshot and kind.restore is Actor.restore:
+        return None
+    from .store import state_type
+
+    return state_type(kind)
 
 
 class Nothing(Message, frozen=True, tag="actor.nothing"):

@@ -78,6 +78,9 @@ class Bus:
         self._sender: asyncio.Task[None] | None = None
         self._is_opening = True
         self._trouble: Exception | None = None
+        # Other conversations on this connection (JetStream's): told of a lost connection, and of a refused subject.
+        self.on_lost: list[Callable[[], None]] = []
+        self.on_denied: list[Callable[[str], None]] = []
         self.sent = 0
         self.received = 0
 
@@ -116,6 +119,15 @@ class Bus:
         self._is_opening = False
         self._connected.set()
         self._sender = asyncio.get_running_loop().create_task(self._send_all())
+
+    @property
+    def client(self) -> Client:
+        """The connection itself, for the adapter's other modules."""
+        return self._client
+
+    async def up(self) -> None:
+        """Wait until the server is there."""
+        await self._connected.wait()
 
     @property
     def max_payload(self) -> int:
@@ -245,6 +257,8 @@ class Bus:
         denied = _DENIED.search(str(error))
         if denied is not None:
             self._events.denied(denied.group(2))
+            for tell in self.on_denied:
+                tell(denied.group(2))
         elif isinstance(error, nats.errors.SlowConsumerError):
             log.error("messages on %s were lost: they came faster than this process takes them", error.subject)
         elif isinstance(error, (nats.errors.Error, OSError, asyncio.TimeoutError)):
@@ -256,6 +270,8 @@ class Bus:
         if self._connected.is_set():
             self._connected.clear()
             self._events.lost()
+            for tell in self.on_lost:
+                tell()
 
     async def _on_reconnect(self) -> None:
         self._connected.set()

@@ -26,6 +26,8 @@ from .errors import (
     ActorStopped,
     CallboardError,
     Cancelled,
+    ConfigError,
+    Fenced,
     HandlerFailed,
     MailboxFull,
     NotUnderstood,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from .node import Node
     from .placement import Where
     from .refs import Ref
+    from .store import Snapshots
 
 # After its time is up an actor is cancelled; one that swallows even that is left behind after so long.
 CANCEL_GRACE_S = 2.0
@@ -69,6 +72,7 @@ class Cell(Child):
         "_loop",
         "_room",
         "_running",
+        "_snapshots",
         "_stop_by",
         "_task",
         "_waiter",
@@ -120,6 +124,7 @@ class Cell(Child):
         self._room: collections.deque[asyncio.Future[None]] | None = None
         self._watching: set[str] | None = None
         self._stop_by = 0.0
+        self._snapshots: Snapshots | None = None
 
     # The mailbox
 
@@ -206,7 +211,7 @@ class Cell(Child):
         self._instance = actor
         self._crash = None
         self.state = "starting"
-        if self.spec.has_started:
+        if self.spec.has_started or self.spec.state is not None:
             ready: asyncio.Future[None] = self._loop.create_future()
             self._task = self._loop.create_task(self._live(actor, ready))
             try:
@@ -223,12 +228,16 @@ class Cell(Child):
         error: Exception | None = None
         try:
             if ready is not None:
+                if self.spec.state is not None:
+                    await self._recover(actor)
                 await actor.started()
                 self.state = "running"
                 if not ready.done():
                     ready.set_result(None)
             await self._serve(actor)
             await self._finish_running()
+            if self._snapshots is not None:
+                await self._snapshots.save(actor, if_changed=True)
         except asyncio.CancelledError:
             error = self._crash
         except Exception as raised:
@@ -271,6 +280,8 @@ class Cell(Child):
                 except CallboardError as error:
                     self.errors += 1
                     delivery.fail(error)
+                    if self._snapshots is not None and self._snapshots.fenced is not None:
+                        raise
                 except asyncio.CancelledError:
                     self._answer_cancelled(delivery)
                 except Exception as error:
@@ -396,6 +407,29 @@ class Cell(Child):
         if task.cancelled():  # before its first step, so nothing of it ran
             delivery.fail(ActorStopped(f"{self.address} ended before it came to this message"))
             self._concurrent_over(delivery)
+
+    # Durable state
+
+    async def _recover(self, actor: Actor[Any]) -> None:
+        from .store import Snapshots
+
+        node = self.node
+        self._snapshots = Snapshots(node.jetstream, self.address, self.kind, node.ask_timeout)
+        await self._snapshots.recover(actor, self.spec.state)
+
+    async def save(self) -> None:
+        if self._snapshots is None or self._instance is None:
+            raise ConfigError(f"{kind_name(self.kind)} has no `snapshot` and `restore`, so there is nothing to save")
+        try:
+            await self._snapshots.save(self._instance)
+        except Fenced as error:
+            self._loop.call_soon(self._end_fenced, error)
+            raise
+
+    def _end_fenced(self, error: Fenced) -> None:
+        """Whoever caught the error: an actor that was taken over answers no more."""
+        if self.state != "stopping":
+            self.crash(error)
 
     def start_soon(self, work: Coroutine[Any, Any, Any]) -> None:
         if self._background is None:

@@ -53,6 +53,8 @@ MEMBER = Role(
         "$SRV.>",
         "$JS.API.>",
         "$JS.ACK.>",
+        "$JS.SNAPSHOT.>",  # `callboard state export` and `import`
+        "callboard.>",  # what JetStream keeps for us: event logs
         "$JS.FC.>",  # flow control: the consumer's answer to the server
         "$KV.>",
         "$O.>",

@@ -30,6 +30,14 @@ CallboardError
 │   ├── NoSuchModel           model.none
 │   ├── ModelDamaged          model.damaged
 │   └── RequestInvalid        model.request       a request that the model can never serve
+├── StoreError                store               durable state: snapshots, event logs
+│   ├── NoStore               store.none          the bus has no JetStream, or there is no bus
+│   ├── StoreUnavailable      store.unavailable   the server did not confirm in time: it may or may not be written
+│   ├── StoreFull             store.full          no room left on the disk; nothing was written
+│   ├── Fenced                store.fenced        somebody else has taken over; this owner must end
+│   ├── Conflict              store.conflict      the log is not where the caller expected it
+│   ├── Truncated             store.truncated     what was asked for was removed by a compaction
+│   └── StateMismatch         store.mismatch      what is stored is of another kind than what reads it
 └── RemoteError               (as sent)           a code that this side does not know
 """
 
@@ -190,6 +198,45 @@ class ModelDamaged(ModelError):
 
 class RequestInvalid(ModelError):
     code = "model.request"
+
+
+class StoreError(CallboardError):
+    code = "store"
+
+
+class NoStore(StoreError):
+    code = "store.none"
+    default_hint = "`callboard up` starts a server with JetStream; one of your own needs `nats-server -js`"
+
+
+class StoreUnavailable(StoreError):
+    code = "store.unavailable"
+    default_hint = "it may or may not have been written: read before you write it again"
+
+
+class StoreFull(StoreError):
+    code = "store.full"
+    default_hint = "make room on the disk of the state folder, or raise `max_disk` of [server]; then try again"
+
+
+class Fenced(StoreError):
+    code = "store.fenced"
+    default_hint = "ask the one that has taken over"
+
+
+class Conflict(StoreError):
+    code = "store.conflict"
+    default_hint = "read what was appended meanwhile, decide anew, and append again"
+
+
+class Truncated(StoreError):
+    code = "store.truncated"
+    default_hint = "begin at the log's first event, which is a snapshot of all before it"
+
+
+class StateMismatch(StoreError):
+    code = "store.mismatch"
+    default_hint = "give this actor or log another name"
 
 
 class RemoteError(CallboardError):

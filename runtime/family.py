@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..schemas.base import ErrorInfo
 from ..schemas.runtime import ActorInfo, Ended, Terminated
-from .errors import ActorStopped, NameTaken, RestartLimit, to_info
+from .errors import ActorStopped, Fenced, NameTaken, RestartLimit, to_info
 from .log import log
 from .supervision import Restart, RestartBudget, Strategy, Supervision
 
@@ -152,7 +152,8 @@ class Family:
             self._tending = False
 
     async def _child_ended(self, child: Child, error: Exception | None) -> None:
-        if not comes_back(child.restart, error):
+        # One that was fenced off lives on elsewhere: starting it here again would take that one's place.
+        if not comes_back(child.restart, error) or isinstance(error, Fenced):
             self._give_up(child, error)
             return
         while self._is_ours(child):

@@ -22,7 +22,7 @@ from .actor import NoConfig
 from .cell import Cell
 from .control import NodeControl
 from .deadlines import DeadlineWheel
-from .errors import ConfigError, NameTaken, NoSuchActor, NotReachable
+from .errors import ConfigError, NameTaken, NoStore, NoSuchActor, NotReachable
 from .family import Child, Family
 from .leases import Leases, Offer
 from .placement import Here, Where
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .actor import Actor
     from .bus import BusOptions
     from .company import Company
+    from .jetstream import JetStream
     from .links import Links
     from .roster import Roster
     from .taps import Taps
@@ -93,6 +94,7 @@ class Node:
         self._bus_options = bus
         self._roots: Family
         self._unnamed = 0
+        self._jetstream: JetStream | None = None
 
     # Coming and going
 
@@ -327,6 +329,17 @@ class Node:
             self.topics.remove(listener)
             if self.links is not None:
                 self.links.unsubscribe(listener)
+
+    @property
+    def jetstream(self) -> JetStream:
+        """Durable storage on the bus. Raises NoStore where the node is alone; what the server lacks shows in use."""
+        if self._jetstream is None:
+            from .jetstream import JetStream
+
+            if self.links is None:
+                raise NoStore("this node is alone, so it has nowhere to keep anything: it was started without a bus")
+            self._jetstream = JetStream(self.links.bus, self.links.bus_name, self.ask_timeout)
+        return self._jetstream
 
     def require_links(self) -> Links:
         if self.links is None:
