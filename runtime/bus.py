@@ -118,6 +118,11 @@ class Bus:
         self._sender = asyncio.get_running_loop().create_task(self._send_all())
 
     @property
+    def client(self) -> Client:
+        """The connection itself, for the adapter's other modules."""
+        return self._client
+
+    @property
     def max_payload(self) -> int:
         return self._client.max_payload
 

@@ -6,6 +6,7 @@ import traceback
 
 import msgspec
 
+from ..schemas.blob import BlobShared, ShareBlob
 from ..schemas.runtime import (
     ActorList,
     ListActors,
@@ -78,3 +79,7 @@ class NodeControl(Actor[NoConfig]):
         links = self.node.require_links()
         others = sorted((hello.info for hello in links.peers.values()), key=lambda info: info.node)
         return NodeList((self.node.info(), *others))
+
+    @handler(concurrent=True)
+    async def share_blob(self, message: ShareBlob) -> BlobShared:
+        return BlobShared(message.id, await self.node.blobs.share(message.id))

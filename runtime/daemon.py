@@ -59,6 +59,7 @@ async def host(orders: DaemonOrders, ready: Callable[[], None], stop: anyio.Even
     )
     node.roster = Roster.of(orders.paths)
     async with node:
+        node.blobs.begin()  # what processes leave that are killed is swept, also when nobody else is there to do it
         log.info("ready on %s", orders.url)
         ready()
         async with anyio.create_task_group() as tasks:
