@@ -125,12 +125,16 @@ class Reader:
 
     def read(self, size: int) -> bytes:
         """The next bytes; none at the end."""
-        with self._busy:
-            data = os.pread(self._file, size, self._offset)
-            self._hash.update(data)
-        self._offset += len(data)
+        data = self.read_unchecked(size)
+        self._hash.update(data)
         if (not data or self._offset > self._blob.size) and self._hash.hexdigest() != self._blob.digest:
             raise damaged(self._blob)
+        return data
+
+    def read_unchecked(self, size: int) -> bytes:
+        with self._busy:
+            data = os.pread(self._file, size, self._offset)
+        self._offset += len(data)
         return data
 
     def map(self) -> mmap.mmap:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # What is smaller goes in the message: a file costs more than so many bytes on the bus.
 INLINE_MAX = 64 * 1024
 PIECE = 1 << 20
+# What the object store takes at once.
+CHUNK = 512 * 1024
 SWEEP_EVERY_S = 30.0
 # A copy in the object store is there for whoever asked for it; the next one may ask again.
 SHARED_S = 600.0
@@ -226,7 +228,7 @@ class Blobs:
                 raise BlobGone(f"blob {blob_id} is not held by node {self._node.name} any more")
             blob = held.blob
             try:
-                await self._object_store().write(blob.id, blob.size, blob.digest, _pieces(reader), SHARED_S)
+                await self._object_store().write(blob.id, blob.size, blob.digest, _chunks(reader), SHARED_S)
             finally:
                 reader.close()
             self._shared[blob_id] = time.monotonic() + SHARED_S
@@ -375,6 +377,7 @@ async def _after(head: bytearray, piece: Bytes, rest: AsyncIterator[Bytes]) -> A
         yield more
 
 
-async def _pieces(reader: Reader) -> AsyncIterator[bytes]:
-    while piece := await run_sync(reader.read, PIECE):
-        yield piece
+async def _chunks(reader: Reader) -> AsyncIterator[bytes]:
+    """As the store takes them. Not checked here: who reads them does."""
+    while chunk := await run_sync(reader.read_unchecked, CHUNK):
+        yield chunk

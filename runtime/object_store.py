@@ -249,6 +249,9 @@ async def _rechunked(pieces: AsyncIterable[bytes], size: int) -> AsyncIterator[b
     """The same bytes in pieces of `size`, the last one excepted."""
     kept = b""
     async for piece in pieces:
+        if not kept and len(piece) == size:
+            yield piece
+            continue
         view = memoryview(kept + piece if kept else piece)
         whole = len(view) - len(view) % size
         for start in range(0, whole, size):
