@@ -16,6 +16,7 @@ from .messages import tag_of
 from .supervision import Restart, Supervision
 
 if TYPE_CHECKING:
+    from .blobs import Blobs
     from .cell import Cell
     from .node import Node
     from .placement import Where
@@ -121,6 +122,11 @@ class Actor(Generic[C]):
     @property
     def ref(self) -> Ref:
         return self._cell.node.actor(self._cell.address)
+
+    @property
+    def blobs(self) -> Blobs:
+        """The way to large values. What is held belongs to the node: it outlives a crash of the actor."""
+        return self._cell.node.blobs
 
     def actor(self, address: str) -> Ref:
         """A reference to any actor on the bus. Whether it is there shows when it is asked."""

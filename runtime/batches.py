@@ -41,6 +41,12 @@ class Batch:
             self._scheduled = True
             self._loop.call_soon(self._turn)
 
+    def pass_by(self) -> int:
+        """One goes by another way: what came before it goes first. Returns its index."""
+        self.flush()
+        self._first += 1
+        return self._first - 1
+
     def _turn(self) -> None:
         self._scheduled = False
         self.flush()

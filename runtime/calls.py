@@ -28,6 +28,7 @@ from .messages import UNDECODABLE, Answers
 
 if TYPE_CHECKING:
     from .deadlines import Expiring
+    from .detours import Passage
     from .links import Links
 
 # A stream whose producer gives no sign of life for so long is taken for dead. It gives one every second.
@@ -47,6 +48,9 @@ class Conversation:
     reply: str = ""
     more_follows = False
     request: bytes = b""
+    # Over the limit: who keeps a request's bytes; what has to wait until an answer's bytes are here.
+    passage: Passage | None = None
+    behind: collections.deque[tuple[str, bytes]] | None = None
 
     def __init__(self, address: str, links: Links) -> None:
         self.address = address
@@ -314,7 +318,7 @@ class RemoteStream(Conversation):
             self.fail(ActorStopped(f"{self.address} ended before the stream did"))
 
     def check(self, now: float) -> None:
-        if not self.ended and now - self._heard > SILENCE_S:
+        if not self.ended and now - self._heard > SILENCE_S and self.behind is None:
             self.links.cancel(self)
             self.fail(ActorStopped(f"{self.address} has given no sign of life for {SILENCE_S:g} s"))
 

@@ -7,7 +7,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -20,6 +20,9 @@ from .placement import OnNode
 from .refs import Ref
 from .supervision import Restart
 from .topics import Listener
+
+if TYPE_CHECKING:
+    from .blobs import Blobs
 
 R = TypeVar("R")
 
@@ -39,6 +42,11 @@ class Client:
 
     def __init__(self, node: Node) -> None:
         self.node = node
+
+    @property
+    def blobs(self) -> Blobs:
+        """The way to large values: `blob = await bus.blobs.put(data)`, and send the blob in a message."""
+        return self.node.blobs
 
     def actor(self, address: str) -> Ref:
         """The actor of that address, `engine.scheduler` say. Whether it is there shows when it is asked."""

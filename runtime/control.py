@@ -6,6 +6,7 @@ import traceback
 
 import msgspec
 
+from ..schemas.blob import BlobShared, ShareBlob
 from ..schemas.company import CompanyReloaded, CompanyState, GetCompany, ReloadCompany
 from ..schemas.runtime import (
     ActorList,
@@ -108,3 +109,7 @@ class NodeControl(Actor[NoConfig]):
                 f"node {self.node.name} has no company file", hint="`callboard up -c FILE` starts a daemon with one"
             )
         return await (company.would_change() if message.dry_run else company.reload())
+
+    @handler(concurrent=True)
+    async def share_blob(self, message: ShareBlob) -> BlobShared:
+        return BlobShared(message.id, await self.node.blobs.share(message.id))

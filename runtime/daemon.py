@@ -73,6 +73,7 @@ async def host(orders: DaemonOrders, say: Say, stop: anyio.Event) -> None:
     )
     node.roster = Roster.of(orders.paths)
     async with node:
+        node.blobs.begin()  # what processes leave that are killed is swept, also when nobody else is there to do it
         async with anyio.create_task_group() as tasks:
             if settings.company:
                 node.company = Company(node, Path(settings.company), orders.paths, say, tasks)

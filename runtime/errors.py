@@ -26,6 +26,11 @@ CallboardError
 │   ├── Disconnected          bus.disconnected    the connection broke while the request was under way
 │   ├── VersionMismatch       bus.version         nodes of two releases that cannot work together
 │   └── Forbidden             bus.forbidden       this user may not use that subject
+├── BlobError                 blob                a large value that travels as a reference
+│   ├── BlobGone              blob.gone           released, past its time, or its owner ended
+│   ├── BlobDamaged           blob.damaged        the bytes are not those that were put
+│   ├── BlobNoRoom            blob.no_room        the disk or the store is full
+│   └── NoBlobStore           blob.no_store       it is on another host, and the server has no JetStream
 ├── ModelError                model               (actors/models, actors/serve)
 │   ├── NoSuchModel           model.none
 │   ├── ModelDamaged          model.damaged
@@ -181,6 +186,30 @@ class VersionMismatch(BusError):
 class Forbidden(BusError):
     code = "bus.forbidden"
     default_hint = "free subjects begin with `topic.`, and actors are at `actor.<address>`"
+
+
+class BlobError(CallboardError):
+    code = "blob"
+
+
+class BlobGone(BlobError):
+    code = "blob.gone"
+    default_hint = "put it with a longer `ttl`, or `hold` it before its owner releases it"
+
+
+class BlobDamaged(BlobError):
+    code = "blob.damaged"
+    default_hint = "have its owner put it again; if it happens again, check the disk"
+
+
+class BlobNoRoom(BlobError):
+    code = "blob.no_room"
+    default_hint = "free some space, release blobs that are done with, or give them a shorter `ttl`"
+
+
+class NoBlobStore(BlobError):
+    code = "blob.no_store"
+    default_hint = "start the NATS server with JetStream (`--jetstream`): values cross hosts through its object store"
 
 
 class ModelError(CallboardError):

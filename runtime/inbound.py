@@ -16,6 +16,7 @@ from .batches import Batch
 from .cell import Cell
 from .channels import Ledger
 from .deliveries import Answered, Delivery, Told
+from .detours import MARK, Passage
 from .discovery import answer_discovery
 from .errors import (
     CallboardError,
@@ -99,11 +100,13 @@ class BusStream(BusAsk):
         self.last_credit = inbound.node.loop.time()
         self._batch = Batch(inbound.node.loop, self._send_batch, inbound.links.bus.max_payload // 2)
         self._room: asyncio.Future[None] | None = None
+        self._passages: list[Passage] = []
 
     async def send(self, item: Any) -> None:
         bus = self.inbound.links.bus
         data = _encode_json(item) if self.json else _encode(item)
-        if len(data) > bus.max_payload - FRAME_ROOM:
+        too_large = len(data) > bus.max_payload - FRAME_ROOM
+        if too_large and self.json:
             raise TooLarge(
                 f"an item of {len(data)} bytes is over the bus's limit of {bus.max_payload}", hint=_BY_REFERENCE
             )
@@ -119,7 +122,23 @@ class BusStream(BusAsk):
             return
         self.credit -= 1
         self.seq += 1
-        self._batch.add(data)
+        if too_large:
+            await self._send_aside(data)
+        else:
+            self._batch.add(data)
+
+    async def _send_aside(self, data: bytes) -> None:
+        """An item over the bus's limit: its frame goes by reference, in its place among the others."""
+        links = self.inbound.links
+        head = _encode(Frame[None](_ITEM, self._batch.pass_by()))[:-1]
+        detour, passage = await links.detours.pack(head + b"\x91" + data, "")
+        self._passages.append(passage)
+        links.bus.send(self.reply, detour, self.own)
+
+    def abandon(self) -> None:
+        super().abandon()
+        for passage in self._passages:
+            passage.end()
 
     def _send_batch(self, first: int, tail: bytes) -> None:
         if not self.abandoned:
@@ -174,6 +193,8 @@ class Inbound:
     def receive(self, subject: str, reply: str, data: bytes) -> None:
         """A message for one of our actors. Never raises: whatever is wrong with it is its sender's to hear."""
         address = subject[6:]
+        if self.links.detours.lines and self.links.detours.is_behind(address, subject, reply, data):
+            return
         cell = self.node.actors.get(address)
         leases = self.node.leases
         if leases.held and leases.is_void(address):
@@ -188,6 +209,8 @@ class Inbound:
                 return
             envelope = cell.spec.decoder.decode(data)
         except UNDECODABLE as error:
+            if data[:1] == MARK and self._take_detour(address, subject, reply, data):
+                return
             self._undecodable(cell, reply, data, json, error)
             return
         op = envelope.op
@@ -210,6 +233,13 @@ class Inbound:
                 raise Malformed(f"an envelope with operation {op} and a message")
         except CallboardError as error:
             self.refuse(reply, error.to_info(), False)
+
+    def _take_detour(self, address: str, subject: str, reply: str, data: bytes) -> bool:
+        try:
+            self.links.detours.take(address, subject, reply, data)
+        except UNDECODABLE:
+            return False
+        return True
 
     def _take(self, cell: Cell, ask: BusAsk, timeout_ms: int) -> None:
         self._asks[ask.reply] = ask
@@ -306,7 +336,9 @@ class Inbound:
 
     def answer(self, reply: str, data: bytes, json: bool) -> None:
         bus = self.links.bus
-        if len(data) > bus.max_payload:
+        if len(data) > bus.max_payload and not json:
+            self.links.detours.answer(reply, data, lambda error: self.refuse(reply, error.to_info(), False))
+        elif len(data) > bus.max_payload:
             too_large = TooLarge(
                 f"the answer has {len(data)} bytes, over the bus's limit of {bus.max_payload}", hint=_BY_REFERENCE
             )

@@ -24,6 +24,7 @@ from .bus import Bus, BusOptions, Events, Receive
 from .calls import Call, Conversation, GrantCall, PingCall, RawCall, RawStream, RemoteStream, WatchCall
 from .cell import current_cell
 from .channels import Channel
+from .detours import MARK, Detours, Passage
 from .errors import (
     ActorStopped,
     CallboardError,
@@ -95,6 +96,7 @@ class Links:
         self._refused: set[str] = set()
         self._allowed: set[str] = set()
         self._taps = Taps(node, self.bus)
+        self.detours = Detours(self)
         self._chores: set[asyncio.Task[Any]] = set()
         self._leaving: set[asyncio.Task[Any]] = set()
         self._hello_decoder = msgspec.msgpack.Decoder(NodeHello)
@@ -203,7 +205,10 @@ class Links:
         sender = self.node.name if asker is None else asker.address
         call = Call(address, answers(type(message)).decoder, self.node.loop.create_future(), self)
         left_ms = 0 if seconds == math.inf else max(1, int(seconds * 1000))
-        self._request(call, Envelope(Op.ASK, message, left_ms, 0, sender))
+        data = encode(Envelope(Op.ASK, message, left_ms, 0, sender))
+        if len(data) > self.bus.max_payload:
+            data = await self._put_aside(call, data, seconds)
+        self._begin(call, data)
         if left_ms:
             self.node.deadlines.add(call, seconds)
         try:
@@ -219,7 +224,10 @@ class Links:
         sender = self.node.name if reader is None else reader.address
         stream = RemoteStream(address, answers(type(message)), self, STREAM_WINDOW)
         left_ms = 0 if timeout is None or timeout == math.inf else max(1, int(timeout * 1000))
-        self._request(stream, Envelope(Op.STREAM, message, left_ms, STREAM_WINDOW, sender))
+        data = encode(Envelope(Op.STREAM, message, left_ms, STREAM_WINDOW, sender))
+        if len(data) > self.bus.max_payload:
+            data = await self._put_aside(stream, data, timeout)
+        self._begin(stream, data)
         if left_ms and timeout is not None:
             self.node.deadlines.add(stream, timeout)
         return stream
@@ -228,6 +236,19 @@ class Links:
         data = encode(envelope)
         self._check_size(data)
         self._begin(conversation, data)
+
+    async def _put_aside(self, call: Conversation, data: bytes, timeout: float | None) -> bytes:
+        """What stands for a request over the limit. Its bytes are kept until they are taken, or the call is over."""
+        try:
+            async with asyncio.timeout(None if timeout == math.inf else timeout):
+                detour, call.passage = await self.detours.pack(data, call.address)
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer from {call.address} in time") from None
+        return detour
+
+    def begin_detour(self, passage: Passage) -> None:
+        passage.reply = f"{self.inbox}{next(self._numbers)}"
+        self._conversations[passage.reply] = passage
 
     def _check_size(self, data: bytes, extra: int = 0) -> None:
         if len(data) + extra > self.bus.max_payload:
@@ -261,6 +282,8 @@ class Links:
         if slot is not None:
             slot.discard(conversation)
             conversation.slot = None
+        if conversation.passage is not None:
+            conversation.passage.end()
 
     # Telling
 
@@ -269,10 +292,22 @@ class Links:
         if channel is None:
             channel = self._channels[address] = Channel(address, self)
         data = encode(message)
-        self._check_size(data, ENVELOPE_ROOM)
+        detour = None
+        if len(data) > self.bus.max_payload - ENVELOPE_ROOM:
+            data = encode(Envelope(Op.TELL, message, sender=self.node.name))
+            detour = await self.detours.pack(data, address)
         if not channel.take(self.node.loop.time()):
-            await self._wait_for_credit(channel, timeout)
-        channel.batch.add(data)
+            try:
+                await self._wait_for_credit(channel, timeout)
+            except BaseException:
+                if detour is not None:
+                    detour[1].end()
+                raise
+        if detour is None:
+            channel.batch.add(data)
+        else:
+            channel.batch.flush()
+            self.bus.send(f"actor.{address}", detour[0], detour[1].reply)
         if channel.is_low:
             self._ask_for_credit(channel, 0.0)
         if self.bus.is_full:
@@ -333,7 +368,9 @@ class Links:
 
     def _on_reply(self, subject: str, reply: str, data: bytes) -> None:
         conversation = self._conversations.get(subject)
-        if conversation is not None:
+        if data[:1] == MARK or (conversation is not None and conversation.behind is not None):
+            self.detours.answered(conversation, reply, data)
+        elif conversation is not None:
             conversation.more_follows = bool(reply)
             conversation.receive(data)
 
@@ -469,6 +506,7 @@ class Links:
         """Now and then: say that we are there, keep idle streams alive, forget peers that fell silent."""
         self.bus.send("nodes.who", b"")
         self.say_hello()
+        self.soon(self.node.blobs.tidy())  # after processes that were killed
         last_beat = last_hello = self.node.loop.time()
         while True:
             await asyncio.sleep(BEAT_EVERY_S)  # the heartbeat's own period

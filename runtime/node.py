@@ -32,6 +32,7 @@ from .topics import Listener, Topics, check_subject
 
 if TYPE_CHECKING:
     from .actor import Actor
+    from .blobs import Blobs
     from .bus import BusOptions
     from .company import Company
     from .jetstream import JetStream
@@ -57,7 +58,8 @@ class Node:
     `round_trip`, if given, is applied to each message between actors of the process: tests pass one that encodes and
     decodes, so that a message that would not survive the bus fails here too. `logs` is a folder for the output of
     processes it starts; without it they share its own. `offer` is what others may place on this node; without it,
-    nothing.
+    nothing. `blobs` is a folder for large values, shared with the other
+    processes of this host (default: `blobs` in the cache folder).
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Node:
         round_trip: Callable[[Any], Any] | None = None,
         logs: Path | None = None,
         offer: Offer | None = None,
+        blobs: Path | None = None,
     ) -> None:
         self.name = checked_name(name) if name else f"client-{uuid.uuid4().hex[:10]}"
         self.ask_timeout = ask_timeout
@@ -95,6 +98,8 @@ class Node:
         self._roots: Family
         self._unnamed = 0
         self._jetstream: JetStream | None = None
+        self._blobs: Blobs | None = None
+        self._blob_folder = blobs
 
     # Coming and going
 
@@ -127,6 +132,10 @@ class Node:
             await self._roots.stop_all(self.drain_timeout)
         finally:
             if self.links is not None:
+                await self.links.detours.close()
+            if self._blobs is not None:
+                await self._blobs.close()
+            if self.links is not None:
                 await self.links.close()
             self.topics.close()
             self.deadlines.close()
@@ -134,6 +143,15 @@ class Node:
     @property
     def connected(self) -> bool:
         return self.links is not None
+
+    @property
+    def blobs(self) -> Blobs:
+        """The way to large values: put them here, send the reference."""
+        if self._blobs is None:
+            from .blobs import Blobs
+
+            self._blobs = Blobs(self, self._blob_folder)
+        return self._blobs
 
     def info(self) -> NodeInfo:
         from .. import __version__

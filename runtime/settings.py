@@ -41,6 +41,16 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of disk for what JetStream keeps. 0: three quarters of what is free at the start, nats-server's rule."""
 
 
+class BlobSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Table `[blobs]`: large values that travel as a reference."""
+
+    ttl: Seconds = 3600.0
+    """Seconds that a value is kept where who puts it says nothing; it goes earlier when nobody holds it."""
+
+    max_message: Annotated[int, msgspec.Meta(ge=_MIB)] = 1 << 30
+    """Bytes that a single message may have, by whatever way it comes: it is in memory whole."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings with their defaults. Tables are Structs of their own, or dictionaries that a capability checks."""
 
@@ -69,6 +79,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     server: ServerSettings = ServerSettings()
+
+    blobs: BlobSettings = BlobSettings()
 
     engine: dict[str, Any] = msgspec.field(default_factory=dict)
     """Table `[engine]`: options of the model engine, checked by the engine's own configuration."""

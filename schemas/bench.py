@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .base import Message, Request, StreamRequest
+from .blob import Blob
 
 
 class Count(Message, frozen=True, tag="bench.count"):
@@ -54,3 +55,14 @@ class Populate(Request[Population], frozen=True, tag="bench.populate"):
     """Ask for `count` supervised children, each with an address of its own."""
 
     count: int
+
+
+class Read(Message, frozen=True, tag="bench.read"):
+    size: int
+
+
+class ReadBlob(Request[Read], frozen=True, tag="bench.read_blob"):
+    """Answered once the other process has all the bytes, checked: mapped if `mapped`, else streamed."""
+
+    blob: Blob
+    mapped: bool

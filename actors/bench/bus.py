@@ -17,7 +17,7 @@ from nats.aio.client import Client
 
 from ...runtime.bus import BusOptions
 from ...runtime.node import Node
-from . import peers, processes
+from . import blobs, peers, processes
 from .counter import Counter
 from .floors import IN_FLIGHT, Bare, Raw
 from .loops import new_event_loop
@@ -118,6 +118,7 @@ def run(loop: str, sizes: Sizes, step: Callable[[str], None]) -> Report:
     report.add_target("bus_ask_over_raw_p50", 1.25, RATIO, p50.ratios("bus_ask_p50"), at_most=True)
     report.add_target("idle_actor_kb", 8, "KiB", crowds.ours["idle_actor_kb"], at_most=True)
     report.add_target("spawns_per_s", 10_000, "actors/s", crowds.ours["spawns"])
+    blobs.measure(report, loop, sizes.rounds, step)
     step("callboard --help")
     report.add_target("help_ms", 300, "ms", processes.help_ms(2 * sizes.starts + 1), at_most=True)
     step("callboard up")

@@ -1,7 +1,7 @@
-"""The benchmark's other process: `python -m callboard.actors.bench.other_side ROLE LOOP [URL]`.
+"""The benchmark's other process: `python -m callboard.actors.bench.other_side ROLE LOOP [URL [FOLDER]]`.
 
-Roles: `raw` and `ours` serve the counter of that name on the bus until standard input ends. `bare-population` and
-`our-population` measure a crowd in a process that has done nothing else, print it, and end.
+Roles: `raw` and `ours` serve the counter of that name on the bus until standard input ends, `blobs` reads blobs.
+`bare-population` and `our-population` measure a crowd in a process that has done nothing else, print it, and end.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from pathlib import Path
 
 from nats.aio.client import Client
 
 from ...runtime.bus import BusOptions
 from ...runtime.node import Node
 from ...schemas.bench import Add, Populate
+from .blobs import BlobReader
 from .counter import Counter
 from .floors import bare_population, serve_raw
 from .loops import new_event_loop
@@ -43,6 +45,12 @@ async def _ours(url: str) -> None:
         await _until_stdin_ends()
 
 
+async def _blobs(url: str, folder: str) -> None:
+    async with Node(f"bench-{Path(folder).name}", bus=BusOptions(url), blobs=Path(folder)) as node:
+        await node.spawn(BlobReader, name=f"reader-{Path(folder).name}")
+        await _until_stdin_ends()
+
+
 async def _bare_population() -> None:
     rate, kb = await bare_population(POPULATION)
     print(json.dumps({"spawns_per_s": rate, "kb_per_actor": kb}))
@@ -60,7 +68,13 @@ async def _our_population(url: str) -> None:
 
 def main() -> None:
     role, loop, *rest = sys.argv[1:]
-    work = {"raw": _raw, "ours": _ours, "bare-population": _bare_population, "our-population": _our_population}[role]
+    work = {
+        "raw": _raw,
+        "ours": _ours,
+        "blobs": _blobs,
+        "bare-population": _bare_population,
+        "our-population": _our_population,
+    }[role]
     with asyncio.Runner(loop_factory=new_event_loop(loop)) as runner:
         runner.run(work(*rest))
 

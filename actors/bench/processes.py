@@ -21,9 +21,13 @@ _STOP_S = 10.0
 
 
 @contextmanager
-def nats_server() -> Iterator[str]:
-    """The URL of a plain server on a free port of this machine: floors and ours get the same one."""
-    command = dying_with_us([str(find_binary()), "--addr", "127.0.0.1", "--port", "-1"])
+def nats_server(config: str = "") -> Iterator[str]:
+    """The URL of a plain server on a free port of this machine: floors and ours get the same one.
+
+    `config` names a file with more to say to it.
+    """
+    more = ["--config", config] if config else []
+    command = dying_with_us([str(find_binary()), "--addr", "127.0.0.1", "--port", "-1", *more])
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
         assert process.stderr is not None
         lines: list[str] = []
@@ -49,10 +53,10 @@ def _command(*arguments: str) -> list[str]:
 
 
 @contextmanager
-def other_side(role: str, loop: str, url: str) -> Iterator[None]:
+def other_side(role: str, loop: str, url: str, *arguments: str) -> Iterator[None]:
     """The other process, ready on entry and gone on exit."""
     with subprocess.Popen(
-        _command(role, loop, url), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        _command(role, loop, url, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

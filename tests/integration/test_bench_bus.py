@@ -22,6 +22,8 @@ TARGETS = {
     "spawns_per_s",
     "help_ms",
     "up_ready_s",
+    "blob_64mib_mb_per_s",
+    "blob_store_mb_per_s",
 }
 
 
