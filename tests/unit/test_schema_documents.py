@@ -297,7 +297,8 @@ def test_a_choice_may_be_added_to_a_request_but_not_to_an_answer() -> None:
         ask = msgspec.defstruct(
             "Ask", [("kind", kind)], bases=(Request,), namespace=namespace, frozen=True, tag="b.ask"
         )
-        return document({"b.answer": answer, "b.ask": ask}, "")
+        messages: dict[str, Any] = {"b.answer": answer, "b.ask": ask}
+        return document(messages, "")
 
     found = breaking_changes(with_choices(Literal["a", "b"]), with_choices(Literal["a", "b", "c"]))
     assert found == ["b.answer.kind: the choice 'c' is new, and who reads it may not know it"]
