@@ -12,10 +12,10 @@ PROGRAMS := strace
 # What an installation depends on: what it asks for, the versions, and where it lies (it is editable).
 HASH = $$({ cat pyproject.toml constraints.txt; pwd -P; } | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-64)
 
-.PHONY: help install demo test test-slow check fmt bench peers clean
+.PHONY: help install demo test test-slow check fmt bench peers schema-snapshot clean
 
 help: ## list what there is
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
 
 install: ## make .venv with everything in it; nothing happens when it is up to date
 	@if [ "$$(cat $(STAMP) 2>/dev/null)" = "$(HASH)" ]; then exit 0; fi; \
@@ -80,6 +80,13 @@ peers: install $(PEERS:%=.venv-peers/%/.installed) ## other actor frameworks to 
 	@$(BIN)/python -m venv --clear .venv-peers/$*
 	@.venv-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+SNAPSHOT := tests/schemas.snapshot.json
+
+schema-snapshot: install ## take messages and fields that were added into the snapshot that the tests compare with
+	@$(BIN)/callboard schema --own --against $(SNAPSHOT) || { \
+	    echo "old and new nodes could not share a bus: give what changed a new tag or a new field" >&2; exit 1; }
+	@$(BIN)/callboard schema --own >$(SNAPSHOT).new && mv $(SNAPSHOT).new $(SNAPSHOT)
 
 clean: ## remove what is built, the virtual environments excepted
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

@@ -7,6 +7,7 @@ import pkgutil
 import re
 from typing import Any, TypeVar
 
+import jsonschema
 import msgspec
 import msgspec.inspect as mi
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import callboard.schemas
 from callboard.runtime.messages import answers
+from callboard.runtime.schema import document, one_message, own_messages
 from callboard.schemas.base import ErrorInfo, Message, Request, StreamRequest
 
 BASES = {Message, Request, StreamRequest}
@@ -33,6 +35,7 @@ STRUCTS = _all_structs()
 MESSAGES = [struct for struct in STRUCTS if issubclass(struct, Message) and struct not in BASES]
 # Frames of the wire are generic in what they carry; their bodies are messages, which are checked as such.
 CONCRETE = [struct for struct in STRUCTS if struct not in BASES and not getattr(struct, "__parameters__", ())]
+WHOLE = document(own_messages().by_tag, "test")
 
 IMMUTABLE = (
     mi.NoneType,
@@ -192,6 +195,27 @@ def test_a_message_from_a_newer_node_is_understood(message: type[Message]) -> No
         fields = {field: getattr(value, field) for field in value.__struct_fields__}
         sent = {"type": message.__struct_config__.tag, **fields, "from_the_future": news}
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(sent), type=message) == value
+
+    check()
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=named)
+def test_a_message_fits_its_json_schema_and_a_wrong_one_does_not(message: type[Message]) -> None:
+    tag = str(message.__struct_config__.tag)
+    validator = jsonschema.Draft202012Validator(one_message(WHOLE, tag))
+
+    @settings(max_examples=10)
+    @given(values(mi.type_info(message), msgspec.json), st.text())
+    def check(value: Message, news: str) -> None:
+        sent = msgspec.json.decode(msgspec.json.encode(value))
+        validator.validate(sent)
+        validator.validate({**sent, "from_the_future": news})
+        assert not validator.is_valid({**sent, "type": tag + ".not"})
+        for field in msgspec.structs.fields(message):
+            without = {name: part for name, part in sent.items() if name != field.encode_name}
+            assert validator.is_valid(without) != field.required
+            if not isinstance(mi.type_info(field.type), mi.RawType):
+                assert not validator.is_valid({**sent, field.encode_name: {"what": "nobody", "would": "send"}})
 
     check()
 
