@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextvars
 import math
 import os
 import traceback
@@ -20,6 +19,7 @@ import msgspec
 from ..schemas.base import Message
 from ..schemas.runtime import ActorInfo, Ended, Terminated
 from .actor import Actor, HandlerSpec, Spec, kind_name, spec_of
+from .context import current_cell, current_trace
 from .deliveries import Delivery, LocalAsk, Told
 from .errors import (
     ActorError,
@@ -34,6 +34,7 @@ from .family import Child, Family
 from .log import log
 from .messages import answers, tag_of
 from .supervision import Restart
+from .tracing import traced
 
 if TYPE_CHECKING:
     from .node import Node
@@ -49,8 +50,6 @@ class _Finish(Message, frozen=True, tag="actor.finish"):
 
 
 _FINISH = Told(_Finish())
-
-current_cell: contextvars.ContextVar[Cell | None] = contextvars.ContextVar("current_cell", default=None)
 
 
 class Cell(Child):
@@ -220,6 +219,7 @@ class Cell(Child):
 
     async def _live(self, actor: Actor[Any], ready: asyncio.Future[None] | None) -> None:
         current_cell.set(self)
+        current_trace.set(None)  # that of whoever spawned us
         error: Exception | None = None
         try:
             if ready is not None:
@@ -265,6 +265,8 @@ class Cell(Child):
                     call = self._other_call(actor, delivery)
                     if call is None:
                         continue
+                if delivery.trace is not None:
+                    call = traced(self, call, delivery)
                 self.current = delivery
                 try:
                     result = await call(actor, message)
@@ -360,10 +362,11 @@ class Cell(Child):
 
     async def _run_concurrent(self, actor: Actor[Any], handler: HandlerSpec, delivery: Delivery) -> None:
         try:
-            if handler.streams:
-                result = await self._run_stream(actor, handler, delivery)
-            else:
-                result = await handler.call(actor, delivery.message)
+            with self.node.tracer.handling(delivery, self.address):
+                if handler.streams:
+                    result = await self._run_stream(actor, handler, delivery)
+                else:
+                    result = await handler.call(actor, delivery.message)
         except CallboardError as error:
             self.errors += 1
             delivery.fail(error)

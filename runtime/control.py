@@ -16,6 +16,7 @@ from ..schemas.runtime import (
     StopActor,
     Stopped,
 )
+from ..schemas.trace import GetTrace, KeepSpans, ListTraces, TraceList, TraceSpans
 from .actor import Actor, NoConfig, handler
 from .errors import CallboardError, HandlerFailed, NoSuchActor, UsageError
 from .log import log
@@ -78,3 +79,17 @@ class NodeControl(Actor[NoConfig]):
         links = self.node.require_links()
         others = sorted((hello.info for hello in links.peers.values()), key=lambda info: info.node)
         return NodeList((self.node.info(), *others))
+
+    # What this node knows of traced requests
+
+    @handler
+    async def get_trace(self, message: GetTrace) -> TraceSpans:
+        return TraceSpans(*self.node.tracer.spans(message.trace))
+
+    @handler
+    async def list_traces(self, message: ListTraces) -> TraceList:
+        return TraceList(self.node.tracer.summaries(message.limit))
+
+    @handler
+    async def keep_spans(self, message: KeepSpans) -> None:
+        self.node.tracer.keep(message.spans)

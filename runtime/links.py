@@ -22,8 +22,8 @@ from ..schemas.runtime import Ended, NodeDown, NodeHello, TapRequest, Terminated
 from ..schemas.wire import Envelope, Op
 from .bus import Bus, BusOptions, Events, Receive
 from .calls import Call, Conversation, GrantCall, PingCall, RawCall, RawStream, RemoteStream, WatchCall
-from .cell import current_cell
 from .channels import Channel
+from .context import current_cell, current_trace
 from .errors import (
     ActorStopped,
     DeadlineExceeded,
@@ -40,6 +40,7 @@ from .messages import UNDECODABLE, answers
 from .refs import STREAM_WINDOW
 from .taps import Taps
 from .topics import Listener, check_subject
+from .tracing import marked, traceparent
 
 if TYPE_CHECKING:
     from .node import Node
@@ -191,7 +192,7 @@ class Links:
         sender = self.node.name if asker is None else asker.address
         call = Call(address, answers(type(message)).decoder, self.node.loop.create_future(), self)
         left_ms = 0 if seconds == math.inf else max(1, int(seconds * 1000))
-        self._request(call, Envelope(Op.ASK, message, left_ms, 0, sender))
+        self._request(call, Envelope(Op.ASK, message, left_ms, 0, sender, traceparent()))
         if left_ms:
             self.node.deadlines.add(call, seconds)
         try:
@@ -207,7 +208,7 @@ class Links:
         sender = self.node.name if reader is None else reader.address
         stream = RemoteStream(address, answers(type(message)), self, STREAM_WINDOW)
         left_ms = 0 if timeout is None or timeout == math.inf else max(1, int(timeout * 1000))
-        self._request(stream, Envelope(Op.STREAM, message, left_ms, STREAM_WINDOW, sender))
+        self._request(stream, Envelope(Op.STREAM, message, left_ms, STREAM_WINDOW, sender, traceparent()))
         if left_ms and timeout is not None:
             self.node.deadlines.add(stream, timeout)
         return stream
@@ -260,7 +261,13 @@ class Links:
         self._check_size(data, ENVELOPE_ROOM)
         if not channel.take(self.node.loop.time()):
             await self._wait_for_credit(channel, timeout)
-        channel.batch.add(data)
+        trace = current_trace.get()
+        if trace is None:
+            channel.batch.add(data)
+        else:
+            channel.batch.flush()  # what was told before arrives before
+            alone = Envelope(Op.TELL, message, 0, 0, self.node.name, str(trace))
+            self.bus.send(f"actor.{address}", encode(alone))
         if channel.is_low:
             self._ask_for_credit(channel, 0.0)
         if self.bus.is_full:
@@ -455,6 +462,8 @@ class Links:
 
     async def publish(self, subject: str, message: Message) -> None:
         data = encode(message)
+        if not subject.startswith("nodes."):
+            data = marked(data, current_trace.get())
         self._check_size(data)
         if self.bus.is_full:
             await self.bus.room(self.node.ask_timeout)
