@@ -6,6 +6,7 @@ import traceback
 
 import msgspec
 
+from ..schemas.metrics import GetMetrics, NodeMetrics
 from ..schemas.runtime import (
     ActorList,
     ListActors,
@@ -80,7 +81,13 @@ class NodeControl(Actor[NoConfig]):
         others = sorted((hello.info for hello in links.peers.values()), key=lambda info: info.node)
         return NodeList((self.node.info(), *others))
 
-    # What this node knows of traced requests
+    # What this node has counted, and what it knows of traced requests
+
+    @handler
+    async def metrics(self, message: GetMetrics) -> NodeMetrics:
+        from .metrics import measure
+
+        return measure(self.node)
 
     @handler
     async def get_trace(self, message: GetTrace) -> TraceSpans:

@@ -87,6 +87,7 @@ class Links:
         self._claiming: set[str] = set()
         self._back_until = 0.0
         self._refused: set[str] = set()
+        self.credit_stalls = 0
         self._allowed: set[str] = set()
         self._taps = Taps(node, self.bus)
         self._chores: set[asyncio.Task[Any]] = set()
@@ -275,6 +276,7 @@ class Links:
 
     async def _wait_for_credit(self, channel: Channel, timeout: float) -> None:
         """Returns with one credit spent. Raises MailboxFull when there is none within `timeout`."""
+        self.credit_stalls += 1
         loop = self.node.loop
         until = loop.time() + timeout
         while not channel.take(loop.time()):

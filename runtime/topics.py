@@ -121,29 +121,29 @@ class Topics:
     """The listeners of one node."""
 
     def __init__(self) -> None:
-        self._listeners: list[Listener] = []
+        self.listeners: list[Listener] = []
 
     def add(self, listener: Listener) -> None:
-        self._listeners.append(listener)
+        self.listeners.append(listener)
 
     def remove(self, listener: Listener) -> None:
         listener.close()
-        self._listeners.remove(listener)
+        self.listeners.remove(listener)
 
     def deliver(self, subject: str, message: Message, trace: Trace | None = None) -> None:
         """Hand a message of this process to its listeners."""
-        for listener in self._listeners:
+        for listener in self.listeners:
             if listener.matches(subject):
                 listener.take(subject, message, trace)
 
     def deliver_bytes(self, subject: str, data: bytes) -> None:
         """The same for a message that came in bytes."""
-        for listener in self._listeners:
+        for listener in self.listeners:
             if listener.matches(subject):
                 listener.take_bytes(subject, data)
 
     def close(self) -> None:
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener.close()
 
 
