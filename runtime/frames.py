@@ -23,6 +23,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     ask_timeout: float = 30.0
     drain_timeout: float = 10.0
     log_level: str = "info"
+    log_file: str = ""
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):

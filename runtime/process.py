@@ -110,6 +110,7 @@ class ProcessChild(Child):
             ask_timeout=node.ask_timeout,
             drain_timeout=node.drain_timeout,
             log_level=_log_level(),
+            log_file=str(node.logs / f"{self.address}.log") if node.logs is not None else "",
         )
         output = None
         if node.logs is not None:
@@ -150,7 +151,7 @@ class ProcessChild(Child):
         if error is None and process.returncode != 0:
             error = ActorStopped(f"the process of {self.address} died ({_exit(process)})")
         self.state = "crashed"
-        log.error("%s", error or f"the process of {self.address} ended")
+        log.error("%s", error or f"the process of {self.address} ended", extra={"actor": self.address})
         links = self._node.links
         if links is not None:
             restarting = self.restart is Restart.PERMANENT or (self.restart is Restart.TRANSIENT and error is not None)
@@ -183,7 +184,7 @@ class ProcessChild(Child):
                 await process.stdin.aclose()
             done, _ = await asyncio.wait([watcher], timeout=timeout + KILL_AFTER_S)
             if not done:
-                log.error("%s did not end in time and is killed", self.address)
+                log.error("%s did not end in time and is killed", self.address, extra={"actor": self.address})
                 _kill(process)
                 await asyncio.wait([watcher])
             links = self._node.links
