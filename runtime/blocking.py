@@ -142,6 +142,17 @@ class SyncClient:
         return self._listening(lambda: self._client.tap(pattern))
 
     @contextmanager
+    def trace(self, name: str = "client") -> Iterator[str]:
+        """Trace what this thread does with the connection in the block; gives the identifier."""
+        tracer = self._client.node.tracer
+        with tracer.begin(name) as span:
+            yield span.trace.trace_id
+        _call(self._portal, self._hand_over)
+
+    async def _hand_over(self) -> None:
+        self._client.hand_over()
+
+    @contextmanager
     def _listening(self, opened: Callable[[], Any]) -> Iterator[SyncListener]:
         with self._portal.wrap_async_context_manager(opened()) as listener:
             yield SyncListener(self._portal, listener)

@@ -22,6 +22,7 @@ from nats.aio.subscription import Subscription
 
 from .errors import Disconnected, NotReachable
 from .log import log
+from .meters import TrafficMeter
 
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_WAIT_S = 0.1
@@ -83,6 +84,8 @@ class Bus:
         self.on_denied: list[Callable[[str], None]] = []
         self.sent = 0
         self.received = 0
+        self.reconnects = 0
+        self.traffic = TrafficMeter()
 
     async def open(self) -> None:
         """Raises NotReachable when no server answers, Forbidden-like NotReachable when it refuses the credentials."""
@@ -174,12 +177,17 @@ class Bus:
         return found
 
     @property
+    def num_waiting(self) -> int:
+        return len(self._outbox)
+
+    @property
     def is_full(self) -> bool:
         return len(self._outbox) >= OUTBOX_HIGH
 
     async def _send_all(self) -> None:
         outbox = self._outbox
         publish = self._client.publish
+        count_of, counts = self.traffic.count_of, self.traffic.sent
         loop = asyncio.get_running_loop()
         while True:
             while outbox:
@@ -193,6 +201,9 @@ class Bus:
                         return
                     log.warning("could not send to %s: %s", subject, error)
                 self.sent += 1
+                count = count_of(counts, subject)
+                count[0] += 1
+                count[1] += len(data)
             if self._drained is not None and not self._drained.done():
                 self._drained.set_result(None)
             self._wake = loop.create_future()
@@ -213,9 +224,12 @@ class Bus:
     async def subscribe(self, subject: str, receive: Receive) -> Subscription:
         """Call `receive(subject, reply, data)` for each message, in order. It must not wait."""
         nobody = self._events.nobody
+        count = self.traffic.count_of(self.traffic.received, subject)
 
         async def on_message(message: Msg) -> None:
             self.received += 1
+            count[0] += 1
+            count[1] += len(message.data)
             if message.headers is not None and message.headers.get("Status") == "503":
                 nobody(message.subject)
             else:
@@ -274,6 +288,7 @@ class Bus:
                 tell()
 
     async def _on_reconnect(self) -> None:
+        self.reconnects += 1
         self._connected.set()
         self._events.back()
 

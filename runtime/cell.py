@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextvars
 import math
 import os
+import time
 import traceback
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,6 +21,7 @@ import msgspec
 from ..schemas.base import Message
 from ..schemas.runtime import ActorInfo, Ended, Terminated
 from .actor import Actor, HandlerSpec, Spec, kind_name, spec_of
+from .context import current_cell, current_trace
 from .deliveries import Delivery, LocalAsk, Told
 from .errors import (
     ActorError,
@@ -35,7 +37,9 @@ from .errors import (
 from .family import Child, Family
 from .log import log
 from .messages import answers, tag_of
+from .meters import TIMED_EVERY, TIMED_FIRST, DurationMeter
 from .supervision import Restart
+from .tracing import traced
 
 if TYPE_CHECKING:
     from .node import Node
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
 
 # After its time is up an actor is cancelled; one that swallows even that is left behind after so long.
 CANCEL_GRACE_S = 2.0
+# What the text of the last error may have for those who ask for statistics.
+MAX_LAST_ERROR = 300
 
 
 class _Finish(Message, frozen=True, tag="actor.finish"):
@@ -52,8 +58,6 @@ class _Finish(Message, frozen=True, tag="actor.finish"):
 
 
 _FINISH = Told(_Finish())
-
-current_cell: contextvars.ContextVar[Cell | None] = contextvars.ContextVar("current_cell", default=None)
 
 
 class Cell(Child):
@@ -82,12 +86,16 @@ class Cell(Child):
         "config",
         "current",
         "dropped",
+        "durations",
         "errors",
         "held",
+        "high",
         "inbox",
         "kind",
+        "last_error",
         "node",
         "processed",
+        "refused",
         "spec",
     )
 
@@ -112,7 +120,11 @@ class Cell(Child):
         self.current: Delivery | None = None
         self.processed = 0
         self.errors = 0
+        self.last_error = ""
         self.dropped = 0
+        self.refused = 0
+        self.high = 0
+        self.durations: DurationMeter | None = None
         self._loop = node.loop
         self._instance: Actor[Any] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -130,8 +142,9 @@ class Cell(Child):
 
     def put(self, delivery: Delivery) -> None:
         inbox = self.inbox
-        if len(inbox) + self.held >= self.capacity or self.closed:
-            raise self.refusal()
+        # `high` is the most that was ever here: most messages pass both limits with one comparison.
+        if len(inbox) + self.held >= self.high or self.closed:
+            self._rise()
         delivery.cell = self
         inbox.append(delivery)
         waiter = self._waiter
@@ -141,6 +154,14 @@ class Cell(Child):
                 waiter.set_result(None)
         if self.node.taps is not None:
             self.node.taps.mirror(self.address, delivery)
+
+    def _rise(self) -> None:
+        """The mailbox is to hold more than ever before, if it may."""
+        depth = len(self.inbox) + self.held
+        if depth >= self.capacity or self.closed:
+            self.refused += 1
+            raise self.refusal()
+        self.high = depth + 1
 
     def refusal(self) -> ActorError:
         """Why the mailbox takes nothing."""
@@ -225,6 +246,7 @@ class Cell(Child):
 
     async def _live(self, actor: Actor[Any], ready: asyncio.Future[None] | None) -> None:
         current_cell.set(self)
+        current_trace.set(None)  # that of whoever spawned us
         error: Exception | None = None
         try:
             if ready is not None:
@@ -246,7 +268,7 @@ class Cell(Child):
             return
         failed_to_start = ready is not None and not ready.done()
         if error is not None and not failed_to_start:
-            self.errors += 1
+            self._count(error)
             log.error("%s crashed: %s", self.address, error, exc_info=error)
         await self._wind_down(actor, error)
         if failed_to_start and ready is not None:
@@ -259,6 +281,7 @@ class Cell(Child):
     async def _serve(self, actor: Actor[Any]) -> None:
         inbox = self.inbox
         plain = self.spec.plain
+        untimed = 0  # so many messages until the next that is timed
         while True:
             for _ in range(len(inbox)):
                 delivery = inbox.popleft()
@@ -274,11 +297,18 @@ class Cell(Child):
                     call = self._other_call(actor, delivery)
                     if call is None:
                         continue
+                if delivery.trace is not None:
+                    call = traced(self, call, delivery)
+                if untimed:
+                    untimed -= 1
+                else:
+                    untimed = 0 if self.processed < TIMED_FIRST else TIMED_EVERY - 1
+                    call = self._timed(call, untimed + 1)
                 self.current = delivery
                 try:
                     result = await call(actor, message)
                 except CallboardError as error:
-                    self.errors += 1
+                    self._count(error)
                     delivery.fail(error)
                     if self._snapshots is not None and self._snapshots.fenced is not None:
                         raise
@@ -309,6 +339,21 @@ class Cell(Child):
             self._waiter = self._loop.create_future()
             await self._waiter
 
+    def _timed(self, call: Callable[[Any, Any], Any], weight: int) -> Callable[[Any, Any], Any]:
+        """The same call, by the clock; it stands for so many."""
+        meter = self.durations
+        if meter is None:
+            meter = self.durations = DurationMeter()
+
+        async def run(actor: Any, message: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return await call(actor, message)
+            finally:
+                meter.add(time.perf_counter() - began, weight)
+
+        return run
+
     def _other_call(self, actor: Actor[Any], delivery: Delivery) -> Callable[[Any, Any], Any] | None:
         """How to run what is no plain handler here and now; None for what runs beside, or is not understood."""
         handler = self.spec.handlers.get(type(delivery.message))
@@ -318,7 +363,7 @@ class Cell(Child):
         if handler.concurrent:
             self._start_concurrent(actor, handler, delivery)
             return None
-        return lambda actor, _: self._run_stream(actor, handler, delivery)
+        return partial(self._stream_call, handler, delivery)
 
     def _answer_cancelled(self, delivery: Delivery) -> None:
         """Go on after a cancel that was meant for this message; pass on one that was meant for the actor."""
@@ -343,6 +388,9 @@ class Cell(Child):
                 except asyncio.CancelledError:
                     if self._crash is not None or task.cancelling():
                         raise
+
+    def _stream_call(self, handler: HandlerSpec, delivery: Delivery, actor: Actor[Any], _: Message) -> Any:
+        return self._run_stream(actor, handler, delivery)
 
     async def _run_stream(self, actor: Actor[Any], handler: HandlerSpec, delivery: Delivery) -> Any:
         """Drive a stream handler. What it yields of the result's type is the result, anything else an item."""
@@ -371,12 +419,11 @@ class Cell(Child):
 
     async def _run_concurrent(self, actor: Actor[Any], handler: HandlerSpec, delivery: Delivery) -> None:
         try:
-            if handler.streams:
-                result = await self._run_stream(actor, handler, delivery)
-            else:
-                result = await handler.call(actor, delivery.message)
+            call = self._timed(partial(self._stream_call, handler, delivery) if handler.streams else handler.call, 1)
+            with self.node.tracer.handling(delivery, self.address):
+                result = await call(actor, delivery.message)
         except CallboardError as error:
-            self.errors += 1
+            self._count(error)
             delivery.fail(error)
         except asyncio.CancelledError:
             if delivery.abandoned:
@@ -550,6 +597,10 @@ class Cell(Child):
             waiter.set_result(None)
 
     # Failure
+
+    def _count(self, error: Exception) -> None:
+        self.errors += 1
+        self.last_error = str(error)[:MAX_LAST_ERROR]
 
     def _failed(self, delivery: Delivery, error: Exception) -> None:
         detail = "".join(traceback.format_exception(error))

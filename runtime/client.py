@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -14,12 +14,14 @@ import msgspec
 from ..schemas.base import Message, Request
 from ..schemas.runtime import ActorInfo, ListActors, ListNodes, NodeInfo, Spawn, StopActor, Tapped, TapRequest
 from .actor import Actor
+from .context import current_trace
 from .errors import ActorStopped, DeadlineExceeded, NoSuchActor, NotReachable
 from .node import ASK_TIMEOUT_S, Node
 from .placement import OnNode
 from .refs import Ref
 from .supervision import Restart
 from .topics import Listener
+from .tracing import marked
 
 if TYPE_CHECKING:
     from .blobs import Blobs
@@ -61,18 +63,18 @@ class Client:
 
         Raises NoSuchActor for `actor.<address>` where nobody is, Forbidden, TooLarge, Disconnected.
         """
-        await self.node.require_links().publish_raw(subject, data)
+        await self.node.require_links().publish_raw(subject, marked(data, current_trace.get()))
 
     async def request_raw(self, subject: str, data: bytes, timeout: float | None = None) -> bytes:
         """Send bytes as they are to `actor.<address>` and return its answer as it comes: JSON for JSON.
 
         An error is an answer too: JSON with the type `error`. Raises NoSuchActor, DeadlineExceeded.
         """
-        return await self.node.require_links().request_raw(subject, data, timeout)
+        return await self.node.require_links().request_raw(subject, marked(data, current_trace.get()), timeout)
 
     def stream_raw(self, subject: str, data: bytes, timeout: float | None = None) -> AsyncIterator[bytes]:
         """The same for a request that several messages answer. `timeout` bounds the wait for each."""
-        return self.node.require_links().stream_raw(subject, data, timeout)
+        return self.node.require_links().stream_raw(subject, marked(data, current_trace.get()), timeout)
 
     def listen(self, pattern: str, *types: type[Message], size: int = 1024) -> AbstractAsyncContextManager[Listener]:
         """`async with bus.listen("topic.>") as messages: async for subject, message in messages: ...`.
@@ -89,6 +91,22 @@ class Client:
     def tap_raw(self, pattern: str = ">") -> AbstractAsyncContextManager[Listener]:
         """The same, decoded to plain dictionaries: the messages' types need not be known here."""
         return self._tap(pattern)
+
+    @contextmanager
+    def trace(self, name: str = "client") -> Iterator[str]:
+        """Trace what is asked, told, streamed and published in the block, wherever it leads; gives the identifier.
+
+        `callboard trace ID` draws it. When the block ends, its own spans are left with the daemon, since this process
+        may be about to go.
+        """
+        with self.node.tracer.begin(name) as span:
+            yield span.trace.trace_id
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        """Leave the spans of this process with the daemon."""
+        if self.node.links is not None:
+            self.node.tracer.hand_over(self.node.links, MAIN)
 
     @asynccontextmanager
     async def _tap(self, pattern: str, *types: type[Message]) -> AsyncIterator[Listener]:

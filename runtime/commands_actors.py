@@ -155,6 +155,7 @@ def _configure_publish(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=positive, default=30.0, metavar="S", help="seconds to wait for an answer (default: 30)"
     )
+    parser.add_argument("--trace", action="store_true", help="trace it: `callboard trace ID` then draws where it went")
     add_bus_options(parser)
 
 
@@ -175,14 +176,22 @@ def _publish(args: Namespace) -> int:
                 async for answer in bus.stream_raw(args.subject, message, args.timeout):
                     _print_answer(answer)
 
-            if only is not None:
-                await send(only)
+            async def send_all() -> None:
+                if only is not None:
+                    await send(only)
+                    return
+                number = 0
+                async for line in stdin_lines():
+                    number += 1
+                    if line.strip():
+                        await send(_checked(line, f"line {number}"))
+
+            if not args.trace:
+                await send_all()
                 return 0
-            number = 0
-            async for line in stdin_lines():
-                number += 1
-                if line.strip():
-                    await send(_checked(line, f"line {number}"))
+            with bus.trace(f"publish {args.subject}") as trace:
+                print(f"trace {trace}", file=sys.stderr, flush=True)
+                await send_all()
         return 0
 
     return run_async(run)

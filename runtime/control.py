@@ -8,6 +8,7 @@ import msgspec
 
 from ..schemas.blob import BlobShared, ShareBlob
 from ..schemas.company import CompanyReloaded, CompanyState, GetCompany, ReloadCompany
+from ..schemas.metrics import GetMetrics, NodeMetrics
 from ..schemas.runtime import (
     ActorList,
     ListActors,
@@ -18,6 +19,7 @@ from ..schemas.runtime import (
     StopActor,
     Stopped,
 )
+from ..schemas.trace import GetTrace, KeepSpans, ListTraces, TraceList, TraceSpans
 from .actor import Actor, NoConfig, handler
 from .errors import CallboardError, HandlerFailed, NoSuchActor, UsageError
 from .log import log
@@ -113,3 +115,23 @@ class NodeControl(Actor[NoConfig]):
     @handler(concurrent=True)
     async def share_blob(self, message: ShareBlob) -> BlobShared:
         return BlobShared(message.id, await self.node.blobs.share(message.id))
+
+    # What this node has counted, and what it knows of traced requests
+
+    @handler
+    async def metrics(self, message: GetMetrics) -> NodeMetrics:
+        from .metrics import measure
+
+        return measure(self.node)
+
+    @handler
+    async def get_trace(self, message: GetTrace) -> TraceSpans:
+        return TraceSpans(*self.node.tracer.spans(message.trace))
+
+    @handler
+    async def list_traces(self, message: ListTraces) -> TraceList:
+        return TraceList(self.node.tracer.summaries(message.limit))
+
+    @handler
+    async def keep_spans(self, message: KeepSpans) -> None:
+        self.node.tracer.keep(message.spans)

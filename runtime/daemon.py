@@ -12,7 +12,6 @@ import faulthandler
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -32,7 +31,8 @@ from .errors import CallboardError, to_info
 from .files import private_folder
 from .folders import Paths
 from .log import log
-from .logfiles import FORMAT, MAX_BYTES, NUM_OLD
+from .log_lines import JsonLines
+from .logfiles import FORMAT, MAX_BYTES, NUM_OLD, log_to_pipe
 from .processes import end_processes, find_by_variable
 from .sd_notify import ServiceManager, relay
 from .server import embedded_server
@@ -194,6 +194,7 @@ async def run_foreground(
 def log_to(paths: Paths, level: str) -> None:
     """Log to the terminal, and to the file that `callboard logs` reads."""
     to_file = RotatingFileHandler(private_folder(paths.logs) / "daemon.log", maxBytes=MAX_BYTES, backupCount=NUM_OLD)
+    to_file.setFormatter(JsonLines(NAME))
     logging.basicConfig(level=level.upper(), format=FORMAT, handlers=[logging.StreamHandler(), to_file])
 
 
@@ -238,7 +239,7 @@ def main() -> int:
     if not line:
         return 1  # the guardian went before it said anything
     orders = msgspec.json.decode(line, type=DaemonOrders)
-    logging.basicConfig(level=orders.settings.log_level.upper(), format=FORMAT, stream=sys.stderr)
+    log_to_pipe(NAME, orders.settings.log_level)
 
     os.set_blocking(reports, False)  # a guardian that stands still must not stop us too
 

@@ -21,6 +21,7 @@ from .messages import tag_of
 if TYPE_CHECKING:
     from .cell import Cell
     from .deadlines import Expiring
+    from .tracing import Trace
 
 
 class Delivery:
@@ -28,6 +29,7 @@ class Delivery:
 
     `abandoned` says that its sender gave it up; a queued one is then skipped and a running one is cancelled.
     `wants_items` says whether what a stream handler yields goes anywhere. `slot` belongs to the deadline wheel.
+    `trace` is the traced request that it is a part of, if it is of one.
     """
 
     __slots__ = ()
@@ -39,6 +41,7 @@ class Delivery:
         cell: Cell | None
         task: asyncio.Task[None] | None
         slot: set[Expiring] | None
+        trace: Trace | None
 
     wants_items: ClassVar[bool] = False
 
@@ -71,6 +74,7 @@ class Told(Delivery, msgspec.Struct, eq=False):
     cell: Any = None
     task: Any = None
     slot: Any = None
+    trace: Any = None
 
     def fail(self, error: CallboardError) -> None:
         log.warning("%s from %s: %s", tag_of(self.message), self.sender or "outside", error)
@@ -86,6 +90,7 @@ class LocalAsk(Delivery, msgspec.Struct, eq=False):
     cell: Any = None
     task: Any = None
     slot: Any = None
+    trace: Any = None
 
     def resolve(self, value: Any) -> None:
         if not self.future.done():
@@ -110,6 +115,7 @@ class Answered(Delivery):
         self.cell: Cell | None = None
         self.task: asyncio.Task[None] | None = None
         self.slot: set[Expiring] | None = None
+        self.trace: Trace | None = None
 
 
 class LocalStream(Answered):

@@ -20,6 +20,7 @@ CallboardError
 ├── AlreadyRunning            daemon.running      (daemon_info.py) a daemon runs on this state folder already
 ├── DeadlineExceeded          deadline            no answer in time
 ├── Cancelled                 cancelled           the other side gave the request up
+├── NoSuchTrace               trace.none          no node knows a trace of that identifier
 ├── SlowConsumer              stream.slow         a stream reader stood still for too long
 ├── BusError                  bus
 │   ├── NotReachable          bus.not_reachable   no daemon or server answers
@@ -162,6 +163,11 @@ class Cancelled(CallboardError):
 
 class SlowConsumer(CallboardError):
     code = "stream.slow"
+
+
+class NoSuchTrace(CallboardError):
+    code = "trace.none"
+    default_hint = "`callboard trace` lists the last ones; a node keeps a bounded number"
 
 
 class BusError(CallboardError):

@@ -194,13 +194,13 @@ class Family:
                 continue  # it was stopped for good meanwhile
             self._ended.pop(child, None)  # if it crashed too, this is its restart as well
             child.restarts += 1
-            log.info("restarting %s (restart %d)", child.address, child.restarts)
+            log.info("restarting %s (restart %d)", child.address, child.restarts, extra={"actor": child.address})
             try:
                 await child.start()
             except Exception as error:
                 if not self._is_ours(child) or child in self._removals:
                     continue
-                log.error("%s failed to restart: %s", child.address, error)
+                log.error("%s failed to restart: %s", child.address, error, extra={"actor": child.address})
                 return child, error
         return None
 
@@ -226,7 +226,7 @@ class Family:
             + (f"; the last time: {error}" if error is not None else ""),
             hint="mend what makes it fail, then spawn it again",
         )
-        log.error("%s", limit)
+        log.error("%s", limit, extra={"actor": child.address})
         self._give_up(child, limit)
         if self._escalate is not None:
             self._escalate(limit)

@@ -25,6 +25,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     log_level: str = "info"
     restart: str = "temporary"
     takeover: bool = False
+    log_file: str = ""
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):

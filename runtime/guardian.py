@@ -9,7 +9,6 @@ still there.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import subprocess
@@ -30,7 +29,7 @@ from .errors import CallboardError, NotReachable, from_info, to_info
 from .exception_groups import leaves
 from .folders import Paths
 from .log import log
-from .logfiles import FORMAT, LineLog
+from .logfiles import LineLog, log_to_file
 from .roster import Roster
 from .sd_notify import ServiceManager, relay
 from .server import EmbeddedServer, embedded_server
@@ -289,7 +288,7 @@ def main() -> int:
     orders = msgspec.json.decode(sys.stdin.buffer.readline(), type=DaemonOrders)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    logging.basicConfig(level=orders.settings.log_level.upper(), format=FORMAT, stream=sys.stderr)
+    log_to_file(orders.paths.logs / "guardian.log", "guardian", orders.settings.log_level)
     for descriptor in (lock_descriptor, ready_descriptor):
         os.set_inheritable(descriptor, False)
     paths = orders.paths

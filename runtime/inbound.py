@@ -31,6 +31,7 @@ from .errors import (
     TooLarge,
 )
 from .messages import UNDECODABLE, tag_of
+from .tracing import Trace, mark_of
 
 if TYPE_CHECKING:
     from .links import Links
@@ -221,12 +222,17 @@ class Inbound:
             elif message is None:
                 self._control(cell, envelope, reply)
             elif op == _ASK:
-                self._take(cell, BusAsk(message, envelope.sender, self, reply, False), envelope.timeout_ms)
+                ask = BusAsk(message, envelope.sender, self, reply, False)
+                if envelope.trace:
+                    ask.trace = Trace.parse(envelope.trace)
+                self._take(cell, ask, envelope.timeout_ms)
             elif op == _TELL:
-                self._take_told(cell, (message,), envelope.sender)
+                self._take_told(cell, (message,), envelope.sender, envelope.trace)
             elif op == _STREAM:
                 own = f"{self._own}{next(self._numbers)}"
                 stream = BusStream(message, envelope.sender, self, reply, False, envelope.credit, own)
+                if envelope.trace:
+                    stream.trace = Trace.parse(envelope.trace)
                 self._streams[own] = stream
                 self._take(cell, stream, envelope.timeout_ms)
             else:
@@ -261,31 +267,40 @@ class Inbound:
             ledger.reclaim(self.node.loop.time())
             cell.put(delivery)
 
-    def _take_told(self, cell: Cell, messages: tuple[Message, ...], sender: str) -> None:
+    def _take_told(self, cell: Cell, messages: tuple[Message, ...], sender: str, trace: str = "") -> None:
         ledger = self._ledgers.get(cell.address)
         if ledger is not None:
             ledger.spend(sender, len(messages))
         for message in messages:
             try:
-                self._put(cell, Told(message, sender))
+                told = Told(message, sender)
+                if trace:
+                    told.trace = Trace.parse(trace)
+                self._put(cell, told)
             except CallboardError:
                 cell.drop(message)
 
     def _receive_json(self, cell: Cell, reply: str, data: bytes) -> None:
         message = cell.spec.json_decoder.decode(data)
         handler = cell.spec.handlers[type(message)]
+        trace = mark_of(data)
         if not reply:
+            told = Told(message, "json")
+            told.trace = trace
             try:
-                self._put(cell, Told(message, "json"))
+                self._put(cell, told)
             except CallboardError:
                 self._drop(cell, data)
         elif handler.streams:
             own = f"{self._own}{next(self._numbers)}"
             stream = BusStream(message, "json", self, reply, True, 0, own)
+            stream.trace = trace
             self._streams[own] = stream
             self._take(cell, stream, 0)
         else:
-            self._take(cell, BusAsk(message, "json", self, reply, True), 0)
+            ask = BusAsk(message, "json", self, reply, True)
+            ask.trace = trace
+            self._take(cell, ask, 0)
 
     def _control(self, cell: Cell, envelope: Envelope[Any], reply: str) -> None:
         """What the runtime says to the runtime about an actor."""

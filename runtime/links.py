@@ -22,8 +22,8 @@ from ..schemas.runtime import PROTOCOL, Ended, NodeDown, NodeHello, TapRequest, 
 from ..schemas.wire import Envelope, Op
 from .bus import Bus, BusOptions, Events, Receive
 from .calls import Call, Conversation, GrantCall, PingCall, RawCall, RawStream, RemoteStream, WatchCall
-from .cell import current_cell
 from .channels import Channel
+from .context import current_cell, current_trace
 from .detours import MARK, Detours, Passage
 from .errors import (
     ActorStopped,
@@ -43,6 +43,7 @@ from .messages import UNDECODABLE, answers
 from .refs import STREAM_WINDOW
 from .taps import Taps
 from .topics import Listener, check_subject
+from .tracing import marked, traceparent
 
 if TYPE_CHECKING:
     from .node import Node
@@ -94,6 +95,7 @@ class Links:
         self._claiming: set[str] = set()
         self._back_until = 0.0
         self._refused: set[str] = set()
+        self.credit_stalls = 0
         self._allowed: set[str] = set()
         self._taps = Taps(node, self.bus)
         self.detours = Detours(self)
@@ -205,7 +207,7 @@ class Links:
         sender = self.node.name if asker is None else asker.address
         call = Call(address, answers(type(message)).decoder, self.node.loop.create_future(), self)
         left_ms = 0 if seconds == math.inf else max(1, int(seconds * 1000))
-        data = encode(Envelope(Op.ASK, message, left_ms, 0, sender))
+        data = encode(Envelope(Op.ASK, message, left_ms, 0, sender, traceparent()))
         if len(data) > self.bus.max_payload:
             data = await self._put_aside(call, data, seconds)
         self._begin(call, data)
@@ -224,7 +226,7 @@ class Links:
         sender = self.node.name if reader is None else reader.address
         stream = RemoteStream(address, answers(type(message)), self, STREAM_WINDOW)
         left_ms = 0 if timeout is None or timeout == math.inf else max(1, int(timeout * 1000))
-        data = encode(Envelope(Op.STREAM, message, left_ms, STREAM_WINDOW, sender))
+        data = encode(Envelope(Op.STREAM, message, left_ms, STREAM_WINDOW, sender, traceparent()))
         if len(data) > self.bus.max_payload:
             data = await self._put_aside(stream, data, timeout)
         self._begin(stream, data)
@@ -292,9 +294,10 @@ class Links:
         if channel is None:
             channel = self._channels[address] = Channel(address, self)
         data = encode(message)
-        detour = None
+        detour, trace = None, current_trace.get()
         if len(data) > self.bus.max_payload - ENVELOPE_ROOM:
-            data = encode(Envelope(Op.TELL, message, sender=self.node.name))
+            told = Envelope(Op.TELL, message, 0, 0, self.node.name, "" if trace is None else str(trace))
+            data = encode(told)
             detour = await self.detours.pack(data, address)
         if not channel.take(self.node.loop.time()):
             try:
@@ -303,11 +306,15 @@ class Links:
                 if detour is not None:
                     detour[1].end()
                 raise
-        if detour is None:
-            channel.batch.add(data)
-        else:
+        if detour is not None:
             channel.batch.flush()
             self.bus.send(f"actor.{address}", detour[0], detour[1].reply)
+        elif trace is None:
+            channel.batch.add(data)
+        else:
+            channel.batch.flush()  # what was told before arrives before
+            alone = Envelope(Op.TELL, message, 0, 0, self.node.name, str(trace))
+            self.bus.send(f"actor.{address}", encode(alone))
         if channel.is_low:
             self._ask_for_credit(channel, 0.0)
         if self.bus.is_full:
@@ -315,6 +322,7 @@ class Links:
 
     async def _wait_for_credit(self, channel: Channel, timeout: float) -> None:
         """Returns with one credit spent. Raises MailboxFull when there is none within `timeout`."""
+        self.credit_stalls += 1
         loop = self.node.loop
         until = loop.time() + timeout
         while not channel.take(loop.time()):
@@ -545,6 +553,8 @@ class Links:
 
     async def publish(self, subject: str, message: Message) -> None:
         data = encode(message)
+        if not subject.startswith("nodes."):
+            data = marked(data, current_trace.get())
         self._check_size(data)
         if self.bus.is_full:
             await self.bus.room(self.node.ask_timeout)

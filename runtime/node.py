@@ -18,8 +18,10 @@ import msgspec
 
 from ..schemas.base import Message
 from ..schemas.runtime import Ended, NodeInfo, Terminated
+from ..schemas.trace import SpanKind
 from .actor import NoConfig
 from .cell import Cell
+from .context import current_trace
 from .control import NodeControl
 from .deadlines import DeadlineWheel
 from .errors import ConfigError, NameTaken, NoStore, NoSuchActor, NotReachable
@@ -29,6 +31,7 @@ from .placement import Here, Where
 from .refs import Ref
 from .supervision import Restart, Supervision
 from .topics import Listener, Topics, check_subject
+from .tracing import Tracer
 
 if TYPE_CHECKING:
     from .actor import Actor
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ADDRESS = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _RESERVED = {"node", "inbox"}
+# The daemon's node.
+MAIN = "main"
 ASK_TIMEOUT_S = 30.0
 DRAIN_TIMEOUT_S = 10.0
 
@@ -91,6 +96,7 @@ class Node:
         self.actors: dict[str, Child] = {}
         self.taps: Taps | None = None
         self.topics = Topics()
+        self.tracer = Tracer(self.name)
         self.loop: asyncio.AbstractEventLoop
         self.deadlines: DeadlineWheel
         self.links: Links | None = None
@@ -136,6 +142,8 @@ class Node:
             if self._blobs is not None:
                 await self._blobs.close()
             if self.links is not None:
+                if self.name != MAIN:
+                    self.tracer.hand_over(self.links, f"node.{MAIN}")
                 await self.links.close()
             self.topics.close()
             self.deadlines.close()
@@ -325,7 +333,11 @@ class Node:
     async def publish(self, subject: str, message: Message) -> None:
         """Publish on a subject, `topic.news` say, to all that listen, here and across the bus."""
         check_subject(subject)
-        self.topics.deliver(subject, message)
+        trace = current_trace.get()
+        if trace is not None and not trace.sending:
+            with self.tracer.sending(trace, SpanKind.PUBLISH, message, subject):
+                return await self.publish(subject, message)
+        self.topics.deliver(subject, message, trace)
         if self.links is not None:
             await self.links.publish(subject, message)
 
@@ -337,7 +349,7 @@ class Node:
         dictionaries. What does not fit in `size` waiting messages is dropped and counted in `dropped`.
         """
         check_subject(pattern, pattern=True)
-        listener = Listener(pattern, types, size)
+        listener = Listener(pattern, types, size, self.tracer)
         self.topics.add(listener)
         try:
             if self.links is not None:

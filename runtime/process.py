@@ -112,6 +112,7 @@ class ProcessChild(Child):
             log_level=_log_level(),
             takeover=self.address in node.takes_over,
             restart=(self.supervised if self.restart is Restart.TEMPORARY else self.restart).value,
+            log_file=str(node.logs / f"{self.address}.log") if node.logs is not None else "",
         )
         output = None
         if node.logs is not None:
@@ -152,7 +153,7 @@ class ProcessChild(Child):
         if error is None and process.returncode != 0:
             error = ActorStopped(f"the process of {self.address} died ({_exit(process)})")
         self.state = "crashed"
-        log.error("%s", error or f"the process of {self.address} ended")
+        log.error("%s", error or f"the process of {self.address} ended", extra={"actor": self.address})
         links = self._node.links
         if links is not None:
             info = error.to_info() if error is not None else None
@@ -184,7 +185,7 @@ class ProcessChild(Child):
                 await process.stdin.aclose()
             done, _ = await asyncio.wait([watcher], timeout=timeout + KILL_AFTER_S)
             if not done:
-                log.error("%s did not end in time and is killed", self.address)
+                log.error("%s did not end in time and is killed", self.address, extra={"actor": self.address})
                 _kill(process)
                 await asyncio.wait([watcher])
             links = self._node.links

@@ -6,7 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..schemas.base import Message, Request, StreamRequest
-from .cell import Cell, current_cell
+from ..schemas.trace import SpanKind
+from .cell import Cell
+from .context import current_cell, current_trace
 from .deliveries import CheckedAsk, CheckedStream, LocalAsk, LocalStream, Told
 from .errors import MailboxFull
 from .messages import answers
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from .links import RemoteStream
     from .node import Node
+    from .tracing import OpenSpan
 
 R = TypeVar("R")
 Item = TypeVar("Item")
@@ -57,6 +60,10 @@ class Ref:
         cancels the handler too. Raises what the handler raised: a CallboardError as it is, else HandlerFailed.
         """
         node = self._node
+        trace = current_trace.get()
+        if trace is not None and not trace.sending:
+            with node.tracer.sending(trace, SpanKind.ASK, message, self.address):
+                return await self.ask(message, timeout)
         cell: Any = node.actors.get(self.address)
         if cell.__class__ is not Cell:
             return await node.remote(self.address).ask(self.address, message, timeout)
@@ -67,6 +74,8 @@ class Ref:
         else:
             checked = node.round_trip(message)
             delivery = CheckedAsk(checked, sender, node.loop.create_future(), round_trip=node.round_trip)
+        if trace is not None:
+            delivery.trace = trace
         cell.put(delivery)
         deadlines = node.deadlines
         if (timeout is None or timeout == node.ask_timeout) and deadlines.usual is not None:
@@ -90,6 +99,10 @@ class Ref:
         Returning means that the mailbox has room kept for it, not that it was handled: at most once.
         """
         node = self._node
+        trace = current_trace.get()
+        if trace is not None and not trace.sending:
+            with node.tracer.sending(trace, SpanKind.TELL, message, self.address):
+                return await self.tell(message, timeout)
         cell: Any = node.actors.get(self.address)
         if cell.__class__ is not Cell:
             return await node.remote(self.address).tell(self.address, message, timeout)
@@ -97,6 +110,8 @@ class Ref:
             message = node.round_trip(message)
         sender = current_cell.get()
         delivery = Told(message, "" if sender is None else sender.address)
+        if trace is not None:
+            delivery.trace = trace
         try:
             cell.put(delivery)
         except MailboxFull:
@@ -122,8 +137,23 @@ class Stream(Generic[Item, R]):
         self._message: Any = message
         self._timeout = timeout
         self._source: LocalStream | RemoteStream | None = None
+        self._span: OpenSpan | None = None
 
     async def _open(self) -> LocalStream | RemoteStream:
+        trace = current_trace.get()
+        if trace is None or trace.sending:
+            return await self._open_here()
+        self._span = self._node.tracer.sending(trace, SpanKind.STREAM, self._message, self._address)
+        self._span.__enter__()
+        try:
+            return await self._open_here()
+        except BaseException as error:
+            self._span.end(error)
+            raise
+        finally:
+            self._span.leave()
+
+    async def _open_here(self) -> LocalStream | RemoteStream:
         node = self._node
         if answers(type(self._message)).item is None:
             raise TypeError(f"{type(self._message).__name__} does not stream: use ask")
@@ -137,6 +167,7 @@ class Stream(Generic[Item, R]):
         else:
             checked = node.round_trip(self._message)
             source = CheckedStream(checked, sender, node.loop, STREAM_WINDOW, node.round_trip)
+        source.trace = current_trace.get()
         cell.put(source)
         if self._timeout is not None:
             node.deadlines.add(source, self._timeout)
@@ -161,8 +192,12 @@ class Stream(Generic[Item, R]):
             return await self._source.receive_item()
         except StopAsyncIteration:
             self._node.deadlines.discard(self._source)
+            if self._span is not None:
+                self._span.end()
             raise
-        except BaseException:
+        except BaseException as error:
+            if self._span is not None:
+                self._span.end(error)
             await self.aclose()
             raise
 
@@ -178,3 +213,5 @@ class Stream(Generic[Item, R]):
         if self._source is not None:
             self._node.deadlines.discard(self._source)
             self._source.close()
+        if self._span is not None:  # and it has not come to its end
+            self._span.end(asyncio.CancelledError())

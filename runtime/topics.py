@@ -11,8 +11,10 @@ from typing import Any
 import msgspec
 
 from ..schemas.base import Message
+from .context import current_trace
 from .errors import ConfigError
 from .messages import UNDECODABLE
+from .tracing import OpenSpan, Trace, Tracer, mark_of
 
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 _PATTERN = re.compile(r"(([^\s.*>]+|\*)\.)*([^\s.*>]+|\*|>)")
@@ -22,14 +24,18 @@ class Listener:
     """Iterates `(subject, message)`. Bounded: what does not fit is dropped and counted in `dropped`.
 
     Bytes that do not decode as one of the wanted types are skipped and counted in `skipped`. Where no types were
-    given, a message is a dictionary, and what is neither MessagePack nor JSON is given as bytes.
+    given, a message is a dictionary, and what is neither MessagePack nor JSON is given as bytes. With a `tracer`, what
+    is done with a traced message until the next is asked for belongs to its trace.
     """
 
-    def __init__(self, pattern: str, types: tuple[type[Message], ...], size: int) -> None:
+    def __init__(self, pattern: str, types: tuple[type[Message], ...], size: int, tracer: Tracer | None = None) -> None:
         self.pattern = pattern
         self.dropped = 0
         self.skipped = 0
+        self.taken = 0
         self.subscription: Any = None
+        self._tracer = tracer
+        self._span: OpenSpan | None = None
         self._tokens = pattern.split(".")
         self._types = types
         self._size = size
@@ -40,19 +46,19 @@ class Listener:
                 wanted = wanted | option
         self._msgpack = msgspec.msgpack.Decoder(wanted)
         self._json = msgspec.json.Decoder(wanted)
-        self._waiting: collections.deque[tuple[str, Any]] = collections.deque()
+        self._waiting: collections.deque[tuple[str, Any, Trace | None]] = collections.deque()
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
 
     def matches(self, subject: str) -> bool:
         return matches(self._tokens, subject.split("."))
 
-    def take(self, subject: str, message: Message) -> None:
+    def take(self, subject: str, message: Message, trace: Trace | None = None) -> None:
         """A message of this process."""
         if not self._types:
-            self._put(subject, msgspec.to_builtins(message, builtin_types=(bytes,)))
+            self._put(subject, msgspec.to_builtins(message, builtin_types=(bytes,)), trace)
         elif isinstance(message, self._types):
-            self._put(subject, message)
+            self._put(subject, message, trace)
         else:
             self.skipped += 1
 
@@ -67,17 +73,19 @@ class Listener:
         elif message is data:
             self.skipped += 1
             return
-        self._put(subject, message)
+        self._put(subject, message, mark_of(data) if self._tracer is not None else None)
 
-    def _put(self, subject: str, message: Any) -> None:
+    def _put(self, subject: str, message: Any, trace: Trace | None) -> None:
         if len(self._waiting) >= self._size:
             self.dropped += 1
             return
-        self._waiting.append((subject, message))
+        self.taken += 1
+        self._waiting.append((subject, message, trace))
         self._wake()
 
     def close(self) -> None:
         """End the iteration after what waits."""
+        self._end_span()
         self._closed = True
         self._wake()
 
@@ -89,41 +97,53 @@ class Listener:
         return self
 
     async def __anext__(self) -> tuple[str, Any]:
+        self._end_span()
         while not self._waiting:
             if self._closed:
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        return self._waiting.popleft()
+        subject, message, trace = self._waiting.popleft()
+        if trace is not None and self._tracer is not None:
+            self._span = self._tracer.receiving(trace, subject, self.pattern)
+            current_trace.set(self._span.trace)
+        return subject, message
+
+    def _end_span(self) -> None:
+        span, self._span = self._span, None
+        if span is not None:
+            span.end()
+            if current_trace.get() is span.trace:
+                current_trace.set(None)
 
 
 class Topics:
     """The listeners of one node."""
 
     def __init__(self) -> None:
-        self._listeners: list[Listener] = []
+        self.listeners: list[Listener] = []
 
     def add(self, listener: Listener) -> None:
-        self._listeners.append(listener)
+        self.listeners.append(listener)
 
     def remove(self, listener: Listener) -> None:
         listener.close()
-        self._listeners.remove(listener)
+        self.listeners.remove(listener)
 
-    def deliver(self, subject: str, message: Message) -> None:
+    def deliver(self, subject: str, message: Message, trace: Trace | None = None) -> None:
         """Hand a message of this process to its listeners."""
-        for listener in self._listeners:
+        for listener in self.listeners:
             if listener.matches(subject):
-                listener.take(subject, message)
+                listener.take(subject, message, trace)
 
     def deliver_bytes(self, subject: str, data: bytes) -> None:
         """The same for a message that came in bytes."""
-        for listener in self._listeners:
+        for listener in self.listeners:
             if listener.matches(subject):
                 listener.take_bytes(subject, data)
 
     def close(self) -> None:
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener.close()
 
 

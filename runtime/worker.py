@@ -19,12 +19,14 @@ from .bus import BusOptions
 from .errors import ActorStopped, CallboardError, ConfigError, to_info
 from .frames import Over, Ready, Start, pack, parse_stop, read_start
 from .log import log
+from .logfiles import FORMAT, OwnLog, log_to_file
 from .loops import backend_options
 from .node import Node
 from .supervision import Restart
 
 # Beyond its drain time, how long a process whose parent is gone may take before it ends itself the hard way.
 LAST_CALL_S = 10.0
+LOOK_AT_LOG_S = 5.0
 
 
 def load_file(path: str) -> str:
@@ -42,8 +44,9 @@ def load_file(path: str) -> str:
 class Worker:
     """Runs the actor, and ends when it does, when the parent says so, or when the parent is gone."""
 
-    def __init__(self, start: Start, report: int) -> None:
+    def __init__(self, start: Start, report: int, own_log: OwnLog | None = None) -> None:
         self._start = start
+        self._own_log = own_log
         self._report = report
         self._over = anyio.Event()
         self._outcome = Over()
@@ -55,6 +58,7 @@ class Worker:
             loop = asyncio.get_running_loop()
             threading.Thread(target=self._until_eof, args=(loop,), name="parent-watch", daemon=True).start()
             group.start_soon(self._until_signal)
+            group.start_soon(self._look_at_log)
             try:
                 allow = (*start.allow, *(load_file(path) for path in start.load))
                 options = BusOptions(start.url, start.creds, start.name, start.account)
@@ -107,6 +111,12 @@ class Worker:
         with contextlib.suppress(RuntimeError):  # the loop has ended by itself
             loop.call_soon_threadsafe(self._over.set)
 
+    async def _look_at_log(self) -> None:
+        """Native code that fills the log tells nobody."""
+        while self._own_log is not None:
+            self._own_log.look()
+            await anyio.sleep(LOOK_AT_LOG_S)
+
     async def _until_signal(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for _ in signals:
@@ -135,10 +145,12 @@ def main() -> int:
             start = read_start(read)
         except EOFError:
             return 1
-    logging.basicConfig(
-        level=start.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    return anyio.run(Worker(start, report).run, backend_options=backend_options())
+    own = None
+    if start.log_file:
+        own = log_to_file(Path(start.log_file), start.name, start.log_level)
+    else:
+        logging.basicConfig(level=start.log_level.upper(), format=FORMAT, stream=sys.stderr)
+    return anyio.run(Worker(start, report, own).run, backend_options=backend_options())
 
 
 if __name__ == "__main__":

@@ -35,9 +35,10 @@ class Envelope(msgspec.Struct, Generic[T], frozen=True, array_like=True):
     """Towards an actor. The NATS reply subject names the conversation: a cancel or credit carries that of its request.
 
     `timeout_ms` is what is left of the deadline when sent (0: none); clocks of two hosts are never compared.
-    `credit` is how many stream items the reader has room for. `sender` is an actor's address or a node's name. Plain
-    messages that leave in one turn of the event loop travel together in `batch`, because a NATS message each would cost
-    several times what handling them does. It stays the last field (see runtime/batches.py).
+    `credit` is how many stream items the reader has room for. `sender` is an actor's address or a node's name. `trace`
+    is the W3C traceparent of a traced message, which travels alone. Other plain messages that leave in one turn of the
+    event loop travel together in `batch`, because a NATS message each would cost several times what handling them does.
+    It stays the last field (see runtime/batches.py).
     """
 
     op: int
@@ -45,6 +46,7 @@ class Envelope(msgspec.Struct, Generic[T], frozen=True, array_like=True):
     timeout_ms: int = 0
     credit: int = 0
     sender: str = ""
+    trace: str = ""
     batch: tuple[T, ...] = ()
 
 

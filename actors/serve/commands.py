@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -20,6 +21,7 @@ def _configure(parser: ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="what the model is told to be")
     parser.add_argument("--model", help="a model's name, or the path of a .gguf file (CALLBOARD_MODEL)")
     add_json_option(parser)
+    parser.add_argument("--trace", action="store_true", help="trace one prompt: `callboard trace ID` then draws it")
     sampling = parser.add_argument_group("the answer")
     sampling.add_argument("--max-tokens", type=int, metavar="N", help="its length at most (default: the engine's)")
     sampling.add_argument(
@@ -36,6 +38,8 @@ def _run(args: Namespace) -> int:
     if args.model and args.model.endswith(".gguf"):
         args.model = str(Path(args.model).expanduser().absolute())
     if args.prompt is None and sys.stdin.isatty():
+        if args.trace:
+            raise UsageError("--trace follows one prompt", hint="give it with -p or on standard input")
         if args.json:
             raise UsageError("--json answers one prompt", hint="give it with -p or on standard input")
         return _talk(args)
@@ -62,11 +66,14 @@ async def _answer(args: Namespace, prompt: str) -> int:
     async with connect(args.nats or "", args.creds or "", state_dir=args.state_dir) as bus:
         scheduler = await ensure_engine(bus, lambda: _engine_config(args), _say_starting)
         request = _request(args, _messages(args, prompt))
-        async with scheduler.stream(request) as pieces:
-            async for piece in pieces:
-                if not args.json:
-                    print(piece.text, end="", flush=True)
-            completion = pieces.result
+        with bus.trace("chat") if args.trace else contextlib.nullcontext() as trace:
+            if trace is not None:
+                print(f"trace {trace}", file=sys.stderr, flush=True)
+            async with scheduler.stream(request) as pieces:
+                async for piece in pieces:
+                    if not args.json:
+                        print(piece.text, end="", flush=True)
+                completion = pieces.result
     if args.json:
         fields = msgspec.to_builtins(completion)
         del fields["type"]
@@ -88,8 +95,6 @@ async def _start(args: Namespace) -> int:
 
 def _talk(args: Namespace) -> int:
     """A conversation. It runs in the main thread, where Ctrl-C arrives; the bus has a thread of its own."""
-    import contextlib
-
     from ...runtime.blocking import connect_sync
     from ...schemas.serve import ChatMessage
     from .starting import SCHEDULER

@@ -337,7 +337,7 @@ def test_an_envelope_survives_the_wire(op: int, timeout_ms: int, credit: int, se
 
 
 def test_what_an_older_node_does_not_know_is_ignored_by_it() -> None:
-    longer = msgspec.msgpack.encode([int(Op.TELL), {"type": "invariants.note", "new": 1}, 0, 0, "", [], "more"])
+    longer = msgspec.msgpack.encode([int(Op.TELL), {"type": "invariants.note", "new": 1}, 0, 0, "", "", [], "more"])
     assert msgspec.msgpack.decode(longer, type=Envelope[Note]).body == Note()
 
 
