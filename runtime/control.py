@@ -28,11 +28,13 @@ class NodeControl(Actor[NoConfig]):
 
     @handler(concurrent=True)
     async def spawn_actor(self, message: Spawn) -> Spawned:
+        by = self._sender()
         where = Process() if message.process else None
         restart = Restart(message.restart)
         try:
             ref = await self.node.spawn(message.kind, message.config, name=message.name, where=where, restart=restart)
-        except CallboardError:
+        except CallboardError as error:
+            self._audit("spawn", message.name or message.kind, by, outcome=error.code)
             raise
         except Exception as error:  # of somebody's `started`, or of their module: not a crash of this actor
             log.error("%s could not be started", message.name or message.kind, exc_info=error)
@@ -40,6 +42,7 @@ class NodeControl(Actor[NoConfig]):
                 f"{message.name or message.kind} could not be started: {type(error).__name__}: {error}",
                 detail="".join(traceback.format_exception(error)),
             ) from error
+        self._audit("spawn", ref.address, by, detail=f"kind {message.kind}")
         if self.node.roster is not None and restart is Restart.PERMANENT:
             self.node.roster.add(msgspec.structs.replace(message, name=ref.address))
         return Spawned(ref.address)
@@ -52,6 +55,7 @@ class NodeControl(Actor[NoConfig]):
                 f"{address} is a node's own actor, which ends with its process",
                 hint="`callboard down` stops the daemon and all it started",
             )
+        by = self._sender()
         # Forgotten first: one that waits to be brought back is not there to be stopped, and must not come any more.
         was_known = self.node.roster is not None and self.node.roster.remove(address)
         try:
@@ -59,7 +63,19 @@ class NodeControl(Actor[NoConfig]):
         except NoSuchActor:
             if not was_known:
                 raise
+        self._audit("stop", address, by)
         return Stopped(address)
+
+    def _sender(self) -> str:
+        """Who asks, as it says of itself; which machine and process that is, the hellos of the nodes tell."""
+        sender = self._cell.sender() or "a program without a name"
+        links = self.node.links
+        hello = links.peers.get(sender) if links is not None else None
+        return sender if hello is None else f"{sender} (pid {hello.info.pid} on {hello.info.host})"
+
+    def _audit(self, action: str, what: str, by: str, *, detail: str = "", outcome: str = "done") -> None:
+        if self.node.audit is not None:
+            self.node.audit.record(action, what, by=by, proven=False, detail=detail, outcome=outcome)
 
     @handler
     async def list_actors(self, message: ListActors) -> ActorList:

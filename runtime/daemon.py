@@ -42,14 +42,21 @@ LAST_CALL_S = 5.0
 
 
 async def host(orders: DaemonOrders, ready: Callable[[], None], stop: anyio.Event) -> None:
-    """Runs the node `main` until `stop` is set, then drains it. Calls `ready` once it can be reached."""
+    """Runs the node `main` until `stop` is set, then drains it. Calls `ready` once it can be reached.
+
+    Raises CredentialsRefused when the server puts it out meanwhile.
+    """
     from .access import mint
+    from .audit import Audit
     from .bus import BusOptions
+    from .gatekeeper import Gatekeeper
     from .node import Node
+    from .roles import MAIN
     from .roster import Roster, recall
 
     settings = orders.settings
-    options = mint(BusOptions(orders.url, settings.creds if settings.nats else "", NAME, orders.account), NAME)
+    creds = settings.creds if settings.nats else ""
+    options = mint(BusOptions(orders.url, creds, NAME, orders.account, orders.tls), NAME, role=MAIN)
     node = Node(
         NAME,
         bus=options,
@@ -58,7 +65,17 @@ async def host(orders: DaemonOrders, ready: Callable[[], None], stop: anyio.Even
         logs=orders.paths.logs,
     )
     node.roster = Roster.of(orders.paths)
+    node.audit = Audit.of(orders.paths)
+    put_out: list[CallboardError] = []
+
+    def on_put_out(error: CallboardError) -> None:
+        put_out.append(error)
+        stop.set()
+
+    node.on_put_out = on_put_out
     async with node:
+        if orders.account:
+            await Gatekeeper(node.require_links(), orders.paths, node.audit).open()
         log.info("ready on %s", orders.url)
         ready()
         async with anyio.create_task_group() as tasks:
@@ -66,6 +83,8 @@ async def host(orders: DaemonOrders, ready: Callable[[], None], stop: anyio.Even
             await stop.wait()
             tasks.cancel_scope.cancel()
         log.info("draining")
+    if put_out:
+        raise put_out[0]
 
 
 @asynccontextmanager

@@ -22,8 +22,12 @@ CallboardError
 ├── SlowConsumer              stream.slow         a stream reader stood still for too long
 ├── BusError                  bus
 │   ├── NotReachable          bus.not_reachable   no daemon or server answers
+│   │   └── CredentialsRefused bus.refused        the server does not let this user in
+│   │       ├── CredentialsExpired bus.expired    their time is over
+│   │       └── CredentialsRevoked bus.revoked    they were taken back
 │   ├── Disconnected          bus.disconnected    the connection broke while the request was under way
 │   └── Forbidden             bus.forbidden       this user may not use that subject
+│       └── TokenUsed         bus.token_used      a join token lets one machine join
 ├── ModelError                model               (actors/models, actors/serve)
 │   ├── NoSuchModel           model.none
 │   ├── ModelDamaged          model.damaged
@@ -153,6 +157,21 @@ class NotReachable(BusError):
     default_hint = "`callboard up` starts the daemon; `callboard status` says what runs"
 
 
+class CredentialsRefused(NotReachable):
+    code = "bus.refused"
+    default_hint = "--creds FILE names a file with others"
+
+
+class CredentialsExpired(CredentialsRefused):
+    code = "bus.expired"
+    default_hint = "`callboard creds new NAME` on the daemon's machine makes new ones"
+
+
+class CredentialsRevoked(CredentialsRefused):
+    code = "bus.revoked"
+    default_hint = "`callboard creds new NAME` on the daemon's machine makes new ones"
+
+
 class Disconnected(BusError):
     code = "bus.disconnected"
     default_hint = "it may or may not have been carried out: ask again if that does no harm"
@@ -161,6 +180,11 @@ class Disconnected(BusError):
 class Forbidden(BusError):
     code = "bus.forbidden"
     default_hint = "free subjects begin with `topic.`, and actors are at `actor.<address>`"
+
+
+class TokenUsed(Forbidden):
+    code = "bus.token_used"
+    default_hint = "`callboard creds token` on the daemon's machine makes another"
 
 
 class ModelError(CallboardError):

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from .tls import Tls
+
 _LENGTH_BYTES = 4
 
 
@@ -23,6 +25,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     ask_timeout: float = 30.0
     drain_timeout: float = 10.0
     log_level: str = "info"
+    tls: Tls = Tls()
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):

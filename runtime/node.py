@@ -22,7 +22,7 @@ from .actor import NoConfig
 from .cell import Cell
 from .control import NodeControl
 from .deadlines import DeadlineWheel
-from .errors import ConfigError, NameTaken, NoSuchActor, NotReachable
+from .errors import CallboardError, ConfigError, NameTaken, NoSuchActor, NotReachable
 from .family import Child, Family
 from .placement import Here, Where
 from .refs import Ref
@@ -31,6 +31,7 @@ from .topics import Listener, Topics, check_subject
 
 if TYPE_CHECKING:
     from .actor import Actor
+    from .audit import Audit
     from .bus import BusOptions
     from .links import Links
     from .roster import Roster
@@ -74,7 +75,9 @@ class Node:
         self.allow = tuple(allow)
         self.logs = logs
         self.roster: Roster | None = None
+        self.audit: Audit | None = None
         self.on_terminated: Callable[[Terminated], None] | None = None
+        self.on_put_out: Callable[[CallboardError], None] | None = None
         self.actors: dict[str, Child] = {}
         self.taps: Taps | None = None
         self.topics = Topics()
@@ -256,6 +259,12 @@ class Node:
             cell.terminated(event, linked=linked)
         elif self.links is not None and watcher.startswith("inbox."):
             self.links.inbound.notify(watcher, event)
+
+    def put_out(self, error: CallboardError) -> None:
+        """The server does not let this node in any more: its listeners end with the error, `on_put_out` hears it."""
+        self.topics.fail(error)
+        if self.on_put_out is not None:
+            self.on_put_out(error)
 
     # The way to others
 

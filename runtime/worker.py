@@ -57,7 +57,7 @@ class Worker:
             group.start_soon(self._until_signal)
             try:
                 allow = (*start.allow, *(load_file(path) for path in start.load))
-                options = BusOptions(start.url, start.creds, start.name, start.account)
+                options = BusOptions(start.url, start.creds, start.name, start.account, start.tls)
                 async with Node(
                     start.name,
                     bus=options,
@@ -66,6 +66,7 @@ class Worker:
                     drain_timeout=start.drain_timeout,
                 ) as node:
                     node.on_terminated = self._ended
+                    node.on_put_out = self._put_out
                     await node.spawn(start.kind, start.config, name=start.name, restart=Restart.TEMPORARY)
                     node.watch_root(start.name)
                     self.say(Ready())
@@ -84,6 +85,12 @@ class Worker:
         if event.reason is not Ended.STOPPED:
             error = event.error or ActorStopped(f"{event.address} ended as soon as it had begun").to_info()
             self._outcome = Over(error.code, error.message, error.hint, error.detail)
+        self._over.set()
+
+    def _put_out(self, error: CallboardError) -> None:
+        """Nobody can reach this process any more: its supervisor decides."""
+        info = error.to_info()
+        self._outcome = Over(info.code, info.message, info.hint, info.detail)
         self._over.set()
 
     def _until_eof(self, loop: asyncio.AbstractEventLoop) -> None:
