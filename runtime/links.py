@@ -355,7 +355,7 @@ class Links:
 
     def _forbidden(self, what: str) -> Forbidden:
         role = self.identity.role
-        if not role:
+        if role in ("", "node", "main"):
             return Forbidden(f"this user may not {what}")
         return Forbidden(
             f"{self.identity.name} has the role {role}, which may not {what}",
