@@ -84,6 +84,14 @@ class _Client(Client):
             raise nats.errors.Error("nats: the server offers no TLS, and the URL insists on it")
         return super()._connect_command()
 
+    async def _connect_to_server(self, s: Any) -> None:
+        self.hang_up()  # where the last attempt was refused, its socket is still open
+        await super()._connect_to_server(s)
+
+    def hang_up(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
     async def _process_err(self, err_msg: str) -> None:
         if _is_farewell(err_msg):
             self._refused(err_msg)
@@ -138,6 +146,7 @@ class Bus:
                 )
         except (OSError, TimeoutError, nats.errors.Error) as error:
             await self._client.close()
+            self._client.hang_up()
             cause = self._trouble or error
             where = f"the NATS server at {self._options.url}"
             if _is_refusal(cause):
@@ -290,7 +299,12 @@ class Bus:
                 log.debug("the server was gone before the last messages went out")
         if self._sender is not None:
             self._sender.cancel()
-        await self._client.close()
+        try:
+            await self._client.close()
+        except OSError as error:  # nats-py flushes a socket that a server which refused us has closed
+            log.debug("bus: %s", error)
+        if self._refusal is not None:
+            self._client.hang_up()
 
     async def _on_error(self, error: Exception) -> None:
         if self._is_opening:

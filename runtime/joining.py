@@ -52,9 +52,9 @@ def unpack_token(token: str) -> str:
             raise ValueError("it does not begin like one")
         body = token.removeprefix(_PREFIX)
         creds = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True).decode()
-    except (ValueError, binascii.Error) as error:
+        parse_creds(creds, "the join token")
+    except (ValueError, binascii.Error, ConfigError) as error:
         raise ConfigError("this is no whole join token", hint="`callboard creds token` prints one") from error
-    parse_creds(creds, "the join token")
     return creds
 
 
