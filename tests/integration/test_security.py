@@ -50,7 +50,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     board.close()
 
 
-def made(board: Board, *arguments: str) -> dict[str, Any]:
+def made(board: Board, *arguments: str) -> Any:
     done = board.run("creds", *arguments, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
