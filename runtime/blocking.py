@@ -20,6 +20,7 @@ from .node import ASK_TIMEOUT_S
 from .placement import OnNode
 from .refs import Ref, Stream
 from .supervision import Restart
+from .tls import Tls
 from .topics import Listener
 
 R = TypeVar("R")
@@ -193,13 +194,19 @@ class SyncClient:
 
 @contextmanager
 def connect_sync(
-    nats: str = "", creds: str = "", *, state_dir: str = "", name: str = "", ask_timeout: float = ASK_TIMEOUT_S
+    nats: str = "",
+    creds: str = "",
+    *,
+    state_dir: str = "",
+    name: str = "",
+    ask_timeout: float = ASK_TIMEOUT_S,
+    tls: Tls | None = None,
 ) -> Iterator[SyncClient]:
     """`with callboard.connect_sync() as bus: bus.actor("counter").ask(...)`. An event loop runs in a thread of its own.
 
     Raises NotReachable as `connect` does.
     """
     with start_blocking_portal(backend_options=backend_options()) as portal:
-        context = connect(nats, creds, state_dir=state_dir, name=name, ask_timeout=ask_timeout)
+        context = connect(nats, creds, state_dir=state_dir, name=name, ask_timeout=ask_timeout, tls=tls)
         with portal.wrap_async_context_manager(context) as client:
             yield SyncClient(portal, client)

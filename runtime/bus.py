@@ -20,14 +20,18 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from .errors import Disconnected, NotReachable
+from .errors import CallboardError, CredentialsRefused, CredentialsRevoked, Disconnected, NotReachable
+from .identity import read_creds
 from .log import log
 from .meters import TrafficMeter
+from .tls import NO_TLS_FILES, Tls
 
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_WAIT_S = 0.1
 # A server that answers no ping for two to three of these is taken for gone.
 PING_EVERY_S = 10
+# A server that came back may still be reading who its users are; one that refuses us for longer means it.
+REFUSED_PATIENCE_S = 3.0
 # Bounds what a process may have waiting to be sent; more makes `room` wait.
 OUTBOX_HIGH = 4096
 # Received messages that wait for their callback. Credits keep the real number far below; beyond it nats-py drops.
@@ -44,24 +48,55 @@ class BusOptions:
     """Where the server is and as whom to connect.
 
     `creds` is a creds file; `node_id` names the inbox that it may read. `account` is the file with the account's
-    seed, where this process may mint users for the processes it starts.
+    seed, where this process may mint users for the processes it starts. `tls` says whom to trust where the server
+    speaks TLS; a URL that begins with `tls://` insists on it.
     """
 
     url: str
     creds: str = ""
     node_id: str = ""
     account: str = ""
+    tls: Tls = NO_TLS_FILES
 
 
 @dataclass
 class Events:
     """What the bus tells its owner. `lost` and `back` come from disconnects, `denied` from a refused subject,
-    `nobody` from a published message whose subject nobody listens to (its reply subject is given)."""
+    `nobody` from a published message whose subject nobody listens to (its reply subject is given). `refused` is the
+    last: the server does not let this user in any more, and the bus does not come back."""
 
     lost: Callable[[], None]
     back: Callable[[], None]
     denied: Callable[[str], None]
     nobody: Callable[[str], None]
+    refused: Callable[[CallboardError], None]
+
+
+class _Client(Client):
+    """nats-py's client, where it would send a user's token in the clear or keep the server's last word to itself."""
+
+    def __init__(self, insists_on_tls: bool, refused: Callable[[str], None]) -> None:
+        super().__init__()
+        self._insists_on_tls = insists_on_tls
+        self._refused = refused
+
+    def _connect_command(self) -> bytes:
+        if self._insists_on_tls and not self._server_info.get("tls_required"):
+            raise nats.errors.Error("nats: the server offers no TLS, and the URL insists on it")
+        return super()._connect_command()
+
+    async def _connect_to_server(self, s: Any) -> None:
+        self.hang_up()  # where the last attempt was refused, its socket is still open
+        await super()._connect_to_server(s)
+
+    def hang_up(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    async def _process_err(self, err_msg: str) -> None:
+        if _is_farewell(err_msg):
+            self._refused(err_msg)
+        await super()._process_err(err_msg)
 
 
 class Bus:
@@ -71,7 +106,9 @@ class Bus:
         self._options = options
         self._name = name
         self._events = events
-        self._client = Client()
+        self._client = _Client(options.url.startswith("tls://"), self._on_farewell)
+        self._refused_since = math.inf
+        self._refusal: CredentialsRefused | None = None
         self._outbox: collections.deque[tuple[str, bytes, str]] = collections.deque()
         self._wake: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
@@ -88,8 +125,11 @@ class Bus:
         self.traffic = TrafficMeter()
 
     async def open(self) -> None:
-        """Raises NotReachable when no server answers, Forbidden-like NotReachable when it refuses the credentials."""
+        """Raises NotReachable when no server answers, CredentialsRefused when it does not let this user in,
+        ConfigError for files that do not fit."""
         extra: dict[str, Any] = {"user_credentials": self._options.creds} if self._options.creds else {}
+        if self._options.url.startswith("tls://") or any(self._options.tls.files()):
+            extra["tls"] = self._options.tls.context()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._client.connect(
@@ -112,16 +152,40 @@ class Bus:
                 )
         except (OSError, TimeoutError, nats.errors.Error) as error:
             await self._client.close()
+            self._client.hang_up()
             cause = self._trouble or error
             where = f"the NATS server at {self._options.url}"
             if _is_refusal(cause):
-                raise NotReachable(
-                    f"{where} refuses these credentials", hint="--creds FILE names a file with others"
-                ) from cause
+                raise self._refused(cause) from cause
             raise NotReachable(f"{where} does not answer: {_reason(cause)}") from cause
         self._is_opening = False
         self._connected.set()
         self._sender = asyncio.get_running_loop().create_task(self._send_all())
+
+    def _refused(self, why: Exception | str) -> CredentialsRefused:
+        """What a server means that does not let us in. It says as little as it can; the rest is read from the file."""
+        if self._options.creds:
+            try:
+                read_creds(self._options.creds)
+            except CredentialsRefused as expired:
+                return expired
+            except CallboardError as unfit:
+                log.debug("%s", unfit)  # it changed since we read it; the server's word is the reason all the same
+        where = f"the NATS server at {self._options.url}"
+        if "revoked" in str(why).lower():
+            return CredentialsRevoked(f"{where} has put out this user: its credentials are revoked")
+        return CredentialsRefused(f"{where} refuses these credentials: not its own, or revoked")
+
+    def _end(self, refusal: CredentialsRefused) -> None:
+        if self._refusal is None:
+            self._refusal = refusal
+            self._connected.clear()
+            self._events.refused(refusal)
+
+    def check(self) -> None:
+        """Raises CredentialsRefused where the server does not let this user in any more."""
+        if self._refusal is not None:
+            raise type(self._refusal)(str(self._refusal), hint=self._refusal.hint)
 
     @property
     def client(self) -> Client:
@@ -261,13 +325,24 @@ class Bus:
                 log.debug("the server was gone before the last messages went out")
         if self._sender is not None:
             self._sender.cancel()
-        await self._client.close()
+        try:
+            await self._client.close()
+        except OSError as error:  # nats-py flushes a socket that a server which refused us has closed
+            log.debug("bus: %s", error)
+        if self._refusal is not None:
+            self._client.hang_up()
 
     async def _on_error(self, error: Exception) -> None:
         if self._is_opening:
             self._trouble = error
             if _is_refusal(error):  # nats-py would go on trying: this takes it out of its loop
                 raise error
+        elif _is_refusal(error):
+            now = asyncio.get_running_loop().time()
+            self._refused_since = min(self._refused_since, now)
+            if now - self._refused_since > REFUSED_PATIENCE_S:
+                self._end(self._refused(error))
+                raise asyncio.CancelledError  # the one thing that ends nats-py's attempts
         denied = _DENIED.search(str(error))
         if denied is not None:
             self._events.denied(denied.group(2))
@@ -287,14 +362,25 @@ class Bus:
             for tell in self.on_lost:
                 tell()
 
+    def _on_farewell(self, words: str) -> None:
+        if not self._is_opening:
+            self._end(self._refused(words))
+
     async def _on_reconnect(self) -> None:
         self.reconnects += 1
+        self._refused_since = math.inf
         self._connected.set()
         self._events.back()
 
 
 def _is_refusal(error: Exception) -> bool:
     return isinstance(error, nats.errors.AuthorizationError) or "authorization" in str(error).lower()
+
+
+def _is_farewell(words: str) -> bool:
+    """Whether the server puts out a user who was let in: "User Authentication Expired", say."""
+    words = words.lower()
+    return "authentication" in words and ("expired" in words or "revoked" in words)
 
 
 def _reason(error: Exception) -> str:

@@ -442,6 +442,12 @@ class Cell(Child):
         finally:
             self._concurrent_over(delivery)
 
+    def sender(self) -> str:
+        """Who sent the message whose handler calls this, as it says of itself; empty where it says nothing."""
+        task = asyncio.current_task()
+        running = next((delivery for delivery in self._running or () if delivery.task is task), self.current)
+        return running.sender if running is not None else ""
+
     def _concurrent_over(self, delivery: Delivery) -> None:
         self.processed += 1
         self.held -= 1

@@ -20,6 +20,7 @@ from .node import ASK_TIMEOUT_S, Node
 from .placement import OnNode
 from .refs import Ref
 from .supervision import Restart
+from .tls import Tls
 from .topics import Listener
 from .tracing import marked
 
@@ -233,17 +234,24 @@ class Client:
 
 @asynccontextmanager
 async def connect(
-    nats: str = "", creds: str = "", *, state_dir: str = "", name: str = "", ask_timeout: float = ASK_TIMEOUT_S
+    nats: str = "",
+    creds: str = "",
+    *,
+    state_dir: str = "",
+    name: str = "",
+    ask_timeout: float = ASK_TIMEOUT_S,
+    tls: Tls | None = None,
 ) -> AsyncIterator[Client]:
     """Join the bus of the running daemon (that of `state_dir`, if given), or of the server at `nats`.
 
-    `creds` is a creds file for that server. `name` is this process's name on the bus.
+    `creds` is a creds file for that server, `tls` whom to trust for it. `name` is this process's name on the bus.
 
-    Raises NotReachable when no daemon runs or no server answers.
+    Raises NotReachable when no daemon runs or no server answers, CredentialsRefused when it does not let us in,
+    ConfigError for a creds file that is damaged or open to others.
     """
     from .access import bus_access
 
     name = name or f"client-{uuid.uuid4().hex[:10]}"
-    async with bus_access(name, nats=nats, creds=creds, state_dir=state_dir) as options:
+    async with bus_access(name, nats=nats, creds=creds, state_dir=state_dir, tls=tls) as options:
         async with Node(name, bus=options, ask_timeout=ask_timeout) as node:
             yield Client(node)

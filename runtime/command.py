@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from .folders import Paths
     from .settings import Settings
+    from .tls import Tls
 
 Arguments = TypeVarTuple("Arguments")
 
@@ -44,6 +45,9 @@ def add_bus_options(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("the bus")
     group.add_argument("--nats", metavar="URL", help="a NATS server of your own, in place of the daemon's")
     group.add_argument("--creds", metavar="FILE", help="the creds file for it")
+    group.add_argument("--tls-ca", metavar="FILE", help="whom to trust for it (PEM; default: the system's authorities)")
+    group.add_argument("--tls-cert", metavar="FILE", help="our certificate, where it asks for one")
+    group.add_argument("--tls-key", metavar="FILE", help="the certificate's key")
     add_state_option(group)
 
 
@@ -59,10 +63,20 @@ def paths_of(args: Namespace) -> Paths:
 
 
 def settings_of(args: Namespace, **flags: Any) -> Settings:
-    """The settings with `--nats` and `--creds` as given, and `flags` (None where not given) over them."""
+    """The settings with the flags of `add_bus_options` as given, and `flags` (None where not given) over them."""
     from .settings import load_settings
 
-    return load_settings({"nats": getattr(args, "nats", None), "creds": getattr(args, "creds", None), **flags})
+    given = {"nats": "nats", "creds": "creds", "tls_ca": "tls.ca", "tls_cert": "tls.cert", "tls_key": "tls.key"}
+    return load_settings({**{key: getattr(args, name, None) for name, key in given.items()}, **flags})
+
+
+def tls_of(args: Namespace) -> Tls | None:
+    """What the flags of `add_bus_options` say of TLS; None where nothing."""
+    if not (args.tls_ca or args.tls_cert or args.tls_key):
+        return None
+    from .tls import Tls
+
+    return Tls(ca=args.tls_ca or "", cert=args.tls_cert or "", key=args.tls_key or "")
 
 
 def run_async(function: Callable[[*Arguments], Coroutine[Any, Any, int]], *args: *Arguments) -> int:

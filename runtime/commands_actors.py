@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .command import Command, add_bus_options, add_json_option, run_async
+from .command import Command, add_bus_options, add_json_option, run_async, tls_of
 from .errors import UsageError, from_info
 from .tables import print_table
 
@@ -21,7 +21,7 @@ def client_of(args: Namespace) -> AbstractAsyncContextManager[Client]:
     """A connection as the options of `add_bus_options` say."""
     from .client import connect
 
-    return connect(args.nats or "", args.creds or "", state_dir=args.state_dir)
+    return connect(args.nats or "", args.creds or "", state_dir=args.state_dir, tls=tls_of(args))
 
 
 def to_json(value: Any) -> str:

@@ -34,6 +34,11 @@ def _configure_up(parser: ArgumentParser) -> None:
     parser.add_argument("-d", "--detach", action="store_true", help="return once it is ready, and leave it running")
     parser.add_argument("-c", "--company", metavar="FILE", help="the actors to run, in TOML (docs/operations.md)")
     parser.add_argument("--port", type=int, help="port of the embedded NATS server (default: a free one, then kept)")
+    parser.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help="open the embedded server to other machines, with --tls-cert and --tls-key",
+    )
     add_json_option(parser)
     add_bus_options(parser)
 
@@ -41,7 +46,7 @@ def _configure_up(parser: ArgumentParser) -> None:
 def _up(args: Namespace) -> int:
     from .daemon_info import take_lock
 
-    settings = _absolute(settings_of(args, **{"server.port": args.port, "company": args.company}))
+    settings = _absolute(_settings(args))
     if settings.company:
         from .company_file import load_company
 
@@ -127,17 +132,33 @@ def _first_line(descriptor: int, timeout_s: float) -> bytes:
     return line
 
 
+def _settings(args: Namespace) -> Settings:
+    """With `--tls-cert` and `--tls-key` taken for the server that they are for: our own, or the user's."""
+    flags = {"server.port": args.port, "server.listen": args.listen, "company": args.company}
+    if (args.tls_cert or args.tls_key) and not settings_of(args).nats:
+        flags |= {"server.tls_cert": args.tls_cert, "server.tls_key": args.tls_key, "tls.cert": None, "tls.key": None}
+    return settings_of(args, **flags)
+
+
 def _absolute(settings: Settings) -> Settings:
-    """The daemon does not run in this folder, so a path that was given from here is made absolute."""
-    if settings.company:
-        company = str(Path(settings.company).expanduser().absolute())
-        settings = msgspec.structs.replace(settings, company=company)
-    if not settings.creds:
-        return settings
-    creds = Path(settings.creds).expanduser().absolute()
-    if not creds.is_file():
-        raise ConfigError(f"there is no creds file {creds}")
-    return msgspec.structs.replace(settings, creds=str(creds))
+    """The daemon does not run in this folder, so a path that was given from here is made absolute. Raises ConfigError
+    where there is no such file, or where the server may not listen so."""
+    from .server_config import listen_of
+    from .tls import absolute
+
+    server = settings.server
+    server = msgspec.structs.replace(server, tls_cert=absolute(server.tls_cert), tls_key=absolute(server.tls_key))
+    if not settings.nats:
+        listen_of(server)
+    if settings.creds and not Path(settings.creds).expanduser().is_file():
+        raise ConfigError(f"there is no creds file {Path(settings.creds).expanduser().absolute()}")
+    return msgspec.structs.replace(
+        settings,
+        company=absolute(settings.company),
+        creds=absolute(settings.creds),
+        tls=settings.tls.absolute(),
+        server=server,
+    )
 
 
 def _announce(info: DaemonInfo, *, as_json: bool) -> None:

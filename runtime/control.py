@@ -32,6 +32,7 @@ class NodeControl(Actor[NoConfig]):
 
     @handler(concurrent=True)
     async def spawn_actor(self, message: Spawn) -> Spawned:
+        by = self._sender()
         if message.lease:
             self.node.leases.grant(message)
             if message.takeover:
@@ -46,7 +47,8 @@ class NodeControl(Actor[NoConfig]):
                 restart=restart,
                 supervised=Restart(message.supervised),
             )
-        except CallboardError:
+        except CallboardError as error:
+            self._audit("spawn", message.name or message.kind, by, outcome=error.code)
             raise
         except Exception as error:  # of somebody's `started`, or of their module: not a crash of this actor
             log.error("%s could not be started", message.name or message.kind, exc_info=error)
@@ -58,6 +60,7 @@ class NodeControl(Actor[NoConfig]):
             if message.name not in self.node.actors:
                 self.node.leases.drop(message.name)
             self.node.takes_over.discard(message.name)
+        self._audit("spawn", ref.address, by, detail=f"kind {message.kind}")
         if self.node.roster is not None and restart is Restart.PERMANENT:
             self.node.roster.add(msgspec.structs.replace(message, name=ref.address))
         return Spawned(ref.address)
@@ -70,6 +73,7 @@ class NodeControl(Actor[NoConfig]):
                 f"{address} is a node's own actor, which ends with its process",
                 hint="`callboard down` stops the daemon and all it started",
             )
+        by = self._sender()
         # Forgotten first: one that waits to be brought back is not there to be stopped, and must not come any more.
         was_known = self.node.roster is not None and self.node.roster.remove(address)
         try:
@@ -77,7 +81,19 @@ class NodeControl(Actor[NoConfig]):
         except NoSuchActor:
             if not was_known:
                 raise
+        self._audit("stop", address, by)
         return Stopped(address)
+
+    def _sender(self) -> str:
+        """Who asks, as it says of itself; which machine and process that is, the hellos of the nodes tell."""
+        sender = self._cell.sender() or "a program without a name"
+        links = self.node.links
+        hello = links.peers.get(sender) if links is not None else None
+        return sender if hello is None else f"{sender} (pid {hello.info.pid} on {hello.info.host})"
+
+    def _audit(self, action: str, what: str, by: str, *, detail: str = "", outcome: str = "done") -> None:
+        if self.node.audit is not None:
+            self.node.audit.record(action, what, by=by, proven=False, detail=detail, outcome=outcome)
 
     @handler
     async def list_actors(self, message: ListActors) -> ActorList:

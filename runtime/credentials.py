@@ -3,17 +3,19 @@
 The server runs in operator mode with its accounts preloaded, and users are JWTs signed by the account's key. So a new
 process needs no word with the server and no reload of it: whoever holds the account's seed signs a user and hands it
 over. Formats: NKEYS (https://docs.nats.io/nkeys) and the NATS JWT version 2 claims
-(https://github.com/nats-io/jwt). The operator is made anew at every start and its seed is never written down.
+(https://github.com/nats-io/jwt). The operator is made anew at every start of the server.
 """
 
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import json
 import os
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,60 +24,9 @@ import nkeys
 
 from .errors import ConfigError
 from .files import write_private
-
-# Stands for the id of the process a user is minted for, in a role's subjects.
-OWN = "{node_id}"
+from .roles import INBOX, NAME, NODE, ROOT, Role
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Role:
-    """What a user may publish and subscribe to. Lists of what is allowed only: in NATS a denial beats an allowance,
-    so a list of denials cannot be widened for one user, and forgets what is added later."""
-
-    name: str
-    publish: tuple[str, ...]
-    subscribe: tuple[str, ...]
-
-
-# A full member of the company: every subject of ours, and everybody's inbox to answer to, but only its own to read.
-MEMBER = Role(
-    "member",
-    publish=(
-        "actor.>",
-        "node.>",
-        "nodes.>",
-        "topic.>",
-        "tap.>",
-        "dead.>",
-        "inbox.>",
-        "$SRV.>",
-        "$JS.API.>",
-        "$JS.ACK.>",
-        "$JS.SNAPSHOT.>",  # `callboard state export` and `import`
-        "callboard.>",  # what JetStream keeps for us: event logs
-        "$JS.FC.>",  # flow control: the consumer's answer to the server
-        "$KV.>",
-        "$O.>",
-    ),
-    subscribe=(f"inbox.{OWN}.>", "actor.>", "node.>", "nodes.>", "topic.>", "tap.>", "dead.>", "$SRV.>"),
-)
-
-# A program that is none of ours: it asks actors, publishes, and listens to what is there for all. Not to `actor.>`,
-# where its presence would look like an actor's. No node's name has a colon, so its inbox can be no node's.
-PROGRAM = Role(
-    "program",
-    publish=("actor.>", "topic.>", "inbox.>", "$SRV.>"),
-    subscribe=(f"inbox.program:{OWN}.>", "topic.>", "dead.>"),
-)
-
-ROLES: dict[str, Role] = {role.name: role for role in (MEMBER, PROGRAM)}
-
-
-def inbox_prefix(name: str) -> str:
-    """The only subjects under which the user minted with the role PROGRAM for `name` may wait for answers."""
-    return f"inbox.program:{name}"
 
 
 def create_account(path: Path) -> str:
@@ -94,23 +45,111 @@ def create_account(path: Path) -> str:
     return seed
 
 
-def mint_user(account_seed: str, name: str, node_id: str, role: Role = MEMBER) -> str:
-    """The text of a creds file (JWT and seed) for a new user of the account.
+def new_user_key() -> tuple[str, str]:
+    """Seed and public key of a new user. The seed need never leave the process that will use it."""
+    seed = _seed(nkeys.PREFIX_BYTE_USER)
+    return seed, public_key(seed)
 
-    `name` is for people; `node_id` is one subject token, under which the user has its inbox.
+
+def public_key(seed: str) -> str:
+    """The public key of a user's seed. Raises ConfigError where it is none."""
+    return _public(_keypair(seed, "SU"))
+
+
+def sign_user(
+    account_seed: str, name: str, node_id: str, key: str, role: Role = NODE, *, inbox: str = "", expires: float = 0.0
+) -> str:
+    """The token (JWT) that makes the user with that public key a member of the account, in that role.
+
+    `name` is for people; `node_id` is one subject token: its name on the bus, and its root's where the role has but
+    one. `inbox` is the token under which it has its inbox, shared with no other user: `node_id`, or what no name can
+    be. From `expires` on (seconds since the epoch) the server disconnects it. Raises ConfigError.
     """
     if not _TOKEN.fullmatch(node_id):
-        raise ConfigError(f"node id {node_id!r} is no single subject token", hint="letters, digits, - and _ only")
-    account = _keypair(account_seed, "SA")
-    seed = _seed(nkeys.PREFIX_BYTE_USER)
-    user = nkeys.from_seed(seed.encode("ascii"))
-    token = _sign(
-        account,
-        subject=user,
+        raise ConfigError(f"'{node_id}' is no name: it must be a single subject token", hint="letters, digits, - and _")
+    if not is_public_user_key(key):
+        raise ConfigError(f"'{key}' is no public key of a NATS user")
+    own = {INBOX: inbox or node_id, NAME: node_id, ROOT: node_id}
+    return _sign(
+        _keypair(account_seed, "SA"),
+        subject=key,
         name=name,
+        expires=expires,
         claims={
-            "pub": _permission(role.publish, node_id),
-            "sub": _permission(role.subscribe, node_id),
+            "pub": _permission(role.publish, own, role.deny_publish),
+            "sub": _permission(role.subscribe, own),
+            "subs": -1,
+            "data": -1,
+            "payload": -1,
+            "tags": [f"role:{role.name}", f"inbox:{inbox or node_id}"],
+            "type": "user",
+            "version": 2,
+        },
+    )
+
+
+def creds_text(token: str, seed: str) -> str:
+    """What a creds file holds."""
+    return (
+        f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    )
+
+
+def mint_user(
+    account_seed: str, name: str, node_id: str, role: Role = NODE, *, inbox: str = "", expires: float = 0.0
+) -> str:
+    """`sign_user` for a new key: the text of a creds file."""
+    seed, key = new_user_key()
+    return creds_text(sign_user(account_seed, name, node_id, key, role, inbox=inbox, expires=expires), seed)
+
+
+def mint_user_file(path: Path, account_seed: str, name: str, node_id: str, role: Role = NODE) -> Path:
+    """`mint_user`, written to a file that only this person can read. Returns `path`."""
+    write_private(path, mint_user(account_seed, name, node_id, role))
+    return path
+
+
+def is_public_user_key(key: str) -> bool:
+    """Whether it is the public key of a user: its form and its checksum."""
+    try:
+        raw = base64.b32decode(key + "=" * (-len(key) % 8))
+    except ValueError:
+        return False
+    return (
+        len(raw) == 35 and raw[0] == nkeys.PREFIX_BYTE_USER and int.from_bytes(raw[33:], "little") == _crc16(raw[:33])
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTrust:
+    """What the server's configuration holds so that it believes the account's users, none of it secret; and two
+    secrets, with which it is told of a revocation while it runs."""
+
+    operator_jwt: str
+    accounts: dict[str, str]  # public key -> account JWT
+    system_account: str
+    operator_seed: str
+    system_creds: str
+
+
+def make_trust(account_seed: str, revocations: Mapping[str, int] | None = None) -> ServerTrust:
+    """An operator that vouches for the account and for a system account, which only `system_creds` can enter.
+
+    `revocations` are public keys of users, with the time until which what was signed for them is void.
+    """
+    operator_seed = _seed(nkeys.PREFIX_BYTE_OPERATOR)
+    operator = nkeys.from_seed(operator_seed.encode("ascii"))
+    system = nkeys.from_seed(_seed(nkeys.PREFIX_BYTE_ACCOUNT).encode("ascii"))
+    system_key = _public(system)
+    user_seed, user_key = new_user_key()
+    system_user = _sign(
+        system,
+        subject=user_key,
+        name="callboard",
+        claims={
+            "pub": {"allow": [claims_update_subject("*")]},
+            "sub": {"allow": ["inbox.system.>"]},
             "subs": -1,
             "data": -1,
             "payload": -1,
@@ -118,52 +157,48 @@ def mint_user(account_seed: str, name: str, node_id: str, role: Role = MEMBER) -
             "version": 2,
         },
     )
-    return (
-        f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
-        f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
-    )
-
-
-def mint_user_file(path: Path, account_seed: str, name: str, node_id: str, role: Role = MEMBER) -> Path:
-    """`mint_user`, written to a file that only this person can read. Returns `path`."""
-    write_private(path, mint_user(account_seed, name, node_id, role))
-    return path
-
-
-@dataclass(frozen=True, slots=True)
-class ServerTrust:
-    """What the server's configuration holds so that it believes the account's users; nothing in it is secret."""
-
-    operator_jwt: str
-    accounts: dict[str, str]  # public key -> account JWT
-    system_account: str
-
-
-def make_trust(account_seed: str) -> ServerTrust:
-    """An operator that vouches for the account and for a system account that nobody can enter."""
-    account = _keypair(account_seed, "SA")
-    operator = nkeys.from_seed(_seed(nkeys.PREFIX_BYTE_OPERATOR).encode("ascii"))
-    system = nkeys.from_seed(_seed(nkeys.PREFIX_BYTE_ACCOUNT).encode("ascii"))
-    system_key = _public(system)
+    key, claims = sign_account(operator_seed, account_seed, revocations or {})
     return ServerTrust(
         operator_jwt=_sign(
             operator,
-            subject=operator,
+            subject=_public(operator),
             name="callboard",
             claims={"system_account": system_key, "type": "operator", "version": 2},
         ),
         accounts={
-            _public(account): _sign(operator, account, "callboard", _account_claims(jetstream=True)),
-            system_key: _sign(operator, system, "system", _account_claims(jetstream=False)),
+            key: claims,
+            system_key: _sign(operator, system_key, "system", _account_claims(jetstream=False)),
         },
         system_account=system_key,
+        operator_seed=operator_seed,
+        system_creds=creds_text(system_user, user_seed),
     )
 
 
-def _permission(subjects: tuple[str, ...], node_id: str) -> dict[str, list[str]]:
+def sign_account(operator_seed: str, account_seed: str, revocations: Mapping[str, int]) -> tuple[str, str]:
+    """The account's public key, and what the operator says of the account: a server that has another such word takes
+    this one in its place (`claims_update_subject`)."""
+    operator, account = _keypair(operator_seed, "SO"), _public(_keypair(account_seed, "SA"))
+    claims = _account_claims(jetstream=True)
+    if revocations:
+        claims["revocations"] = dict(revocations)
+    return account, _sign(operator, account, "callboard", claims)
+
+
+def claims_update_subject(account: str) -> str:
+    """Where the system account tells the server a new word of an account."""
+    return f"$SYS.REQ.ACCOUNT.{account}.CLAIMS.UPDATE"
+
+
+def _permission(subjects: tuple[str, ...], own: Mapping[str, str], deny: tuple[str, ...] = ()) -> dict[str, list[str]]:
     if not subjects:  # NATS takes an empty list as leave for everything
         return {"deny": [">"]}
-    return {"allow": [subject.replace(OWN, node_id) for subject in subjects]}
+    allowed: list[str] = []
+    for subject in subjects:
+        for placeholder, value in own.items():
+            subject = subject.replace(placeholder, value)
+        allowed.append(subject)
+    return {"allow": allowed, "deny": list(deny)} if deny else {"allow": allowed}
 
 
 def _account_claims(*, jetstream: bool) -> dict[str, Any]:
@@ -196,26 +231,34 @@ def _keypair(seed: str, kind: str, path: Path | None = None) -> nkeys.KeyPair:
         return nkeys.from_seed(encoded)
     except (nkeys.NkeysError, ValueError) as error:
         where = f"{path} holds" if path else "this is"
-        raise ConfigError(f"{where} no NATS account seed", hint="restore the file from a backup") from error
+        what = {"SA": "NATS account seed", "SO": "NATS operator seed", "SU": "NATS user seed"}[kind]
+        raise ConfigError(f"{where} no {what}", hint="restore the file from a backup") from error
 
 
 def _public(key: nkeys.KeyPair) -> str:
     return bytes(key.public_key).decode("ascii")
 
 
-def _sign(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, name: str, claims: dict[str, Any]) -> str:
+def _sign(issuer: nkeys.KeyPair, subject: str, name: str, claims: dict[str, Any], expires: float = 0.0) -> str:
     body: dict[str, Any] = {
         "iat": int(time.time()),
         "iss": _public(issuer),
         "name": name,
         "nats": claims,
-        "sub": _public(subject),
+        "sub": subject,
     }
+    if expires:
+        body["exp"] = int(expires)
     digest = hashlib.sha256(_compact(body)).digest()
     body["jti"] = base64.b32encode(digest).decode("ascii").rstrip("=")
     head = _base64url(_compact({"typ": "JWT", "alg": "ed25519-nkey"}))
     payload = f"{head}.{_base64url(_compact(body))}"
     return f"{payload}.{_base64url(issuer.sign(payload.encode('ascii')))}"
+
+
+def _crc16(data: bytes) -> int:
+    """CRC-16/XMODEM, as NKEYS has it."""
+    return binascii.crc_hqx(data, 0)
 
 
 def _compact(value: dict[str, Any]) -> bytes:

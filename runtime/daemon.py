@@ -54,16 +54,21 @@ LAST_CALL_S = 5.0
 async def host(orders: DaemonOrders, say: Say, stop: anyio.Event) -> None:
     """Runs the node `main` with its company until `stop` is set, then drains it.
 
-    Says READY once it can be reached, which is before the company file is read and its actors are started.
+    Says READY once it can be reached, which is before the company file is read and its actors are started. Raises
+    CredentialsRefused when the server puts it out meanwhile.
     """
     from .access import mint
+    from .audit import Audit
     from .bus import BusOptions
     from .company import Company
+    from .gatekeeper import Gatekeeper
     from .node import Node
+    from .roles import MAIN
     from .roster import Roster, recall
 
     settings = orders.settings
-    options = mint(BusOptions(orders.url, settings.creds if settings.nats else "", NAME, orders.account), NAME)
+    creds = settings.creds if settings.nats else ""
+    options = mint(BusOptions(orders.url, creds, NAME, orders.account, orders.tls), NAME, role=MAIN)
     node = Node(
         NAME,
         bus=options,
@@ -72,8 +77,18 @@ async def host(orders: DaemonOrders, say: Say, stop: anyio.Event) -> None:
         logs=orders.paths.logs,
     )
     node.roster = Roster.of(orders.paths)
+    node.audit = Audit.of(orders.paths)
+    put_out: list[CallboardError] = []
+
+    def on_put_out(error: CallboardError) -> None:
+        put_out.append(error)
+        stop.set()
+
+    node.on_put_out = on_put_out
     async with node:
         node.blobs.begin()  # what processes leave that are killed is swept, also when nobody else is there to do it
+        if orders.account:
+            await Gatekeeper(node.require_links(), orders.paths, node.audit).open()
         async with anyio.create_task_group() as tasks:
             if settings.company:
                 node.company = Company(node, Path(settings.company), orders.paths, say, tasks)
@@ -89,6 +104,8 @@ async def host(orders: DaemonOrders, say: Say, stop: anyio.Event) -> None:
             say(DaemonReport(what=Saying.STOPPING))
             tasks.cancel_scope.cancel()
         log.info("draining")
+    if put_out:
+        raise put_out[0]
 
 
 async def _beat(node: Node, every_s: float, say: Say) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from .errors import CallboardError
 from .files import private_folder, write_private
 from .folders import Paths
+from .tls import Tls
 
 # In the environment of every process that a daemon starts, directly or not: its state folder. What an earlier life
 # left over is known by it.
@@ -47,6 +48,9 @@ class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     account: str = ""
     """The file with the account's seed, with which users are minted for the embedded server."""
+
+    tls: Tls = Tls()
+    """Whom to trust on the way to it."""
 
     version: str = ""
     state: str = ""

@@ -13,6 +13,7 @@ from .daemon_info import DaemonInfo
 from .folders import Paths
 from .processes import start_time
 from .settings import Settings
+from .tls import Tls
 
 
 class DaemonOrders(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +39,11 @@ class DaemonOrders(msgspec.Struct, frozen=True, kw_only=True):
     def paths(self) -> Paths:
         return Paths(Path(self.state), Path(self.data), Path(self.cache), Path(self.runtime))
 
+    @property
+    def tls(self) -> Tls:
+        """Whom this machine's processes trust on the way to the server: ours by the very certificate it was given."""
+        return self.settings.tls if self.settings.nats else Tls(pinned=self.settings.server.tls_cert)
+
     def info(self, *, daemon_pid: int, since: float, daemon_restarts: int = 0) -> DaemonInfo:
         """What `daemon.json` shall say of a daemon that runs on these orders and that this process owns."""
         from .. import __version__
@@ -49,6 +55,7 @@ class DaemonOrders(msgspec.Struct, frozen=True, kw_only=True):
             url=self.url,
             creds=self.settings.creds if self.settings.nats else "",
             account=self.account,
+            tls=self.tls,
             version=__version__,
             state=self.state,
             since=since,

@@ -24,9 +24,13 @@ CallboardError
 ├── SlowConsumer              stream.slow         a stream reader stood still for too long
 ├── BusError                  bus
 │   ├── NotReachable          bus.not_reachable   no daemon or server answers
+│   │   └── CredentialsRefused bus.refused        the server does not let this user in
+│   │       ├── CredentialsExpired bus.expired    their time is over
+│   │       └── CredentialsRevoked bus.revoked    they were taken back
 │   ├── Disconnected          bus.disconnected    the connection broke while the request was under way
 │   ├── VersionMismatch       bus.version         nodes of two releases that cannot work together
 │   └── Forbidden             bus.forbidden       this user may not use that subject
+│       └── TokenUsed         bus.token_used      a join token lets one machine join
 ├── BlobError                 blob                a large value that travels as a reference
 │   ├── BlobGone              blob.gone           released, past its time, or its owner ended
 │   ├── BlobDamaged           blob.damaged        the bytes are not those that were put
@@ -179,6 +183,21 @@ class NotReachable(BusError):
     default_hint = "`callboard up` starts the daemon; `callboard status` says what runs"
 
 
+class CredentialsRefused(NotReachable):
+    code = "bus.refused"
+    default_hint = "--creds FILE names a file with others"
+
+
+class CredentialsExpired(CredentialsRefused):
+    code = "bus.expired"
+    default_hint = "`callboard creds new NAME` on the daemon's machine makes new ones"
+
+
+class CredentialsRevoked(CredentialsRefused):
+    code = "bus.revoked"
+    default_hint = "`callboard creds new NAME` on the daemon's machine makes new ones"
+
+
 class Disconnected(BusError):
     code = "bus.disconnected"
     default_hint = "it may or may not have been carried out: ask again if that does no harm"
@@ -192,6 +211,11 @@ class VersionMismatch(BusError):
 class Forbidden(BusError):
     code = "bus.forbidden"
     default_hint = "free subjects begin with `topic.`, and actors are at `actor.<address>`"
+
+
+class TokenUsed(Forbidden):
+    code = "bus.token_used"
+    default_hint = "`callboard creds token` on the daemon's machine makes another"
 
 
 class BlobError(CallboardError):

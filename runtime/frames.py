@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from .tls import Tls
+
 _LENGTH_BYTES = 4
 
 
@@ -26,6 +28,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     restart: str = "temporary"
     takeover: bool = False
     log_file: str = ""
+    tls: Tls = Tls()
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):

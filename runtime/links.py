@@ -13,6 +13,7 @@ import itertools
 import math
 import secrets
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,6 +38,7 @@ from .errors import (
     NotReachable,
     TooLarge,
 )
+from .identity import Identity, read_creds
 from .inbound import Inbound
 from .log import log
 from .messages import UNDECODABLE, answers
@@ -75,11 +77,12 @@ class Links:
 
     def __init__(self, node: Node, options: BusOptions) -> None:
         self.node = node
-        self.options = options
-        self.bus_name = options.node_id or node.name
+        self.identity = read_creds(options.creds) if options.creds else Identity()
+        self.bus_name = self.identity.inbox or options.node_id or node.name
+        self.options = options = replace(options, node_id=self.bus_name)
         # An earlier process of this name may still be sent answers: they must not be taken for ours.
         self.inbox = f"inbox.{self.bus_name}.{secrets.token_hex(4)}."
-        events = Events(lost=self._lost, back=self._back, denied=self._denied, nobody=self._nobody)
+        events = Events(self._lost, self._back, self._denied, self._nobody, self._put_out)
         self.bus = Bus(options, node.name, events)
         self.inbound = Inbound(node, self)
         self._numbers = itertools.count(1)
@@ -110,11 +113,14 @@ class Links:
     async def open(self) -> None:
         await self.bus.open()
         await self._subscribe(f"{self.inbox}*", self._on_reply)
-        await self.claim(f"node.{self.node.name}")
-        await self.bus.subscribe("nodes.*", self._on_nodes)
-        for subject in ("$SRV.PING", "$SRV.INFO", "$SRV.STATS"):
-            await self.bus.subscribe(subject, self.inbound.discover)
-            await self.bus.subscribe(f"{subject}.>", self.inbound.discover)
+        may_listen = self.identity.may_subscribe
+        if may_listen(f"actor.node.{self.node.name}"):  # others ask, and answer for nobody
+            await self.claim(f"node.{self.node.name}")
+        for subject in ("nodes.*",) if may_listen("nodes.*") else filter(may_listen, ("nodes.tap",)):
+            await self.bus.subscribe(subject, self._on_nodes)
+        for verb in filter(may_listen, ("$SRV.PING", "$SRV.INFO", "$SRV.STATS")):
+            await self.bus.subscribe(verb, self.inbound.discover)
+            await self.bus.subscribe(f"{verb}.>", self.inbound.discover)
         await self.bus.flush()
         self.soon(self._chore())
 
@@ -264,6 +270,7 @@ class Links:
         channel = self._channels.get(address)
         if channel is not None:
             channel.batch.flush()  # what was told before arrives before
+        self.bus.check()
         conversation.reply = reply = f"{self.inbox}{next(self._numbers)}"
         conversation.request = data
         self._conversations[reply] = conversation
@@ -398,8 +405,27 @@ class Links:
     def _denied(self, subject: str) -> None:
         self._refused.add(subject)
         for conversation in tuple(self._conversations.values()):
-            if f"actor.{conversation.address}" == subject:
-                conversation.fail(Forbidden(f"this user may not publish to {subject}"))
+            if subject in (f"actor.{conversation.address}", conversation.address):
+                conversation.fail(self._forbidden(f"publish to {subject}"))
+
+    def _forbidden(self, what: str) -> Forbidden:
+        role = self.identity.role
+        if role in ("", "node", "main"):
+            return Forbidden(f"this user may not {what}")
+        return Forbidden(
+            f"{self.identity.name} has the role {role}, which may not {what}",
+            hint="`callboard creds new --help` says what each role may do",
+        )
+
+    def _put_out(self, error: CallboardError) -> None:
+        """The server does not let this user in any more: for good, so nobody is to wait."""
+        log.error("%s", error)
+        for conversation in tuple(self._conversations.values()):
+            conversation.fail(error)
+        for channel in self._channels.values():
+            channel.reset()
+        self.inbound.lost()
+        self.node.put_out(error)
 
     def _lost(self) -> None:
         """The server is gone: what was under way may or may not be carried out, and its answers are lost.
@@ -428,7 +454,7 @@ class Links:
 
     def say_hello(self, *, leaving: bool = False) -> None:
         own = f"node.{self.node.name}"
-        if own not in self._roots or own in self._claiming:
+        if own not in self._roots or own in self._claiming or not self.identity.may_publish("nodes.hello"):
             return  # the name may be another's, whose word this would be taken for
         self.hello_number += 1
         self.bus.send("nodes.hello", encode(NodeHello(self.node.info(), leaving, self.hello_number)))
@@ -512,7 +538,8 @@ class Links:
 
     async def _chore(self) -> None:
         """Now and then: say that we are there, keep idle streams alive, forget peers that fell silent."""
-        self.bus.send("nodes.who", b"")
+        if self.identity.may_publish("nodes.who"):
+            self.bus.send("nodes.who", b"")
         self.say_hello()
         self.soon(self.node.blobs.tidy())  # after processes that were killed
         last_beat = last_hello = self.node.loop.time()
@@ -552,6 +579,7 @@ class Links:
     # Publishing
 
     async def publish(self, subject: str, message: Message) -> None:
+        self.bus.check()
         data = encode(message)
         if not subject.startswith("nodes."):
             data = marked(data, current_trace.get())
@@ -559,7 +587,7 @@ class Links:
         if self.bus.is_full:
             await self.bus.room(self.node.ask_timeout)
         if subject in self._refused:
-            raise Forbidden(f"this user may not publish to {subject}")
+            raise self._forbidden(f"publish to {subject}")
         self.bus.send(subject, data)
         await self._hear_refusal(subject)
         if subject.startswith("nodes."):
@@ -572,7 +600,7 @@ class Links:
         if family not in self._allowed and self.bus.is_up:
             await self.bus.flush()
             if subject in self._refused:
-                raise Forbidden(f"this user may not publish to {subject}")
+                raise self._forbidden(f"publish to {subject}")
             if len(self._allowed) >= MAX_ALLOWED:
                 self._allowed.clear()
             self._allowed.add(family)
@@ -580,6 +608,7 @@ class Links:
     async def publish_raw(self, subject: str, data: bytes) -> None:
         check_subject(subject)
         self._check_size(data)
+        self.bus.check()
         root = subject.removeprefix("actor.")
         if root != subject and not await self._answers(root):
             raise NoSuchActor(f"there is no actor {root}")
@@ -587,7 +616,7 @@ class Links:
         self.bus.send(subject, data)
         await self.bus.flush()
         if subject in self._refused:
-            raise Forbidden(f"this user may not publish to {subject}")
+            raise self._forbidden(f"publish to {subject}")
 
     async def request_raw(self, subject: str, data: bytes, timeout: float | None) -> bytes:
         check_subject(subject)
@@ -600,6 +629,21 @@ class Links:
         except asyncio.CancelledError:
             self.cancel(call)
             raise
+        finally:
+            self.done(call)
+
+    async def exchange(self, subject: str, data: bytes, timeout: float) -> bytes:
+        """One request beyond the actors and its answer, as bytes. Raises NotReachable where nobody takes it."""
+        call = RawCall(subject, self.node.loop.create_future(), self)
+        self.bus.check()
+        call.reply = reply = f"{self.inbox}{next(self._numbers)}"
+        self._conversations[reply] = call
+        self.bus.send(subject, data, reply)
+        try:
+            async with asyncio.timeout(timeout):
+                return await call.future
+        except (TimeoutError, NoSuchActor):
+            raise NotReachable(f"no daemon is on the bus at {self.options.url}") from None
         finally:
             self.done(call)
 
@@ -626,12 +670,13 @@ class Links:
 
     async def _subscribe(self, subject: str, receive: Receive) -> Any:
         """Returns once the server has it. Raises Forbidden where it refuses."""
+        self.bus.check()
         self._refused.discard(subject)
         subscription = await self.bus.subscribe(subject, receive)
         await self.bus.flush()
         if subject in self._refused:
             self._unsubscribe(subscription)
-            raise Forbidden(f"this user may not listen to {subject}")
+            raise self._forbidden(f"listen to {subject}")
         return subscription
 
     def unsubscribe(self, listener: Listener) -> None:

@@ -24,7 +24,7 @@ from .cell import Cell
 from .context import current_trace
 from .control import NodeControl
 from .deadlines import DeadlineWheel
-from .errors import ConfigError, NameTaken, NoStore, NoSuchActor, NotReachable
+from .errors import CallboardError, ConfigError, NameTaken, NoStore, NoSuchActor, NotReachable
 from .family import Child, Family
 from .leases import Leases, Offer
 from .placement import Here, Where
@@ -35,6 +35,7 @@ from .tracing import Tracer
 
 if TYPE_CHECKING:
     from .actor import Actor
+    from .audit import Audit
     from .blobs import Blobs
     from .bus import BusOptions
     from .company import Company
@@ -92,7 +93,9 @@ class Node:
         self.takes_over: set[str] = set()
         self.roster: Roster | None = None
         self.company: Company | None = None
+        self.audit: Audit | None = None
         self.on_terminated: Callable[[Terminated], None] | None = None
+        self.on_put_out: Callable[[CallboardError], None] | None = None
         self.actors: dict[str, Child] = {}
         self.taps: Taps | None = None
         self.topics = Topics()
@@ -316,6 +319,12 @@ class Node:
             child.terminated(event, linked=linked)
         elif self.links is not None and watcher.startswith("inbox."):
             self.links.inbound.notify(watcher, event)
+
+    def put_out(self, error: CallboardError) -> None:
+        """The server does not let this node in any more: its listeners end with the error, `on_put_out` hears it."""
+        self.topics.fail(error)
+        if self.on_put_out is not None:
+            self.on_put_out(error)
 
     # The way to others
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
@@ -66,12 +66,14 @@ class Process:
     """In a process of its own, which ends when this one does.
 
     `env` is added to its environment. `load` are Python files whose actor kinds it may run as `<stem>:<Class>`.
-    `ready_timeout` bounds the time from its start to the end of the actor's `started`, in seconds.
+    `ready_timeout` bounds the time from its start to the end of the actor's `started`, in seconds. With `role` "tool"
+    its user may answer for the actor and nothing else: it asks nobody and reaches no durable state.
     """
 
     env: dict[str, str] = field(default_factory=dict)
     load: tuple[str, ...] = ()
     ready_timeout: float = 120.0
+    role: Literal["node", "tool"] = "node"
     root: bool = field(default=True, init=False)
 
     def child(

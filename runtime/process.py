@@ -21,13 +21,14 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ..schemas.base import ErrorInfo
 from ..schemas.runtime import ActorInfo, NodeDown
-from .access import mint
+from .access import mint_for_child
 from .actor import kind_name
 from .errors import ActorStopped, CallboardError, DeadlineExceeded, from_info
 from .family import Child, Family
 from .frames import Over, Start, Stop, pack, read_report
 from .log import log
 from .placement import Process
+from .roles import process_role
 from .supervision import Restart
 
 if TYPE_CHECKING:
@@ -97,14 +98,14 @@ class ProcessChild(Child):
     async def _launch(self) -> anyio.abc.Process:
         node = self._node
         options = node.require_links().options
-        creds = mint(options, self.address)
+        creds = await mint_for_child(node.require_links(), self.address, process_role(self._where.role))
         start = Start(
             name=self.address,
             kind=self._kind,
             config=self._config,
             url=options.url,
             creds=creds.creds,
-            account=creds.account,
+            account=creds.account if self._where.role == "node" else "",
             load=self._where.load,
             allow=node.allow,
             ask_timeout=node.ask_timeout,
@@ -113,6 +114,7 @@ class ProcessChild(Child):
             takeover=self.address in node.takes_over,
             restart=(self.supervised if self.restart is Restart.TEMPORARY else self.restart).value,
             log_file=str(node.logs / f"{self.address}.log") if node.logs is not None else "",
+            tls=options.tls,
         )
         output = None
         if node.logs is not None:

@@ -21,9 +21,10 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from .credentials import create_account, make_trust
 from .errors import NotReachable
+from .ledger import Ledger
 from .logfiles import LineLog
 from .processes import dying_with_us, end_processes, find_by_arguments
-from .server_config import HOST, ServerFiles, choose_port, find_binary, is_free, write_config
+from .server_config import ServerFiles, choose_port, find_binary, is_free, listen_of, write_config
 from .settings import Paths, ServerSettings
 from .supervision import RestartBudget, Supervision
 
@@ -53,6 +54,8 @@ class EmbeddedServer:
         self.port = 0
         self.num_restarts = 0
         self._settings = settings
+        self._listen = listen_of(settings)
+        self._ledger = Ledger.of(paths)
         self._binary = find_binary()
         self._log = LineLog(self.files.log)
         self._refused_port = 0
@@ -60,7 +63,8 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        return f"nats://{HOST}:{self.port}"
+        host = f"[{self._listen.local}]" if ":" in self._listen.local else self._listen.local
+        return f"{'tls' if self._listen.tls else 'nats'}://{host}:{self.port}"
 
     async def supervise(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Runs the server until cancelled, restarting it when it ends; on the way out stops it (SIGTERM, then
@@ -84,10 +88,11 @@ class EmbeddedServer:
         """One life, from the choice of its port to its last line of log. NotReachable if the first never begins."""
         for _ in range(_PORT_TRIES):
             self.port = choose_port(self.files, self._settings, other_than=self._refused_port)
-            write_config(self.files, self._settings, make_trust(self.account_seed), self.port)
+            trust = make_trust(self.account_seed, self._ledger.revocations())
+            write_config(self.files, self._settings, trust, self.port)
             if await self._run(task_status):
                 return
-            if self._settings.port or is_free(self.port):
+            if self._listen.port or is_free(self.port):
                 break
             self._refused_port = self.port  # somebody took it between our look at it and the server's
         if first:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import ipaddress
 import json
 import random
 import shutil
@@ -18,6 +19,7 @@ from .credentials import ServerTrust
 from .errors import ConfigError
 from .files import write_private
 from .settings import Paths, ServerSettings
+from .tls import Tls
 
 HOST = "127.0.0.1"
 
@@ -71,6 +73,14 @@ class ServerFiles:
         return self.state / "account.seed"
 
     @property
+    def operator_seed(self) -> Path:
+        return self.state / "operator.seed"
+
+    @property
+    def system_creds(self) -> Path:
+        return self.state / "system.creds"
+
+    @property
     def store(self) -> Path:
         return self.state / "jetstream"
 
@@ -87,13 +97,63 @@ class ServerFiles:
         return self.state / "logs" / "nats-server.log"
 
 
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where the server takes connections: `host` as in its configuration, `local` as this machine reaches it."""
+
+    host: str
+    local: str
+    port: int
+    tls: bool
+
+
+def listen_of(settings: ServerSettings) -> Listen:
+    """Raises ConfigError for what is no address, and for one beyond this machine without TLS."""
+    tls = _checked_tls(settings)
+    if not settings.listen:
+        return Listen(HOST, HOST, settings.port, tls)
+    host, separator, port = settings.listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not separator or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ConfigError(f"'{settings.listen}' is no address to listen at", hint="it is HOST:PORT, 0.0.0.0:4222 say")
+    if settings.port and settings.port != int(port):
+        raise ConfigError(f"two ports for one server: {settings.port} and {port}", hint="--listen HOST:PORT alone")
+    try:
+        addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError as error:
+        raise ConfigError(f"'{host}' is no host to listen at: {error.strerror}") from error
+    if not tls and not settings.plain and not all(ipaddress.ip_address(a).is_loopback for a in addresses):
+        raise ConfigError(
+            f"{settings.listen} is open to other machines, and without TLS they would read everything",
+            hint="--tls-cert FILE --tls-key FILE; docs/security.md says how to make them",
+        )
+    anywhere = any(ipaddress.ip_address(address).is_unspecified for address in addresses)
+    return Listen(host, HOST if anywhere else host, int(port), tls)
+
+
+def _checked_tls(settings: ServerSettings) -> bool:
+    """Whether there is a certificate. ConfigError where half of it is missing, or its key is open to everybody."""
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        raise ConfigError("TLS needs both a certificate and its key", hint="--tls-cert FILE --tls-key FILE")
+    if not settings.tls_cert:
+        return False
+    for name in (settings.tls_cert, settings.tls_key):
+        if not Path(name).is_file():
+            raise ConfigError(f"there is no file {name}")
+    if Path(settings.tls_key).stat().st_mode & 0o007:
+        raise ConfigError(f"{settings.tls_key}: everybody may read this key", hint=f"chmod 600 {settings.tls_key}")
+    Tls(cert=settings.tls_cert, key=settings.tls_key).context()
+    return True
+
+
 def choose_port(files: ServerFiles, settings: ServerSettings, *, other_than: int = 0) -> int:
     """The port of the last start if it is free, or else a new one; written down for the next start.
 
-    A port that the settings name is used as it is. `other_than` is one that proved to be taken after all.
+    One that the settings name is used as it is. `other_than` is one that proved to be taken after all.
     """
-    if settings.port:
-        return settings.port
+    fixed = settings.listen.rpartition(":")[2] or settings.port
+    if fixed:
+        return int(fixed)
     with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
         last = msgspec.json.decode(files.port.read_bytes(), type=ServerFile).port
         if last != other_than and is_free(last):
@@ -115,18 +175,35 @@ def is_free(port: int) -> bool:
 
 
 def write_config(files: ServerFiles, settings: ServerSettings, trust: ServerTrust, port: int) -> None:
-    """Writes the configuration file. JSON strings are strings of nats-server's format too, so paths are safe."""
+    """Writes the configuration file, and beside it what tells the server of revocations while it runs.
+
+    JSON strings are strings of nats-server's format too, so paths are safe. Raises ConfigError (`listen_of`).
+    """
+    write_private(files.operator_seed, trust.operator_seed + "\n")
+    write_private(files.system_creds, trust.system_creds)
     preload = "\n".join(f"  {key}: {token}" for key, token in trust.accounts.items())
+    listen = listen_of(settings)
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+    tls = ""
+    if listen.tls:
+        tls = f"""
+tls {{
+  cert_file: {json.dumps(settings.tls_cert)}
+  key_file: {json.dumps(settings.tls_key)}
+  min_version: "1.2"
+  timeout: 5
+}}
+"""
     max_disk = f"max_file_store: {settings.max_disk}" if settings.max_disk else ""
     write_private(
         files.config,
         f"""# Written by Callboard at every start of the server: changes made here are lost.
 server_name: callboard
-listen: {json.dumps(f"{HOST}:{port}")}
+listen: {json.dumps(f"{host}:{port}")}
 pid_file: {json.dumps(str(files.pid))}
 max_payload: {settings.max_payload}
 max_control_line: {_MAX_CONTROL_LINE}
-
+{tls}
 jetstream {{
   store_dir: {json.dumps(str(files.store))}
   # An acknowledged write is on the disk. The default lets it wait for up to two minutes.

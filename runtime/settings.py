@@ -19,6 +19,7 @@ from .errors import ConfigError
 from .folders import PREFIX as PREFIX
 from .folders import Paths as Paths
 from .matching import did_you_mean
+from .tls import Tls
 
 PROJECT_FILE = "callboard.toml"
 
@@ -32,6 +33,19 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     """0: a free one, chosen at the first start and kept from then on."""
+
+    listen: str = ""
+    """`HOST:PORT` to take connections from other machines at, "0.0.0.0:4222" say. Empty: this machine only. What is
+    beyond this machine needs `tls_cert` and `tls_key`."""
+
+    tls_cert: str = ""
+    """PEM file with the server's certificate, and those between it and its authority."""
+
+    tls_key: str = ""
+    """PEM file with its private key."""
+
+    plain: bool = False
+    """Listen beyond this machine without TLS: whoever can see the network reads everything."""
 
     max_payload: Annotated[int, msgspec.Meta(ge=_MIB, le=64 * _MIB)] = 8 * _MIB
     """Bytes a message may have. NATS's own default of 1 MiB is less than a prompt of a million tokens (4 to 5 MB of
@@ -59,6 +73,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     creds: str = ""
     """Path of the creds file for it."""
+
+    tls: Tls = Tls()
+    """Table `[tls]`: how to trust that server, and what to show it."""
 
     model: str = "smollm2"
     """The model that is meant where none is named."""

@@ -12,7 +12,7 @@ import msgspec
 
 from ..schemas.base import Message
 from .context import current_trace
-from .errors import ConfigError
+from .errors import CallboardError, ConfigError
 from .messages import UNDECODABLE
 from .tracing import OpenSpan, Trace, Tracer, mark_of
 
@@ -49,6 +49,7 @@ class Listener:
         self._waiting: collections.deque[tuple[str, Any, Trace | None]] = collections.deque()
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
+        self._error: CallboardError | None = None
 
     def matches(self, subject: str) -> bool:
         return matches(self._tokens, subject.split("."))
@@ -89,6 +90,11 @@ class Listener:
         self._closed = True
         self._wake()
 
+    def fail(self, error: CallboardError) -> None:
+        """End the iteration with an error, after what waits."""
+        self._error = error
+        self.close()
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -99,6 +105,8 @@ class Listener:
     async def __anext__(self) -> tuple[str, Any]:
         self._end_span()
         while not self._waiting:
+            if self._error is not None:
+                raise self._error
             if self._closed:
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
@@ -145,6 +153,10 @@ class Topics:
     def close(self) -> None:
         for listener in self.listeners:
             listener.close()
+
+    def fail(self, error: CallboardError) -> None:
+        for listener in self.listeners:
+            listener.fail(error)
 
 
 def matches(pattern: list[str], subject: list[str]) -> bool:

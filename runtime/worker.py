@@ -61,7 +61,7 @@ class Worker:
             group.start_soon(self._look_at_log)
             try:
                 allow = (*start.allow, *(load_file(path) for path in start.load))
-                options = BusOptions(start.url, start.creds, start.name, start.account)
+                options = BusOptions(start.url, start.creds, start.name, start.account, start.tls)
                 async with Node(
                     start.name,
                     bus=options,
@@ -70,6 +70,7 @@ class Worker:
                     drain_timeout=start.drain_timeout,
                 ) as node:
                     node.on_terminated = self._ended
+                    node.on_put_out = self._put_out
                     if start.takeover:
                         node.takes_over.add(start.name)
                     await node.spawn(
@@ -96,6 +97,12 @@ class Worker:
         if event.reason is not Ended.STOPPED:
             error = event.error or ActorStopped(f"{event.address} ended as soon as it had begun").to_info()
             self._outcome = Over(error.code, error.message, error.hint, error.detail)
+        self._over.set()
+
+    def _put_out(self, error: CallboardError) -> None:
+        """Nobody can reach this process any more: its supervisor decides."""
+        info = error.to_info()
+        self._outcome = Over(info.code, info.message, info.hint, info.detail)
         self._over.set()
 
     def _until_eof(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...runtime.command import Command, add_bus_options, add_json_option, run_async, settings_of
+from ...runtime.command import Command, add_bus_options, add_json_option, run_async, settings_of, tls_of
 from ...runtime.errors import CallboardError, UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ async def _answer(args: Namespace, prompt: str) -> int:
     from ...runtime.client import connect
     from .starting import ensure_engine
 
-    async with connect(args.nats or "", args.creds or "", state_dir=args.state_dir) as bus:
+    async with connect(args.nats or "", args.creds or "", state_dir=args.state_dir, tls=tls_of(args)) as bus:
         scheduler = await ensure_engine(bus, lambda: _engine_config(args), _say_starting)
         request = _request(args, _messages(args, prompt))
         with bus.trace("chat") if args.trace else contextlib.nullcontext() as trace:
@@ -88,7 +88,7 @@ async def _start(args: Namespace) -> int:
     from ...runtime.client import connect
     from .starting import ensure_engine
 
-    async with connect(args.nats or "", args.creds or "", state_dir=args.state_dir) as bus:
+    async with connect(args.nats or "", args.creds or "", state_dir=args.state_dir, tls=tls_of(args)) as bus:
         await ensure_engine(bus, lambda: _engine_config(args), _say_starting)
     return 0
 

@@ -21,9 +21,10 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from callboard.runtime.credentials import Role, create_account, mint_user, mint_user_file
+from callboard.runtime.credentials import create_account, mint_user, mint_user_file
 from callboard.runtime.errors import ConfigError, NotReachable
 from callboard.runtime.processes import wait_exit
+from callboard.runtime.roles import Role
 from callboard.runtime.server import EmbeddedServer, embedded_server
 from callboard.runtime.server_config import ServerFiles, find_binary
 from callboard.runtime.settings import Paths, ServerSettings

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callboard.runtime.credentials import MEMBER, Role, create_account, make_trust, mint_user, mint_user_file
+from callboard.runtime.credentials import create_account, make_trust, mint_user, mint_user_file
 from callboard.runtime.errors import ConfigError
+from callboard.runtime.roles import NODE, Role
 
 
 def claims_of(token: str) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def test_two_users_share_neither_key_nor_inbox(seed: str) -> None:
 def test_lists_hold_only_what_is_allowed(seed: str) -> None:
     nats = claims_of(token_of(mint_user(seed, "x", "n1")))["nats"]
     assert set(nats["pub"]) == set(nats["sub"]) == {"allow"}
-    assert nats["pub"]["allow"] == list(MEMBER.publish)
+    assert nats["pub"]["allow"] == [subject.replace("{inbox}", "n1") for subject in NODE.publish]
 
 
 def test_a_role_is_two_lists_of_subjects(seed: str) -> None:
