@@ -151,9 +151,9 @@ class Bus:
                     **extra,
                 )
         except (OSError, TimeoutError, nats.errors.Error) as error:
-            await self._client.close()
+            await self._close_client()
             self._client.hang_up()
-            cause = self._trouble or error
+            cause = _refusal_in(error) or self._trouble or error
             where = f"the NATS server at {self._options.url}"
             if _is_refusal(cause):
                 raise self._refused(cause) from cause
@@ -325,16 +325,19 @@ class Bus:
                 log.debug("the server was gone before the last messages went out")
         if self._sender is not None:
             self._sender.cancel()
+        await self._close_client()
+        if self._refusal is not None:
+            self._client.hang_up()
+
+    async def _close_client(self) -> None:
         try:
             await self._client.close()
         except OSError as error:  # nats-py flushes a socket that a server which refused us has closed
             log.debug("bus: %s", error)
-        if self._refusal is not None:
-            self._client.hang_up()
 
     async def _on_error(self, error: Exception) -> None:
         if self._is_opening:
-            self._trouble = error
+            self._trouble = _refusal_in(error) or self._trouble or error
             if _is_refusal(error):  # nats-py would go on trying: this takes it out of its loop
                 raise error
         elif _is_refusal(error):
@@ -371,6 +374,16 @@ class Bus:
         self._refused_since = math.inf
         self._connected.set()
         self._events.back()
+
+
+def _refusal_in(error: BaseException) -> Exception | None:
+    """The server's refusal in what an error came from: its connection may be reset right after it said so."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, Exception) and _is_refusal(seen):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from callboard.runtime.processes import dying_with_us
 from callboard.runtime.server_config import find_binary
@@ -42,6 +45,8 @@ class OwnServer:
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+        while number == signal.SIGSTOP and psutil.Process(self._process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.001)  # no event says so
 
 
 @contextmanager

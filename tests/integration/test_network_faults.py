@@ -237,7 +237,7 @@ async def test_an_older_node_takes_a_newer_message_and_a_longer_envelope(
     decoder = msgspec.msgpack.Decoder(Frame[Any])
     await away.links.bus.subscribe(subject, lambda _subject, _reply, data: heard.append(decoder.decode(data)))
     newer = {"type": "test.add", "n": 4, "colour": "blue", "nested": {"more": [1, 2]}}
-    envelope = [int(Op.ASK), newer, 5000, 0, "newer-node", [], "a field of the future", {"and": "another"}]
+    envelope = [int(Op.ASK), newer, 5000, 0, "newer-node", "", [], "a field of the future", {"and": "another"}]
     away.links.bus.send("actor.clerk", msgspec.msgpack.encode(envelope), subject)
     await eventually(lambda: len(heard) == 1)
     assert heard[0].body == {"type": "test.count", "n": 4}
@@ -252,7 +252,7 @@ async def test_an_older_node_takes_a_newer_message_and_a_longer_envelope(
         assert heard[0].error is not None
         assert heard[0].error.code == code
     heard.clear()
-    away.links.bus.send("actor.clerk", msgspec.msgpack.encode([42, None, 0, 0, "newer-node", []]), subject)
+    away.links.bus.send("actor.clerk", msgspec.msgpack.encode([42, None, 0, 0, "newer-node", "", []]), subject)
     await eventually(lambda: len(heard) == 1)
     assert heard[0].error is not None
     assert await away.actor("clerk").ask(Add(0)) == Count(4)
