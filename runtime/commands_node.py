@@ -8,15 +8,17 @@ import sys
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
+import anyio
 import msgspec
 
-from .command import Command, add_bus_options, add_json_option, run_async, settings_of
-from .errors import ConfigError, VersionMismatch
+from .command import Command, add_bus_options, add_json_option, paths_of, run_async, settings_of, tls_of
+from .errors import CallboardError, ConfigError, UsageError, VersionMismatch
 from .sizes import format_size, parse_size
 from .tables import print_table
 
 if TYPE_CHECKING:
     from .node import Node
+    from .tls import Tls
 
 # How long the daemon has to say hello to a node that joins. Without one nothing is placed here until it comes.
 MAIN_TIMEOUT_S = 2.0
@@ -30,6 +32,7 @@ def _configure_node(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--load", action="append", default=[], metavar="FILE", help="a Python file whose actor kinds it may run"
     )
+    parser.add_argument("--token", metavar="TOKEN", help="a join token from `callboard creds token`, with --nats URL")
     add_bus_options(parser)
 
 
@@ -46,7 +49,16 @@ def _node(args: Namespace) -> int:
         allow = tuple(load_file(path) for path in args.load)
         offer = Offer(labels_of(args.labels), parse_size(args.memory) if args.memory else 0, args.cpus)
         name = args.name or _host_name()
-        async with bus_access(name, nats=args.nats or "", creds=args.creds or "", state_dir=args.state_dir) as options:
+        tls = tls_of(args) or settings.tls
+        creds = await _joined(args, name, tls) if args.token else args.creds or ""
+        put_out: list[CallboardError] = []
+        over = anyio.Event()
+
+        def on_put_out(error: CallboardError) -> None:
+            put_out.append(error)
+            over.set()
+
+        async with bus_access(name, nats=args.nats or "", creds=creds, state_dir=args.state_dir, tls=tls) as options:
             node = Node(
                 name,
                 bus=options,
@@ -55,11 +67,16 @@ def _node(args: Namespace) -> int:
                 ask_timeout=settings.timeout,
                 drain_timeout=settings.drain_timeout,
             )
-            async with node:
+            node.on_put_out = on_put_out
+            async with node, anyio.create_task_group() as tasks:
                 await _check_version(node)
                 print(f"node {name} joined {options.url}", file=sys.stderr, flush=True)
-                await _until_signal()
+                tasks.start_soon(_until_signal, over)
+                await over.wait()
+                tasks.cancel_scope.cancel()
                 print(f"node {name} drains and leaves", file=sys.stderr, flush=True)
+        if put_out:
+            raise put_out[0]
         return 0
 
     return run_async(run)
@@ -85,12 +102,24 @@ async def _check_version(node: Node) -> None:
         )
 
 
-async def _until_signal() -> None:
-    import anyio
+async def _joined(args: Namespace, name: str, tls: Tls) -> str:
+    """The creds file that a join token was traded for. It lasts, so a restart of this node needs no other token."""
+    from .files import private_folder, write_private
+    from .joining import redeem
 
+    if not args.nats:
+        raise UsageError("a join token needs the address of the bus that it is for", hint="--nats URL")
+    file = paths_of(args).state / "joined" / f"{name}.creds"
+    private_folder(file.parent)
+    if not file.is_file():
+        write_private(file, await redeem(args.nats, args.token, name, tls))
+    return str(file)
+
+
+async def _until_signal(over: anyio.Event) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
-            return
+            over.set()
 
 
 def _host_name() -> str:

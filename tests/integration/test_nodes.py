@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from board import Board
 from company import DIARY, LIVING, THIS_FILE, Add, Clerk, ClerkConfig, Count, Fail, GetSeen, Pid, Wait, Watch
 
 from callboard.runtime import links
@@ -371,3 +373,25 @@ async def test_the_listing_of_nodes_says_what_each_offers(home: Node, nats_serve
         assert nodes["a"].cpus == 1.5
         assert nodes["home"].keeps == ("clerk@a",)
         assert not nodes["home"].accepts
+
+
+async def test_a_machine_joins_with_a_token_and_takes_actors(tmp_path: Path) -> None:
+    board, elsewhere = Board.at(tmp_path / "main"), Board.at(tmp_path / "elsewhere")
+    try:
+        url = (await anyio.to_thread.run_sync(board.up)).url
+        token = board.run("creds", "token").stdout.strip()
+        node = elsewhere.start("node", "--nats", url, "--token", token, "--name", "far", "--labels", "gpu")
+        assert node.stderr is not None
+        assert "joined" in await anyio.to_thread.run_sync(node.stderr.readline)
+        spawned = board.run("spawn", "counter", "--name", "c", "--labels", "gpu", "--process")
+        assert (spawned.returncode, spawned.stderr) == (0, "")
+        answer = board.run("publish", "--answer", "actor.c", '{"type": "bench.add", "amount": 3}')
+        assert answer.stdout == '{"type":"bench.count","value":3}\n'
+        node.send_signal(signal.SIGTERM)
+        assert node.wait(20) == 0
+        again = elsewhere.run("node", "--nats", url, "--token", token, "--name", "another")
+        assert again.returncode == 3 or again.returncode == 1
+        assert "token" in again.stderr
+    finally:
+        await anyio.to_thread.run_sync(board.close)
+        elsewhere.close()
