@@ -66,3 +66,13 @@ class ReadBlob(Request[Read], frozen=True, tag="bench.read_blob"):
 
     blob: Blob
     mapped: bool
+
+
+class Saved(Message, frozen=True, tag="bench.saved"):
+    seconds: float
+
+
+class Save(Request[Saved], frozen=True, tag="bench.save"):
+    """Save the actor's state so many times, one after the other."""
+
+    times: int

@@ -17,7 +17,7 @@ from nats.aio.client import Client
 
 from ...runtime.bus import BusOptions
 from ...runtime.node import Node
-from . import blobs, peers, processes
+from . import blobs, durable, peers, processes, spawns
 from .counter import Counter
 from .floors import IN_FLIGHT, Bare, Raw
 from .loops import new_event_loop
@@ -97,6 +97,7 @@ def run(loop: str, sizes: Sizes, step: Callable[[str], None]) -> Report:
         with processes.other_side("raw", loop, url), processes.other_side("ours", loop, url):
             with asyncio.Runner(loop_factory=new_event_loop(loop)) as runner:
                 bus, p50 = runner.run(_bus(url, sizes, step))
+        spawns.measure(report, loop, url, sizes.rounds, step)
         crowds = Rounds()
         for number in range(sizes.rounds):
             step(f"10,000 actors, round {number + 1} of {sizes.rounds}")
@@ -119,6 +120,7 @@ def run(loop: str, sizes: Sizes, step: Callable[[str], None]) -> Report:
     report.add_target("idle_actor_kb", 8, "KiB", crowds.ours["idle_actor_kb"], at_most=True)
     report.add_target("spawns_per_s", 10_000, "actors/s", crowds.ours["spawns"])
     blobs.measure(report, loop, sizes.rounds, step)
+    durable.measure(report, loop, sizes.rounds, step)
     step("callboard --help")
     report.add_target("help_ms", 300, "ms", processes.help_ms(2 * sizes.starts + 1), at_most=True)
     step("callboard up")

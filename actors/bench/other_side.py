@@ -1,7 +1,8 @@
 """The benchmark's other process: `python -m callboard.actors.bench.other_side ROLE LOOP [URL [FOLDER]]`.
 
-Roles: `raw` and `ours` serve the counter of that name on the bus until standard input ends, `blobs` reads blobs.
-`bare-population` and `our-population` measure a crowd in a process that has done nothing else, print it, and end.
+Roles: `raw` and `ours` serve the counter of that name on the bus until standard input ends, `blobs` reads blobs, `host`
+takes actors of others. `bare-population` and `our-population` measure a crowd in a process that has done nothing else,
+print it, and end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from nats.aio.client import Client
 
 from ...runtime.bus import BusOptions
+from ...runtime.leases import Offer
 from ...runtime.node import Node
 from ...schemas.bench import Add, Populate
 from .blobs import BlobReader
@@ -45,6 +47,11 @@ async def _ours(url: str) -> None:
         await _until_stdin_ends()
 
 
+async def _host(url: str) -> None:
+    async with Node("bench-host", bus=BusOptions(url), offer=Offer()):
+        await _until_stdin_ends()
+
+
 async def _blobs(url: str, folder: str) -> None:
     async with Node(f"bench-{Path(folder).name}", bus=BusOptions(url), blobs=Path(folder)) as node:
         await node.spawn(BlobReader, name=f"reader-{Path(folder).name}")
@@ -72,6 +79,7 @@ def main() -> None:
         "raw": _raw,
         "ours": _ours,
         "blobs": _blobs,
+        "host": _host,
         "bare-population": _bare_population,
         "our-population": _our_population,
     }[role]

@@ -24,6 +24,11 @@ TARGETS = {
     "up_ready_s",
     "blob_64mib_mb_per_s",
     "blob_store_mb_per_s",
+    "snapshot_over_raw_put",
+    "log_append_over_synced_publish",
+    "log_batched_events_over_single",
+    "remote_spawn_p50_ms",
+    "process_spawn_p50_ms",
 }
 
 
