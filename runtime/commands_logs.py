@@ -22,6 +22,7 @@ from .matching import did_you_mean
 # How often a followed file is looked at. Local files have no event that all systems share, and a `stat` costs 2 us.
 LOOK_EVERY_S = 0.2
 DEFAULT_LINES = 20
+AUDIT = "audit"
 
 _BLOCK = 1 << 16
 
@@ -206,7 +207,8 @@ def _tails(folder: Path, names: list[str]) -> list[Tail]:
                 f"there is no log of '{name}'",
                 hint=f"did you mean {guess}?" if guess else f"there are: {', '.join(known) or 'none'}",
             )
-    return [Tail(known[name]) for name in names or known]
+    # The audit log is a record of its own, not part of what went on in the processes.
+    return [Tail(known[name]) for name in names or known if names or name != AUDIT]
 
 
 logs = Command("show the logs of the daemon, its NATS server and its processes", _configure, _run)
