@@ -31,6 +31,21 @@ def test_a_python_example_prints_what_it_should(name: str, printed: str) -> None
     assert (done.returncode, done.stdout, done.stderr) == (0, printed, "")
 
 
+def test_the_remote_spawn_places_its_actor_on_the_node_that_has_the_label(tmp_path: Path) -> None:
+    board = Board.at(tmp_path / "board")
+    try:
+        board.up()
+        node = board.start("node", "--labels", "gpu", "--name", "far")
+        assert node.stderr is not None
+        assert "joined" in node.stderr.readline()
+        command = [sys.executable, "-W", "error", str(EXAMPLES / "remote_spawn.py")]
+        environment = {**os.environ, **board.environment}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "Count(value=2)\nlives on far\n", "")
+    finally:
+        board.close()
+
+
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[dict[str, str]]:
     """What a program of its own needs to reach a daemon with the counter `c`."""
