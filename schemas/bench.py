@@ -68,11 +68,11 @@ class ReadBlob(Request[Read], frozen=True, tag="bench.read_blob"):
     mapped: bool
 
 
-class Saved(Message, frozen=True, tag="bench.saved"):
+class SavesTaken(Message, frozen=True, tag="bench.saved"):
     seconds: float
 
 
-class Save(Request[Saved], frozen=True, tag="bench.save"):
+class SaveTimes(Request[SavesTaken], frozen=True, tag="bench.save"):
     """Save the actor's state so many times, one after the other."""
 
     times: int

@@ -16,7 +16,7 @@ from ...runtime.actor import Actor, NoConfig, handler
 from ...runtime.bus import BusOptions
 from ...runtime.event_log import EventLog
 from ...runtime.node import Node
-from ...schemas.bench import Save, Saved
+from ...schemas.bench import SavesTaken, SaveTimes
 from . import processes
 from .loops import new_event_loop
 from .report import Report
@@ -46,11 +46,11 @@ class Keeper(Actor[NoConfig]):
         self.data = state.data
 
     @handler
-    async def saves(self, message: Save) -> Saved:
+    async def saves(self, message: SaveTimes) -> SavesTaken:
         began = time.perf_counter()
         for _ in range(message.times):
             await self.save()
-        return Saved(time.perf_counter() - began)
+        return SavesTaken(time.perf_counter() - began)
 
 
 def measure(report: Report, loop: str, rounds: int, step: Callable[[str], None]) -> None:
@@ -93,7 +93,7 @@ async def _measure(url: str, rounds: int, step: Callable[[str], None]) -> dict[s
             return WRITES
 
         async def save() -> int:
-            await keeper.ask(Save(WRITES), TIMEOUT_S)
+            await keeper.ask(SaveTimes(WRITES), TIMEOUT_S)
             return WRITES
 
         async def append(events: int = 1) -> int:
