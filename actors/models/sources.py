@@ -150,11 +150,12 @@ def copy_checked(stream: IO[bytes], target: Path, expected: ModelFile, progress:
 
 
 def _largest_file(folder: Path) -> int:
-    """Bytes of the largest file below `folder`, where another process makes and removes files."""
+    """Bytes. What pip removes while we look is passed over, folders too."""
     largest = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            largest = max(largest, path.stat().st_size)
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                largest = max(largest, os.stat(os.path.join(where, name)).st_size)
     return largest
 
 
