@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .runtime.placement import Here as Here
     from .runtime.placement import OnNode as OnNode
     from .runtime.placement import Process as Process
+    from .runtime.placement import Ray as Ray
     from .runtime.refs import Ref as Ref
     from .runtime.supervision import Restart as Restart
     from .runtime.supervision import Strategy as Strategy
@@ -38,6 +39,7 @@ _HOME = {
     "Node": "runtime.node",
     "OnNode": "runtime.placement",
     "Process": "runtime.placement",
+    "Ray": "runtime.placement",
     "Ref": "runtime.refs",
     "Request": "schemas.base",
     "Restart": "runtime.supervision",

@@ -17,7 +17,7 @@ from .actor import Actor
 from .client import Client, connect
 from .loops import backend_options
 from .node import ASK_TIMEOUT_S
-from .placement import OnNode
+from .placement import OnNode, Ray
 from .refs import Ref, Stream
 from .supervision import Restart
 from .tls import Tls
@@ -165,7 +165,7 @@ class SyncClient:
         *,
         name: str = "",
         process: bool = False,
-        where: OnNode | None = None,
+        where: OnNode | Ray | None = None,
         restart: Restart = Restart.PERMANENT,
     ) -> SyncRef:
         spawn, options = self._client.spawn, {"name": name, "process": process, "where": where, "restart": restart}

@@ -17,7 +17,7 @@ from .actor import Actor
 from .context import current_trace
 from .errors import ActorStopped, DeadlineExceeded, NoSuchActor, NotReachable
 from .node import ASK_TIMEOUT_S, Node
-from .placement import OnNode
+from .placement import OnNode, Ray
 from .refs import Ref
 from .supervision import Restart
 from .tls import Tls
@@ -135,25 +135,29 @@ class Client:
         *,
         name: str = "",
         process: bool = False,
-        where: OnNode | None = None,
+        where: OnNode | Ray | None = None,
         restart: Restart = Restart.PERMANENT,
     ) -> Ref:
         """Have the daemon start an actor of a registered kind: in the daemon, in a process of its own if `process`, or
-        on another node (`where`), which the daemon picks.
+        (`where`) on another node, which the daemon picks, or on a Ray cluster.
 
         Returns once its `started` has run. A permanent one comes back after a crash of the daemon too. Raises
         NameTaken, UnknownKind, ConfigError, NoNodeFits, what its `started` raised (HandlerFailed if that was no
         CallboardError), NotReachable where no daemon is on the bus.
         """
         text = config if isinstance(config, str) else msgspec.json.encode(config).decode()
+        timeout = SPAWN_TIMEOUT_S
         if where is None:
             request = Spawn(kind, name, text, process, restart.value)
+        elif isinstance(where, Ray):
+            request = Spawn(kind, name, text, restart=restart.value, ray=where.ordered())
+            timeout = max(timeout, where.start_timeout)
         else:
             request = Spawn(
                 *(kind, name, text, process or where.process, restart.value),
                 *(where.labels, where.memory, where.cpus, True),
             )
-        spawned = await self._ask_main(request, timeout=SPAWN_TIMEOUT_S)
+        spawned = await self._ask_main(request, timeout=timeout)
         return self.actor(spawned.address)
 
     async def host(

@@ -15,6 +15,7 @@ from .tables import print_table
 
 if TYPE_CHECKING:
     from .client import Client
+    from .placement import OnNode, Ray
 
 
 def client_of(args: Namespace) -> AbstractAsyncContextManager[Client]:
@@ -87,8 +88,16 @@ def _configure_spawn(parser: ArgumentParser) -> None:
     parser.add_argument("--process", action="store_true", help="in a process of its own")
     parser.add_argument("--on-node", action="store_true", help="on another node that has joined (`callboard node`)")
     parser.add_argument("--labels", default="", metavar="A,B=C", help="on a node with these labels")
-    parser.add_argument("--memory", default="", metavar="SIZE", help="on a node with so much memory to give: 4GiB")
+    parser.add_argument("--memory", default="", metavar="SIZE", help="with so much memory, on a node or in Ray: 4GiB")
     parser.add_argument("--cpus", type=float, default=0.0, metavar="N", help="on a node with so many CPUs to give")
+    parser.add_argument("--ray-cpus", type=float, metavar="N", help="on a Ray cluster, with so many of its CPUs")
+    parser.add_argument("--ray-gpus", type=float, metavar="N", help="on a Ray cluster, with so many of its GPUs")
+    parser.add_argument(
+        "--ray-address",
+        default="",
+        metavar="HOST:PORT",
+        help="of that cluster (default: RAY_ADDRESS, or this machine's)",
+    )
     parser.add_argument(
         "--restart", choices=("permanent", "transient", "temporary"), default="permanent", help="when it is restarted"
     )
@@ -97,14 +106,9 @@ def _configure_spawn(parser: ArgumentParser) -> None:
 
 
 def _spawn(args: Namespace) -> int:
-    from .commands_node import labels_of
-    from .placement import OnNode
-    from .sizes import parse_size
     from .supervision import Restart
 
-    where = None
-    if args.on_node or args.labels or args.memory or args.cpus:
-        where = OnNode(labels_of(args.labels), parse_size(args.memory) if args.memory else 0, args.cpus)
+    where = _where(args)
 
     async def run() -> int:
         async with client_of(args) as bus:
@@ -120,6 +124,23 @@ def _spawn(args: Namespace) -> int:
         return 0
 
     return run_async(run)
+
+
+def _where(args: Namespace) -> OnNode | Ray | None:
+    from .commands_node import labels_of
+    from .placement import OnNode, Ray
+    from .sizes import parse_size
+
+    memory = parse_size(args.memory) if args.memory else 0
+    on_node = args.on_node or args.labels or args.cpus
+    if args.ray_cpus is not None or args.ray_gpus is not None or args.ray_address:
+        if on_node or args.process:
+            raise UsageError("an actor lives in one place", hint="leave out --process and what is said of nodes")
+        cpus = 1.0 if args.ray_cpus is None else args.ray_cpus
+        return Ray(cpus, args.ray_gpus or 0.0, memory, address=args.ray_address or "auto")
+    if on_node or memory:
+        return OnNode(labels_of(args.labels), memory, args.cpus)
+    return None
 
 
 spawn = Command("start an actor under the daemon's supervision", _configure_spawn, _spawn)

@@ -13,7 +13,7 @@ import msgspec
 
 from .errors import CallboardError, ConfigError
 from .matching import did_you_mean
-from .placement import Here, OnNode, Process, Where, configured
+from .placement import Here, OnNode, Process, Ray, Where, configured
 from .sizes import parse_size
 
 
@@ -37,9 +37,23 @@ class NodeWish(msgspec.Struct, frozen=True, kw_only=True, tag="node"):
     cpus: float = 0.0
 
 
+class RayWish(msgspec.Struct, frozen=True, kw_only=True, tag="ray"):
+    """The table `[actor.where]` with `ray = true` and what it is to have there; `memory` as in "4GiB"."""
+
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    memory: str = "0"
+    resources: dict[str, float] = {}
+    address: str = "auto"
+    env: dict[str, str] = {}
+    load: tuple[str, ...] = ()
+    patience: float = 15.0
+    ready_timeout: float = 120.0
+
+
 # Another place joins by a Struct here, the key that tells its table in `_PLACES`, and its `Where` in `place_of`.
-Place = HereWish | ProcessWish | NodeWish
-_PLACES: Mapping[str, type[HereWish | ProcessWish | NodeWish]] = {"process": ProcessWish, "node": NodeWish}
+Place = HereWish | ProcessWish | NodeWish | RayWish
+_PLACES: Mapping[str, type[Place]] = {"process": ProcessWish, "node": NodeWish, "ray": RayWish}
 
 
 class ActorWish(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +78,8 @@ def place_of(wish: ActorWish) -> Where:
             return Process(env, load, ready_timeout)
         case NodeWish(labels=labels, memory=memory, cpus=cpus):
             return OnNode(labels, parse_size(memory), cpus)
+        case RayWish() as ray:
+            return Ray(**{**msgspec.structs.asdict(ray), "memory": parse_size(ray.memory)})
 
 
 def load_company(path: Path, allow: Sequence[str] = ()) -> tuple[ActorWish, ...]:
@@ -148,7 +164,8 @@ class _Reader:
         if checked_name(wish.name) in _RESERVED:
             raise ConfigError(f"'{wish.name}' is no name for an actor: the runtime's own subjects begin with it")
 
-        loaded = wish.where.load if isinstance(wish.where, ProcessWish) else ()
+        place_of(wish)
+        loaded = wish.where.load if isinstance(wish.where, ProcessWish | RayWish) else ()
         for file in loaded:
             if not Path(file).is_file():
                 raise ConfigError(f"there is no Python file {file} to load actors from")

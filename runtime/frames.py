@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import os
+from typing import IO, Protocol, TypeVar
 
 import msgspec
 
 from .tls import Tls
 
 _LENGTH_BYTES = 4
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
@@ -29,6 +32,23 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     takeover: bool = False
     log_file: str = ""
     tls: Tls = Tls()
+
+
+class RayOrders(msgspec.Struct, frozen=True, kw_only=True, tag="ray"):
+    """What the process that stands for an actor on a Ray cluster needs to know: sent to it in the place of `Start`.
+
+    Times are in seconds, `memory` in bytes."""
+
+    start: Start
+    address: str
+    num_cpus: float
+    num_gpus: float
+    memory: int
+    resources: dict[str, float]
+    env: dict[str, str]
+    connect_timeout: float
+    patience: float
+    ready_timeout: float
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -65,15 +85,38 @@ def pack(value: msgspec.Struct) -> bytes:
 async def read_report(reader: Reader) -> Report:
     """Raises anyio.EndOfStream or anyio.IncompleteRead when the other side is gone."""
     length = int.from_bytes(await reader.receive_exactly(_LENGTH_BYTES), "big")
-    return msgspec.msgpack.decode(await reader.receive_exactly(length), type=Report)
+    return parse_report(await reader.receive_exactly(length))
 
 
-def read_start(read: Any) -> Start:
-    """Blocking: `read(n)` gives exactly n bytes. Raises EOFError when the parent went before it said anything."""
-    head = read(_LENGTH_BYTES)
-    if len(head) < _LENGTH_BYTES:
-        raise EOFError
-    return msgspec.msgpack.decode(read(int.from_bytes(head, "big")), type=Start)
+def read_frame(stream: IO[bytes]) -> bytes:
+    """What one frame holds. Blocking. Raises EOFError when the other side went before it had said all of it."""
+    return _exactly(stream, int.from_bytes(_exactly(stream, _LENGTH_BYTES), "big"))
+
+
+def parse_report(data: bytes) -> Report:
+    return msgspec.msgpack.decode(data, type=Report)
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = stream.read(size - len(data))
+        if not part:
+            raise EOFError
+        data += part
+    return data
+
+
+def take_pipes(kind: type[T]) -> tuple[T, int]:
+    """A child process's orders, and the descriptor that its reports go to. Raises EOFError as `read_frame`.
+
+    What it prints goes to its log from here on: its stdout is for reports.
+    """
+    report = os.dup(1)
+    os.set_inheritable(report, False)
+    os.dup2(2, 1)
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        return msgspec.msgpack.decode(read_frame(stdin), type=kind), report
 
 
 def parse_stop(data: bytes) -> Stop | None:

@@ -1,4 +1,4 @@
-"""Where an actor lives: in this process, in one of its own, on another node. A place makes a `Child`."""
+"""Where an actor lives: in this process, in one of its own, on another node, in Ray. A place makes a `Child`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
-from ..schemas.runtime import Spawn
+from ..schemas.runtime import RayPlace, Spawn
 from .actor import spec_of
 from .cell import Cell
 from .errors import ConfigError
@@ -18,6 +18,12 @@ from .supervision import Restart
 if TYPE_CHECKING:
     from .actor import Actor
     from .node import Node
+
+
+# How long Ray's driver has to find the cluster; Ray itself would try for more than a minute.
+RAY_CONNECT_TIMEOUT_S = 15.0
+# Beyond all that it waits for, how long the driver may take to start and to say how it went.
+RAY_GRACE_S = 10.0
 
 
 class Where(Protocol):
@@ -123,11 +129,77 @@ class OnNode:
         return RemoteChild(node, address, kind, config, restart, family, self)
 
 
+@dataclass(frozen=True)
+class Ray:
+    """In a process of its own that a Ray cluster finds room for: it needs the extra `cluster`.
+
+    It has `num_cpus`, `num_gpus`, `memory` bytes and Ray's other `resources` to itself as far as Ray sees to that.
+    `address` is that of the cluster, as `ray.init` takes it: "auto" is the one that `RAY_ADDRESS` names, or that this
+    machine is part of. None is started. `env` and `load` are as for `Process`; the files of `load` must lie under the
+    same path on each Ray node, and this release of callboard must be installed there. The first start raises
+    NoNodeFits where there is no room within `patience` seconds, and NotReachable where no cluster answers; a restart
+    waits for both as long as it takes. `ready_timeout` bounds the actor's own start.
+    """
+
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    memory: int = 0
+    resources: dict[str, float] = field(default_factory=dict)
+    address: str = "auto"
+    env: dict[str, str] = field(default_factory=dict)
+    load: tuple[str, ...] = ()
+    patience: float = 15.0
+    ready_timeout: float = 120.0
+    root: bool = field(default=True, init=False)
+
+    def child(
+        self,
+        node: Node,
+        address: str,
+        kind: type[Actor[Any]] | str,
+        config: msgspec.Struct | str | None,
+        restart: Restart,
+        family: Family,
+    ) -> Child:
+        from .ray_child import RayChild
+
+        return RayChild(node, address, kind, config, restart, family, self)
+
+    def __post_init__(self) -> None:
+        wanted = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "memory": self.memory, **self.resources}
+        for name, amount in wanted.items():
+            if amount < 0:
+                raise ConfigError(f"an actor cannot have {amount:g} of {name} on a Ray cluster")
+
+    @property
+    def start_timeout(self) -> float:
+        """The longest that its first start takes, in seconds."""
+        return RAY_CONNECT_TIMEOUT_S + self.patience + self.ready_timeout + RAY_GRACE_S
+
+    def ordered(self) -> RayPlace:
+        """What a request to a node's control actor says of it. Raises ConfigError for what cannot be said there."""
+        if self.env or self.load:
+            raise ConfigError(
+                "who asks the daemon for an actor on Ray cannot set its env or load",
+                hint="the company file can, and so can an actor that spawns it",
+            )
+        resources = tuple(sorted(self.resources.items()))
+        return RayPlace(
+            *(self.address, self.num_cpus, self.num_gpus, self.memory, resources, self.patience, self.ready_timeout)
+        )
+
+    @classmethod
+    def of(cls, place: RayPlace) -> Ray:
+        return cls(**{**msgspec.structs.asdict(place), "resources": dict(place.resources)})
+
+
 def where_of(spawn: Spawn) -> Where | None:
     """The place that a request to a node's control actor asks for."""
     wanted = spawn.on_node or spawn.labels or spawn.memory or spawn.cpus
     if wanted and not spawn.lease:  # with a lease, this is the node that was picked
         return OnNode(spawn.labels, spawn.memory, spawn.cpus, spawn.process)
+    if spawn.ray is not None:
+        return Ray.of(spawn.ray)
     return Process() if spawn.process else None
 
 

@@ -25,7 +25,7 @@ from .access import mint_for_child
 from .actor import kind_name
 from .errors import ActorStopped, CallboardError, DeadlineExceeded, from_info
 from .family import Child, Family
-from .frames import Over, Start, Stop, pack, read_report
+from .frames import Over, RayOrders, Start, Stop, pack, read_report
 from .log import log
 from .placement import Process
 from .roles import process_role
@@ -40,9 +40,14 @@ KILL_AFTER_S = 5.0
 
 
 class ProcessChild(Child):
-    """Starts the process, waits until its actor is ready, and reports its end to the family like any child's."""
+    """Starts the process, waits until its actor is ready, and reports its end to the family like any child's.
+
+    The process may stand for one elsewhere: `_module` is what it runs, `_orders` what it is told.
+    """
 
     __slots__ = ("_config", "_kind", "_node", "_process", "_watcher", "_where")
+
+    _module = "callboard.runtime.worker"
 
     def __init__(
         self,
@@ -95,11 +100,11 @@ class ProcessChild(Child):
         self.state = "running"
         self._watcher = self._node.loop.create_task(self._watch(process, reader))
 
-    async def _launch(self) -> anyio.abc.Process:
+    async def _orders(self) -> Start | RayOrders:
         node = self._node
         options = node.require_links().options
         creds = await mint_for_child(node.require_links(), self.address, process_role(self._where.role))
-        start = Start(
+        return Start(
             name=self.address,
             kind=self._kind,
             config=self._config,
@@ -116,13 +121,17 @@ class ProcessChild(Child):
             log_file=str(node.logs / f"{self.address}.log") if node.logs is not None else "",
             tls=options.tls,
         )
+
+    async def _launch(self) -> anyio.abc.Process:
+        node = self._node
+        orders = await self._orders()
         output = None
         if node.logs is not None:
             node.logs.mkdir(parents=True, exist_ok=True)
             output = (node.logs / f"{self.address}.log").open("ab")
         try:
             process = await anyio.open_process(
-                [sys.executable, "-m", "callboard.runtime.worker", self.address],
+                [sys.executable, "-m", self._module, self.address],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
@@ -135,7 +144,7 @@ class ProcessChild(Child):
                 output.close()
         assert process.stdin is not None
         try:
-            await process.stdin.send(pack(start))
+            await process.stdin.send(pack(orders))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             log.debug("%s ended before it took its orders", self.address)
         return process

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -90,15 +91,15 @@ def _signal(send: Callable[[], None]) -> None:
         send()
 
 
-def dying_with_us(command: Sequence[str]) -> list[str]:
-    """The command that runs `command` and ends with this process, where the system can do that (Linux).
+def dying_with_us(command: Sequence[str], by: signal.Signals = signal.SIGTERM) -> list[str]:
+    """The command that runs `command` and ends it with this process, `by` a signal, where the system can (Linux).
 
     Start it from a thread that lives as long as the process: to the kernel, the parent is the thread that forks.
     """
     if sys.platform != "linux":
         return list(command)
     launcher = Path(__file__).with_name("die_with_parent.py")
-    return [sys.executable, "-I", "-S", str(launcher), str(os.getpid()), *command]
+    return [sys.executable, "-I", "-S", str(launcher), str(os.getpid()), str(by.value), *command]
 
 
 def find_by_variable(name: str, value: str) -> list[psutil.Process]:

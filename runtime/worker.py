@@ -17,7 +17,7 @@ import anyio
 from ..schemas.runtime import Ended, Terminated
 from .bus import BusOptions
 from .errors import ActorStopped, CallboardError, ConfigError, to_info
-from .frames import Over, Ready, Start, pack, parse_stop, read_start
+from .frames import Over, Ready, Start, pack, parse_stop, take_pipes
 from .log import log
 from .logfiles import FORMAT, OwnLog, log_to_file
 from .loops import backend_options
@@ -137,21 +137,10 @@ class Worker:
 
 
 def main() -> int:
-    report = os.dup(1)
-    os.set_inheritable(report, False)
-    os.dup2(2, 1)  # what an actor prints goes to the log; the pipe is for reports
-    with open(0, "rb", buffering=0, closefd=False) as stdin:
-
-        def read(size: int) -> bytes:
-            data = b""
-            while len(data) < size and (part := stdin.read(size - len(data))):
-                data += part
-            return data
-
-        try:
-            start = read_start(read)
-        except EOFError:
-            return 1
+    try:
+        start, report = take_pipes(Start)
+    except EOFError:
+        return 1
     own = None
     if start.log_file:
         own = log_to_file(Path(start.log_file), start.name, start.log_level)

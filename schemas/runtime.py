@@ -45,12 +45,27 @@ class Spawned(Message, frozen=True, tag="node.spawned"):
     address: str
 
 
+class RayPlace(msgspec.Struct, frozen=True):
+    """What an actor is to have in the Ray cluster at `address`, as `ray.init` takes it. `memory` in bytes.
+
+    In seconds, `patience` is how long it waits for room at its first start, `ready_timeout` how long its own may take.
+    """
+
+    address: str
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    memory: int = 0
+    resources: tuple[tuple[str, float], ...] = ()
+    patience: float = 15.0
+    ready_timeout: float = 120.0
+
+
 class Spawn(Request[Spawned], frozen=True, tag="node.spawn"):
     """Ask a node's control actor (`node.<name>`) for a new actor.
 
     `kind` is a registered name, or `module:Class` where the node was told to allow that module. `config` is the
     kind's typed configuration as JSON text. With `process` the actor gets a process of its own. With `on_node`,
-    `labels`, `memory` (bytes) or `cpus` it is placed on a node that offers them.
+    `labels`, `memory` (bytes) or `cpus` it is placed on a node that offers them, with `ray` by a Ray cluster.
 
     `lease`, `lease_hello` and `supervised` are set by a node that places an actor on this one and supervises it: the
     actor ends when a later hello of that node (by number) keeps it no more, and when there are none. With `takeover`
@@ -70,6 +85,7 @@ class Spawn(Request[Spawned], frozen=True, tag="node.spawn"):
     lease_hello: int = 0
     takeover: bool = False
     supervised: Literal["permanent", "transient", "temporary"] = "temporary"
+    ray: RayPlace | None = None
 
 
 class Stopped(Message, frozen=True, tag="node.stopped"):
