@@ -24,7 +24,7 @@ from ..schemas.wire import Envelope, Op
 from .bus import Bus, BusOptions, Events, Receive
 from .calls import Call, Conversation, GrantCall, PingCall, RawCall, RawStream, RemoteStream, WatchCall
 from .channels import Channel
-from .context import current_cell, current_trace
+from .context import current_place
 from .detours import MARK, Detours, Passage
 from .errors import (
     ActorStopped,
@@ -209,8 +209,7 @@ class Links:
 
     async def ask(self, address: str, message: Message, timeout: float | None) -> Any:
         seconds = self.node.ask_timeout if timeout is None else timeout
-        asker = current_cell.get()
-        sender = self.node.name if asker is None else asker.address
+        sender = current_place.get().address or self.node.name
         call = Call(address, answers(type(message)).decoder, self.node.loop.create_future(), self)
         left_ms = 0 if seconds == math.inf else max(1, int(seconds * 1000))
         data = encode(Envelope(Op.ASK, message, left_ms, 0, sender, traceparent()))
@@ -228,8 +227,7 @@ class Links:
             self.done(call)
 
     async def open_stream(self, address: str, message: Message, timeout: float | None) -> RemoteStream:
-        reader = current_cell.get()
-        sender = self.node.name if reader is None else reader.address
+        sender = current_place.get().address or self.node.name
         stream = RemoteStream(address, answers(type(message)), self, STREAM_WINDOW)
         left_ms = 0 if timeout is None or timeout == math.inf else max(1, int(timeout * 1000))
         data = encode(Envelope(Op.STREAM, message, left_ms, STREAM_WINDOW, sender, traceparent()))
@@ -301,7 +299,7 @@ class Links:
         if channel is None:
             channel = self._channels[address] = Channel(address, self)
         data = encode(message)
-        detour, trace = None, current_trace.get()
+        detour, trace = None, current_place.get().trace
         if len(data) > self.bus.max_payload - ENVELOPE_ROOM:
             told = Envelope(Op.TELL, message, 0, 0, self.node.name, "" if trace is None else str(trace))
             data = encode(told)
@@ -351,7 +349,7 @@ class Links:
         call = GrantCall(channel, self, timeout)
         channel.asking = call
         wait_ms = int(min(timeout, MAX_WAIT_S) * 1000)
-        self._request(call, Envelope(Op.GRANT, None, wait_ms, channel.credit, self.node.name))
+        self._request(call, Envelope(Op.GRANT, None, wait_ms, channel.left(self.node.loop.time()), self.node.name))
         self.node.deadlines.add(call, timeout + self.node.ask_timeout)
         return call
 
@@ -582,7 +580,7 @@ class Links:
         self.bus.check()
         data = encode(message)
         if not subject.startswith("nodes."):
-            data = marked(data, current_trace.get())
+            data = marked(data, current_place.get().trace)
         self._check_size(data)
         if self.bus.is_full:
             await self.bus.room(self.node.ask_timeout)

@@ -21,7 +21,7 @@ from ..schemas.runtime import Ended, NodeInfo, Terminated
 from ..schemas.trace import SpanKind
 from .actor import NoConfig
 from .cell import Cell
-from .context import current_trace
+from .context import current_place
 from .control import NodeControl
 from .deadlines import DeadlineWheel
 from .errors import CallboardError, ConfigError, NameTaken, NoStore, NoSuchActor, NotReachable
@@ -342,7 +342,7 @@ class Node:
     async def publish(self, subject: str, message: Message) -> None:
         """Publish on a subject, `topic.news` say, to all that listen, here and across the bus."""
         check_subject(subject)
-        trace = current_trace.get()
+        trace = current_place.get().trace
         if trace is not None and not trace.sending:
             with self.tracer.sending(trace, SpanKind.PUBLISH, message, subject):
                 return await self.publish(subject, message)
