@@ -381,9 +381,9 @@ class Inbound:
 
     def _nobody(self, address: str, reply: str, data: bytes) -> None:
         if self._is_ping(data):
-            holds = self.links.holds(address, _any_envelope.decode(data).sender)
+            holds = self.links.names.holds(address, _any_envelope.decode(data).sender)
             self.answer(reply, _encode(Frame(_OK if holds else int(Mark.ERROR))), False)
-        elif root := self.links.claiming(address):
+        elif root := self.links.names.claiming(address):
             self.early.setdefault(root, []).append((f"actor.{address}", reply, data))
         elif reply:
             error = NoSuchActor(f"there is no actor {address} on node {self.node.name}")
