@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,23 +23,28 @@ if TYPE_CHECKING:
 def _configure(parser: ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="[export|import|rm]")
     parser.set_defaults(do=_list)
+    # What is given before the action holds unless it is given after it too: hence no defaults of the actions' own.
 
-    export = actions.add_parser("export", help="write all of it to one file, while the company runs")
+    export = actions.add_parser(
+        "export", argument_default=SUPPRESS, help="write all of it to one file, while the company runs"
+    )
     export.add_argument("file", type=Path, metavar="FILE", help="replaced at once when all is written")
     export.set_defaults(do=_export)
 
-    import_ = actions.add_parser("import", help="bring back what such a file holds")
+    import_ = actions.add_parser("import", argument_default=SUPPRESS, help="bring back what such a file holds")
     import_.add_argument("file", type=Path, metavar="FILE", help="what `callboard state export` wrote")
-    import_.add_argument("--replace", action="store_true", help="in the place of what is stored under the same names")
+    import_.add_argument(
+        "--replace", action="store_true", default=False, help="in the place of what is stored under the same names"
+    )
     import_.set_defaults(do=_import)
 
-    rm = actions.add_parser("rm", help="remove one actor's state or one log, for good")
+    rm = actions.add_parser("rm", argument_default=SUPPRESS, help="remove one actor's state or one log, for good")
     rm.add_argument("name", help="as `callboard state` shows it")
-    rm.add_argument("--kind", choices=("state", "log"), help="which, where both are there")
-    rm.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    rm.add_argument("--kind", choices=("state", "log"), default=None, help="which, where both are there")
+    rm.add_argument("--yes", "-y", action="store_true", default=False, help="do not ask")
     rm.set_defaults(do=_rm)
     for one in (export, import_):
-        one.add_argument("--quiet", "-q", action="store_true", help="no progress")
+        one.add_argument("--quiet", "-q", action="store_true", default=False, help="no progress")
     for one in (export, import_, rm):
         add_json_option(one)
         add_bus_options(one)

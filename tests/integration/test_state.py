@@ -322,7 +322,7 @@ def test_the_command_lists_exports_imports_and_removes(board: Board, tmp_path: P
     refused = board.run("state", "import", file)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "--replace" in refused.stderr
-    imported = board.run("state", "import", file, "--replace", "--json")
+    imported = board.run("state", "--json", "--state-dir", str(board.paths.state), "import", file, "--replace")
     assert json.loads(imported.stdout)["events"] == 2
 
     unconfirmed = board.run("state", "rm", "a")
