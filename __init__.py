@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .runtime.blocking import connect_sync as connect_sync
     from .runtime.client import connect as connect
     from .runtime.errors import CallboardError as CallboardError
+    from .runtime.event_log import Appended as Appended
+    from .runtime.event_log import EventLog as EventLog
+    from .runtime.log_reading import Event as Event
     from .runtime.node import Node as Node
     from .runtime.placement import Here as Here
     from .runtime.placement import OnNode as OnNode
@@ -33,7 +36,10 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Actor": "runtime.actor",
+    "Appended": "runtime.event_log",
     "CallboardError": "runtime.errors",
+    "Event": "runtime.log_reading",
+    "EventLog": "runtime.event_log",
     "Here": "runtime.placement",
     "Message": "schemas.base",
     "Node": "runtime.node",

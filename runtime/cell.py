@@ -14,14 +14,14 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from ..schemas.base import Message
 from ..schemas.runtime import ActorInfo, Ended, Terminated
 from .actor import Actor, HandlerSpec, Spec, kind_name, spec_of
-from .context import current_cell, current_trace
+from .context import current_place
 from .deliveries import Delivery, LocalAsk, Told
 from .errors import (
     ActorError,
@@ -39,7 +39,6 @@ from .log import log
 from .messages import answers, tag_of
 from .meters import TIMED_EVERY, TIMED_FIRST, DurationMeter
 from .supervision import Restart
-from .tracing import traced
 
 if TYPE_CHECKING:
     from .node import Node
@@ -57,7 +56,7 @@ class _Finish(Message, frozen=True, tag="actor.finish"):
     """What `Cell.finish` puts at the head of a mailbox; it is never sent."""
 
 
-_FINISH = Told(_Finish())
+_FINISH = Told(_Finish(), "", None)
 
 
 class Cell(Child):
@@ -68,11 +67,15 @@ class Cell(Child):
     (`held`). Messages wait out a restart.
     """
 
+    # As a place (see `context`): what an actor does of itself is a part of no trace.
+    trace: ClassVar[None] = None
+
     __slots__ = (
         "_background",
         "_crash",
         "_children",
         "_instance",
+        "_limit",
         "_loop",
         "_room",
         "_running",
@@ -127,6 +130,8 @@ class Cell(Child):
         self.durations: DurationMeter | None = None
         self._loop = node.loop
         self._instance: Actor[Any] | None = None
+        # `put` asks `_rise` where it is reached: the most that was ever here, and nothing once the mailbox is closed.
+        self._limit = 0
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._running: set[Delivery] | None = None
@@ -142,18 +147,17 @@ class Cell(Child):
 
     def put(self, delivery: Delivery) -> None:
         inbox = self.inbox
-        # `high` is the most that was ever here: most messages pass both limits with one comparison.
-        if len(inbox) + self.held >= self.high or self.closed:
+        if len(inbox) + self.held >= self._limit:
             self._rise()
-        delivery.cell = self
         inbox.append(delivery)
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
-        if self.node.taps is not None:
-            self.node.taps.mirror(self.address, delivery)
+        taps = self.node.taps
+        if taps is not None:
+            taps.mirror(self.address, delivery)
 
     def _rise(self) -> None:
         """The mailbox is to hold more than ever before, if it may."""
@@ -161,7 +165,11 @@ class Cell(Child):
         if depth >= self.capacity or self.closed:
             self.refused += 1
             raise self.refusal()
-        self.high = depth + 1
+        self.high = self._limit = depth + 1
+
+    def _close(self) -> None:
+        self.closed = True
+        self._limit = 0
 
     def refusal(self) -> ActorError:
         """Why the mailbox takes nothing."""
@@ -210,7 +218,6 @@ class Cell(Child):
 
     def put_system(self, delivery: Delivery) -> None:
         """Take a message of the runtime itself: room or not, since it must not be lost."""
-        delivery.cell = self
         self.inbox.append(delivery)
         self._wake()
 
@@ -245,8 +252,7 @@ class Cell(Child):
             self._task = self._loop.create_task(self._live(actor, None))
 
     async def _live(self, actor: Actor[Any], ready: asyncio.Future[None] | None) -> None:
-        current_cell.set(self)
-        current_trace.set(None)  # that of whoever spawned us
+        current_place.set(self)
         error: Exception | None = None
         try:
             if ready is not None:
@@ -297,16 +303,15 @@ class Cell(Child):
                     call = self._other_call(actor, delivery)
                     if call is None:
                         continue
-                if delivery.trace is not None:
-                    call = traced(self, call, delivery)
-                if untimed:
-                    untimed -= 1
-                else:
-                    untimed = 0 if self.processed < TIMED_FIRST else TIMED_EVERY - 1
-                    call = self._timed(call, untimed + 1)
                 self.current = delivery
                 try:
-                    result = await call(actor, message)
+                    if untimed and delivery.trace is None:
+                        untimed -= 1
+                        result = await call(actor, message)
+                    else:
+                        weight = 1 if untimed or self.processed < TIMED_FIRST else TIMED_EVERY
+                        untimed = untimed or weight - 1
+                        result = await self._watched(call, actor, delivery, weight)
                 except CallboardError as error:
                     self._count(error)
                     delivery.fail(error)
@@ -339,20 +344,19 @@ class Cell(Child):
             self._waiter = self._loop.create_future()
             await self._waiter
 
-    def _timed(self, call: Callable[[Any, Any], Any], weight: int) -> Callable[[Any, Any], Any]:
-        """The same call, by the clock; it stands for so many."""
+    async def _watched(
+        self, call: Callable[[Any, Any], Any], actor: Actor[Any], delivery: Delivery, weight: int
+    ) -> Any:
+        """Run a handler by the clock, and in a span if its message is traced. Its time stands for `weight` messages."""
         meter = self.durations
         if meter is None:
             meter = self.durations = DurationMeter()
-
-        async def run(actor: Any, message: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return await call(actor, message)
-            finally:
-                meter.add(time.perf_counter() - began, weight)
-
-        return run
+        began = time.perf_counter()
+        try:
+            with self.node.tracer.handling(delivery, self.address):
+                return await call(actor, delivery.message)
+        finally:
+            meter.add(time.perf_counter() - began, weight)
 
     def _other_call(self, actor: Actor[Any], delivery: Delivery) -> Callable[[Any, Any], Any] | None:
         """How to run what is no plain handler here and now; None for what runs beside, or is not understood."""
@@ -419,9 +423,8 @@ class Cell(Child):
 
     async def _run_concurrent(self, actor: Actor[Any], handler: HandlerSpec, delivery: Delivery) -> None:
         try:
-            call = self._timed(partial(self._stream_call, handler, delivery) if handler.streams else handler.call, 1)
-            with self.node.tracer.handling(delivery, self.address):
-                result = await call(actor, delivery.message)
+            call = partial(self._stream_call, handler, delivery) if handler.streams else handler.call
+            result = await self._watched(call, actor, delivery, 1)
         except CallboardError as error:
             self._count(error)
             delivery.fail(error)
@@ -546,7 +549,7 @@ class Cell(Child):
 
     async def stop(self, timeout: float) -> None:
         """Take nothing new, finish what is there within `timeout` seconds, end. What did not run is handed back."""
-        self.closed = True
+        self._close()
         self._stop_by = self._loop.time() + timeout
         self._wake()
         self.room_made(self.capacity)
@@ -577,7 +580,7 @@ class Cell(Child):
 
     def discard_mailbox(self) -> None:
         """Hand back what waits: nobody is going to handle it."""
-        self.closed = True
+        self._close()
         while self.inbox:
             self._hand_back(self.inbox.popleft(), ActorStopped(f"{self.address} ended before it came to this message"))
         self.room_made(self.capacity)
@@ -667,7 +670,7 @@ class Cell(Child):
         if linked and event.reason is not Ended.STOPPED:
             self.crash(ActorError(f"{event.address}, which {self.address} is linked to, ended: {event.reason.value}"))
         else:
-            self.put_system(Told(event, event.address))
+            self.put_system(Told(event, event.address, self))
 
     def info(self) -> ActorInfo:
         return ActorInfo(

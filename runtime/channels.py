@@ -39,8 +39,7 @@ class Channel:
 
     def take(self, now: float) -> bool:
         """Spend one, if there is one that is not stale."""
-        if self.credit <= 0 or now - self.granted_at > SENDER_LEASE_S:
-            self.credit = 0
+        if self.left(now) <= 0:
             return False
         self.credit -= 1
         return True
@@ -50,11 +49,18 @@ class Channel:
         return self.credit <= WINDOW // 2 and self.asking is None
 
     def grant(self, credit: int, now: float) -> None:
-        self.credit += credit
+        # A grant that took long must not renew what the receiver has taken back meanwhile.
+        self.credit = self.left(now) + credit
         self.granted_at = now
 
     def reset(self) -> None:
         self.credit = 0
+
+    def left(self, now: float) -> int:
+        """The credit that is not stale."""
+        if now - self.granted_at > SENDER_LEASE_S:
+            self.credit = 0
+        return self.credit
 
     def _send(self, first: int, tail: bytes) -> None:
         self._links.bus.send(f"actor.{self.address}", self._head[:-1] + tail)

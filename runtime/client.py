@@ -14,7 +14,7 @@ import msgspec
 from ..schemas.base import Message, Request
 from ..schemas.runtime import ActorInfo, ListActors, ListNodes, NodeInfo, Spawn, StopActor, Tapped, TapRequest
 from .actor import Actor
-from .context import current_trace
+from .context import current_place
 from .errors import ActorStopped, DeadlineExceeded, NoSuchActor, NotReachable
 from .node import ASK_TIMEOUT_S, Node
 from .placement import OnNode, Ray
@@ -26,6 +26,7 @@ from .tracing import marked
 
 if TYPE_CHECKING:
     from .blobs import Blobs
+    from .publisher import Publisher
 
 R = TypeVar("R")
 
@@ -59,23 +60,27 @@ class Client:
         """Publish on a free subject such as `topic.news`. Nobody need listen."""
         await self.node.publish(subject, message)
 
+    @property
+    def _publisher(self) -> Publisher:
+        return self.node.require_links().publisher
+
     async def publish_raw(self, subject: str, data: bytes) -> None:
         """Publish bytes as they are, JSON for an actor say, and return once the server has them.
 
         Raises NoSuchActor for `actor.<address>` where nobody is, Forbidden, TooLarge, Disconnected.
         """
-        await self.node.require_links().publish_raw(subject, marked(data, current_trace.get()))
+        await self._publisher.publish_raw(subject, marked(data, current_place.get().trace))
 
     async def request_raw(self, subject: str, data: bytes, timeout: float | None = None) -> bytes:
         """Send bytes as they are to `actor.<address>` and return its answer as it comes: JSON for JSON.
 
         An error is an answer too: JSON with the type `error`. Raises NoSuchActor, DeadlineExceeded.
         """
-        return await self.node.require_links().request_raw(subject, marked(data, current_trace.get()), timeout)
+        return await self._publisher.request_raw(subject, marked(data, current_place.get().trace), timeout)
 
     def stream_raw(self, subject: str, data: bytes, timeout: float | None = None) -> AsyncIterator[bytes]:
         """The same for a request that several messages answer. `timeout` bounds the wait for each."""
-        return self.node.require_links().stream_raw(subject, marked(data, current_trace.get()), timeout)
+        return self._publisher.stream_raw(subject, marked(data, current_place.get().trace), timeout)
 
     def listen(self, pattern: str, *types: type[Message], size: int = 1024) -> AbstractAsyncContextManager[Listener]:
         """`async with bus.listen("topic.>") as messages: async for subject, message in messages: ...`.

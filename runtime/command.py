@@ -37,7 +37,8 @@ class Command:
 
 
 def add_state_option(parser: _ActionsContainer) -> None:
-    parser.add_argument("--state-dir", metavar="DIR", default="", help="the daemon's folder (CALLBOARD_STATE_DIR)")
+    default = parser.argument_default or ""
+    parser.add_argument("--state-dir", metavar="DIR", default=default, help="the daemon's folder (CALLBOARD_STATE_DIR)")
 
 
 def add_bus_options(parser: ArgumentParser) -> None:

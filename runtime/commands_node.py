@@ -90,9 +90,9 @@ async def _check_version(node: Node) -> None:
 
     links = node.require_links()
     until = node.loop.time() + MAIN_TIMEOUT_S
-    while NAME not in links.peers and (left := until - node.loop.time()) > 0:
-        await links.news(left)
-    main = links.peers.get(NAME)
+    while NAME not in links.peers.known and (left := until - node.loop.time()) > 0:
+        await links.peers.news(left)
+    main = links.peers.known.get(NAME)
     if main is None:
         print("no daemon is on this bus yet: nothing is placed here until it comes", file=sys.stderr, flush=True)
     elif main.info.protocol != PROTOCOL:

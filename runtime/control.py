@@ -88,7 +88,7 @@ class NodeControl(Actor[NoConfig]):
         """Who asks, as it says of itself; which machine and process that is, the hellos of the nodes tell."""
         sender = self._cell.sender() or "a program without a name"
         links = self.node.links
-        hello = links.peers.get(sender) if links is not None else None
+        hello = links.peers.known.get(sender) if links is not None else None
         return sender if hello is None else f"{sender} (pid {hello.info.pid} on {hello.info.host})"
 
     def _audit(self, action: str, what: str, by: str, *, detail: str = "", outcome: str = "done") -> None:
@@ -110,7 +110,7 @@ class NodeControl(Actor[NoConfig]):
     async def list_nodes(self, message: ListNodes) -> NodeList:
         """The nodes this one has heard of, itself first."""
         links = self.node.require_links()
-        others = sorted((hello.info for hello in links.peers.values()), key=lambda info: info.node)
+        others = sorted((hello.info for hello in links.peers.known.values()), key=lambda info: info.node)
         return NodeList((self.node.info(), *others))
 
     @handler(concurrent=True)

@@ -47,7 +47,10 @@ CallboardError
 │   ├── Fenced                store.fenced        somebody else has taken over; this owner must end
 │   ├── Conflict              store.conflict      the log is not where the caller expected it
 │   ├── Truncated             store.truncated     what was asked for was removed by a compaction
-│   └── StateMismatch         store.mismatch      what is stored is of another kind than what reads it
+│   ├── StateMismatch         store.mismatch      what is stored is of another kind than what reads it
+│   ├── NoSuchState           store.no_state      nothing is stored under that name
+│   ├── StateInUse            store.in_use        it is not to be removed or replaced as things are
+│   └── BackupDamaged         store.damaged       an export that is cut short, changed, or none
 └── RemoteError               (as sent)           a code that this side does not know
 """
 
@@ -296,6 +299,20 @@ class Truncated(StoreError):
 class StateMismatch(StoreError):
     code = "store.mismatch"
     default_hint = "give this actor or log another name"
+
+
+class NoSuchState(StoreError):
+    code = "store.no_state"
+    default_hint = "`callboard state` lists what is stored"
+
+
+class StateInUse(StoreError):
+    code = "store.in_use"
+
+
+class BackupDamaged(StoreError):
+    code = "store.damaged"
+    default_hint = "nothing was changed: take another export"
 
 
 class RemoteError(CallboardError):

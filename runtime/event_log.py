@@ -232,10 +232,12 @@ class EventLog(Generic[T]):
         """Take in what was written meanwhile; whether the batch of that id is among it."""
         found = False
         async for seq, batch, _ in read_batches(self._jetstream, STREAM, self._subject, self._tail_seq + 1):
+            if self._keys is not None:
+                if batch.first <= self.last:  # an import put an earlier state of the log back: what was is no more
+                    self._keys.clear()
+                self._keys.update((mark.key, mark) for mark in batch.marks)
             self._tail, self._tail_seq = batch, seq
             found = found or batch.id == id_
-            if self._keys is not None:
-                self._keys.update((mark.key, mark) for mark in batch.marks)
         last = await self._jetstream.last(STREAM, self._subject)
         if last is None:
             self._tail, self._tail_seq = LogBatch(0, b"", b"", 1), 0
@@ -302,7 +304,7 @@ class EventLog(Generic[T]):
         if check and batch.first > after + 1:
             raise Truncated(f"events {after + 1} to {batch.first - 1} of the log {self.name} were removed")
         return [
-            Event(number, at, self._decoder.decode(raw))
+            Event(number, batch.at or at, self._decoder.decode(raw))
             for number, raw in enumerate(batch.events, batch.first)
             if number > after
         ]

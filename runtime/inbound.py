@@ -249,6 +249,7 @@ class Inbound:
 
     def _take(self, cell: Cell, ask: BusAsk, timeout_ms: int) -> None:
         self._asks[ask.reply] = ask
+        ask.cell = cell
         try:
             self._put(cell, ask)
         except CallboardError as error:
@@ -273,10 +274,7 @@ class Inbound:
             ledger.spend(sender, len(messages))
         for message in messages:
             try:
-                told = Told(message, sender)
-                if trace:
-                    told.trace = Trace.parse(trace)
-                self._put(cell, told)
+                self._put(cell, Told(message, sender, cell, Trace.parse(trace) if trace else None))
             except CallboardError:
                 cell.drop(message)
 
@@ -285,10 +283,8 @@ class Inbound:
         handler = cell.spec.handlers[type(message)]
         trace = mark_of(data)
         if not reply:
-            told = Told(message, "json")
-            told.trace = trace
             try:
-                self._put(cell, told)
+                self._put(cell, Told(message, "json", cell, trace))
             except CallboardError:
                 self._drop(cell, data)
         elif handler.streams:
@@ -385,9 +381,9 @@ class Inbound:
 
     def _nobody(self, address: str, reply: str, data: bytes) -> None:
         if self._is_ping(data):
-            holds = self.links.holds(address, _any_envelope.decode(data).sender)
+            holds = self.links.names.holds(address, _any_envelope.decode(data).sender)
             self.answer(reply, _encode(Frame(_OK if holds else int(Mark.ERROR))), False)
-        elif root := self.links.claiming(address):
+        elif root := self.links.names.claiming(address):
             self.early.setdefault(root, []).append((f"actor.{address}", reply, data))
         elif reply:
             error = NoSuchActor(f"there is no actor {address} on node {self.node.name}")

@@ -105,7 +105,7 @@ class JetStream:
     def __init__(self, bus: Bus, inbox: str, patience: float) -> None:
         self._bus = bus
         self._prefix = f"inbox.{inbox}.js-{secrets.token_hex(4)}."
-        self._patience = patience
+        self.patience = patience
         self._numbers = itertools.count(1)
         self._talks: dict[str, Talk] = {}
         self._listening: asyncio.Task[None] | None = None
@@ -201,7 +201,7 @@ class JetStream:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self.patience):
                 while True:
                     try:
                         return await self.once(subject, data)
@@ -212,7 +212,7 @@ class JetStream:
                             raise
                     await asyncio.sleep(RETRY_S)  # the server says nothing when its JetStream has started
         except TimeoutError:
-            raise StoreUnavailable(f"the server did not answer within {self._patience:g} s") from None
+            raise StoreUnavailable(f"the server did not answer within {self.patience:g} s") from None
 
     async def api(self, name: str, request: Any = None) -> bytes:
         """A call of the JetStream API that does no harm when it is repeated. Raises Refused for a no."""
@@ -278,14 +278,14 @@ class JetStream:
         request = {"seq": seq, "batch": READ_BATCH, "max_bytes": READ_BYTES, "next_by_subj": subject}
         data = msgspec.json.encode(request)
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self.patience):
                 while True:
                     try:
                         return await self._read_batch(f"$JS.API.DIRECT.GET.{stream}", data)
                     except (Disconnected, TimeoutError):
                         continue
         except TimeoutError:
-            raise StoreUnavailable(f"the server did not answer within {self._patience:g} s") from None
+            raise StoreUnavailable(f"the server did not answer within {self.patience:g} s") from None
 
     async def _read_batch(self, api: str, data: bytes) -> list[Stored]:
         found: list[Stored] = []

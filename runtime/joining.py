@@ -92,7 +92,7 @@ async def child_creds(links: Links, name: str, role: Role) -> Path:
 
     seed, key = new_user_key()
     request = _encode(Mint(name, key, "tool" if role.name == "tool" else "node"))
-    answer = await links.exchange(f"mint.{links.identity.inbox}", request, JOIN_TIMEOUT_S)
+    answer = await links.publisher.exchange(f"mint.{links.identity.inbox}", request, JOIN_TIMEOUT_S)
     private_folder(file.parent.parent)
     write_private(file, creds_text(_signed(answer), seed))
     return file

@@ -120,7 +120,7 @@ class Leases:
         stood_still = now - self._checked > LEASE_S
         links = self._node.require_links()
         for address, lease in tuple(self._leases.items()):
-            silent = now - max(links.heard(lease.holder), lease.granted) > LEASE_S
+            silent = now - max(links.peers.heard(lease.holder), lease.granted) > LEASE_S
             if silent or (stood_still and now - lease.granted > LEASE_S):
                 self._end(address, f"nothing was heard of node {lease.holder} for {LEASE_S:g} s", void=True)
         if self._leases:

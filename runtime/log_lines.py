@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from .context import current_cell, current_trace
+from .context import current_place
 
 # A print without an end, a progress bar say, becomes lines of so many characters.
 MAX_PRINTED = 16_384
@@ -58,7 +58,7 @@ class JsonLines(logging.Formatter):
         self._node = node
 
     def format(self, record: logging.LogRecord) -> str:
-        cell, trace = current_cell.get(), current_trace.get()
+        place = current_place.get()
         fields: dict[str, Any] = vars(record)
         return _encode(
             LogLine(
@@ -67,8 +67,8 @@ class JsonLines(logging.Formatter):
                 level=record.levelname.lower(),
                 node=self._node,
                 # What the runtime says of an actor that does not run names it itself.
-                actor=fields.get("actor") or (cell.address if cell is not None else ""),
-                trace=trace.trace_id if trace is not None else "",
+                actor=fields.get("actor") or place.address,
+                trace=place.trace.trace_id if place.trace is not None else "",
                 logger=record.name,
                 error=_error_of(record),
             )
@@ -98,8 +98,7 @@ class Printed(io.TextIOBase):
         self._parts: dict[str, str] = {}
 
     def write(self, text: str) -> int:
-        cell = current_cell.get()
-        actor = cell.address if cell is not None else ""
+        actor = current_place.get().address
         *lines, rest = (self._parts.pop(actor, "") + text).split("\n")
         if len(rest) > MAX_PRINTED:
             lines, rest = [*lines, rest], ""

@@ -7,7 +7,7 @@ from ..schemas.metrics import BUCKETS_US, Durations, Traffic
 # So many messages of an actor's life are timed one by one, and then one in so many: reading the clock twice costs a
 # tenth of handling a small message.
 TIMED_FIRST = 256
-TIMED_EVERY = 16
+TIMED_EVERY = 64
 # Families of subjects are few unless somebody makes up first tokens.
 MAX_FAMILIES = 32
 

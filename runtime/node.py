@@ -21,7 +21,7 @@ from ..schemas.runtime import Ended, NodeInfo, Terminated
 from ..schemas.trace import SpanKind
 from .actor import NoConfig
 from .cell import Cell
-from .context import current_trace
+from .context import current_place
 from .control import NodeControl
 from .deadlines import DeadlineWheel
 from .errors import CallboardError, ConfigError, NameTaken, NoStore, NoSuchActor, NotReachable
@@ -137,7 +137,7 @@ class Node:
         try:
             if self.offer is not None and self.links is not None:
                 self.offer = None
-                self.links.say_hello()  # what ends now does so because this node leaves
+                self.links.peers.say_hello()  # what ends now does so because this node leaves
             await self._roots.stop_all(self.drain_timeout)
         finally:
             if self.links is not None:
@@ -233,12 +233,12 @@ class Node:
         child = place.child(self, address, kind, config, restart, family)
         child.supervised = supervised
         if root and self.links is not None and isinstance(child, Cell):
-            await self.links.claim(address)
+            await self.links.names.claim(address)
         try:
             await family.add(child)
         except BaseException:
             if root and self.links is not None and isinstance(child, Cell) and address not in self.actors:
-                self.links.unclaim(address)
+                self.links.names.unclaim(address)
             raise
         return Ref(address, self)
 
@@ -267,7 +267,7 @@ class Node:
         """A child is gone for good; called by its family."""
         self.leases.drop(child.address)  # before the hello that `unclaim` says: it tells what is free
         if self.links is not None and "." not in child.address and isinstance(child, Cell):
-            self.links.unclaim(child.address)
+            self.links.names.unclaim(child.address)
         if self.links is not None:
             self.links.inbound.forget(child.address)
 
@@ -342,13 +342,13 @@ class Node:
     async def publish(self, subject: str, message: Message) -> None:
         """Publish on a subject, `topic.news` say, to all that listen, here and across the bus."""
         check_subject(subject)
-        trace = current_trace.get()
+        trace = current_place.get().trace
         if trace is not None and not trace.sending:
             with self.tracer.sending(trace, SpanKind.PUBLISH, message, subject):
                 return await self.publish(subject, message)
         self.topics.deliver(subject, message, trace)
         if self.links is not None:
-            await self.links.publish(subject, message)
+            await self.links.publisher.publish(subject, message)
 
     @asynccontextmanager
     async def listen(self, pattern: str, *types: type[Message], size: int = 1024) -> AsyncIterator[Listener]:

@@ -168,7 +168,7 @@ class ProcessChild(Child):
         links = self._node.links
         if links is not None:
             info = error.to_info() if error is not None else None
-            links.down(NodeDown(self.address, (self.address,), self.returns(error), info))
+            links.peers.down(NodeDown(self.address, (self.address,), self.returns(error), info))
         self.family.child_ended(self, error)
 
     async def _end(self, process: anyio.abc.Process) -> None:
@@ -201,7 +201,7 @@ class ProcessChild(Child):
                 await asyncio.wait([watcher])
             links = self._node.links
             if links is not None:
-                links.down(NodeDown(self.address, (self.address,)))
+                links.peers.down(NodeDown(self.address, (self.address,)))
         self.state = "stopped"
 
     def info(self) -> ActorInfo:

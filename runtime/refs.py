@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from ..schemas.base import Message, Request, StreamRequest
 from ..schemas.trace import SpanKind
 from .cell import Cell
-from .context import current_cell, current_trace
+from .context import current_place
 from .deliveries import CheckedAsk, CheckedStream, LocalAsk, LocalStream, Told
 from .errors import MailboxFull
 from .messages import answers
@@ -60,31 +60,29 @@ class Ref:
         cancels the handler too. Raises what the handler raised: a CallboardError as it is, else HandlerFailed.
         """
         node = self._node
-        trace = current_trace.get()
+        place = current_place.get()
+        trace = place.trace
         if trace is not None and not trace.sending:
             with node.tracer.sending(trace, SpanKind.ASK, message, self.address):
                 return await self.ask(message, timeout)
         cell: Any = node.actors.get(self.address)
         if cell.__class__ is not Cell:
             return await node.remote(self.address).ask(self.address, message, timeout)
-        asker = current_cell.get()
-        sender = "" if asker is None else asker.address
+        deadlines = node.deadlines
+        slot = deadlines.usual if timeout is None or timeout == node.ask_timeout else None
+        answer = node.loop.create_future()
         if node.round_trip is None:
-            delivery = LocalAsk(message, sender, node.loop.create_future())
+            delivery = LocalAsk(message, place.address, answer, cell, slot, trace)
         else:
             checked = node.round_trip(message)
-            delivery = CheckedAsk(checked, sender, node.loop.create_future(), round_trip=node.round_trip)
-        if trace is not None:
-            delivery.trace = trace
+            delivery = CheckedAsk(checked, place.address, answer, cell, slot, trace, round_trip=node.round_trip)
         cell.put(delivery)
-        deadlines = node.deadlines
-        if (timeout is None or timeout == node.ask_timeout) and deadlines.usual is not None:
-            delivery.slot = deadlines.usual
-            deadlines.usual.add(delivery)
+        if slot is not None:
+            slot.add(delivery)
         else:
             deadlines.add(delivery, node.ask_timeout if timeout is None else timeout)
         try:
-            return await delivery.future
+            return await answer
         except asyncio.CancelledError:
             delivery.abandon()
             raise
@@ -99,7 +97,8 @@ class Ref:
         Returning means that the mailbox has room kept for it, not that it was handled: at most once.
         """
         node = self._node
-        trace = current_trace.get()
+        place = current_place.get()
+        trace = place.trace
         if trace is not None and not trace.sending:
             with node.tracer.sending(trace, SpanKind.TELL, message, self.address):
                 return await self.tell(message, timeout)
@@ -108,10 +107,7 @@ class Ref:
             return await node.remote(self.address).tell(self.address, message, timeout)
         if node.round_trip is not None:
             message = node.round_trip(message)
-        sender = current_cell.get()
-        delivery = Told(message, "" if sender is None else sender.address)
-        if trace is not None:
-            delivery.trace = trace
+        delivery = Told(message, place.address, cell, trace)
         try:
             cell.put(delivery)
         except MailboxFull:
@@ -140,7 +136,7 @@ class Stream(Generic[Item, R]):
         self._span: OpenSpan | None = None
 
     async def _open(self) -> LocalStream | RemoteStream:
-        trace = current_trace.get()
+        trace = current_place.get().trace
         if trace is None or trace.sending:
             return await self._open_here()
         self._span = self._node.tracer.sending(trace, SpanKind.STREAM, self._message, self._address)
@@ -160,14 +156,14 @@ class Stream(Generic[Item, R]):
         cell: Any = node.actors.get(self._address)
         if cell.__class__ is not Cell:
             return await node.remote(self._address).open_stream(self._address, self._message, self._timeout)
-        reader = current_cell.get()
-        sender = "" if reader is None else reader.address
+        place = current_place.get()
         if node.round_trip is None:
-            source = LocalStream(self._message, sender, node.loop, STREAM_WINDOW)
+            source = LocalStream(self._message, place.address, node.loop, STREAM_WINDOW)
         else:
             checked = node.round_trip(self._message)
-            source = CheckedStream(checked, sender, node.loop, STREAM_WINDOW, node.round_trip)
-        source.trace = current_trace.get()
+            source = CheckedStream(checked, place.address, node.loop, STREAM_WINDOW, node.round_trip)
+        source.cell = cell
+        source.trace = place.trace
         cell.put(source)
         if self._timeout is not None:
             node.deadlines.add(source, self._timeout)

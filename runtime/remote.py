@@ -102,7 +102,7 @@ class RemoteChild(Child):
                 except NameTaken:
                     if not self.restarts:
                         raise
-                    await links.news(NAME_RETRY_S)
+                    await links.peers.news(NAME_RETRY_S)
                     continue
             left = None if until is None else until - loop.time()
             if left is not None and left <= 0:
@@ -111,7 +111,7 @@ class RemoteChild(Child):
                 log.info("%s waits for a node that fits", self.address)
                 links.bus.send("nodes.who", b"")  # what is known of them may be some seconds old
                 asked = True
-            await links.news(left)
+            await links.peers.news(left)
             refusals.clear()  # they may have room by now
 
     async def _start_on(self, host: str) -> None:
@@ -127,7 +127,7 @@ class RemoteChild(Child):
             where.memory,
             where.cpus,
             lease=self._node.name,
-            lease_hello=links.hello_number,
+            lease_hello=links.peers.hello_number,
             takeover=self.restarts > 0,
             supervised=self.restart.value,
         )
@@ -136,7 +136,7 @@ class RemoteChild(Child):
     def _pick(self, refusals: dict[str, CallboardError]) -> str | None:
         fit = [
             hello.info
-            for name, hello in self._node.require_links().peers.items()
+            for name, hello in self._node.require_links().peers.known.items()
             if name not in refusals and self._fits(hello.info)
         ]
         best = min(fit, key=lambda info: (len(info.roots), -info.memory, info.node), default=None)
@@ -165,7 +165,7 @@ class RemoteChild(Child):
     def terminated(self, event: Terminated, *, linked: bool) -> None:
         if self.closed or self.state != "running":
             return
-        host = self._node.require_links().peers.get(self.host)
+        host = self._node.require_links().peers.known.get(self.host)
         error: CallboardError | None = None
         if event.reason is not Ended.STOPPED:
             error = from_info(event.error) if event.error is not None else ActorStopped(f"{self.address} is gone")
@@ -180,7 +180,7 @@ class RemoteChild(Child):
         """Say that the node need not keep it any more: it may have fallen silent only to us."""
         if self.host:
             self.host = ""
-            self._node.require_links().say_hello()
+            self._node.require_links().peers.say_hello()
 
     async def stop(self, timeout: float) -> None:
         self.closed = True

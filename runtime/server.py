@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -33,6 +34,10 @@ _log = logging.getLogger(__name__)
 READY_TIMEOUT_S = 60.0  # reading a large store back takes time
 STOP_GRACE_S = 5.0
 _PORT_TRIES = 5
+# What the server's log says when it cannot write; how much room it is to have before it starts again.
+_STORE_FULL = "no space left on device"
+_ROOM = 4 << 20
+_ROOM_LOOK_S = 0.5
 
 # It comes back for as long as its owner lives: a bus that gives up helps nobody.
 _RESTARTS = Supervision(max_restarts=8, period_s=60.0, backoff_s=0.1, backoff_max_s=10.0)
@@ -60,6 +65,7 @@ class EmbeddedServer:
         self._log = LineLog(self.files.log)
         self._refused_port = 0
         self._complaint = ""
+        self._full = anyio.Event()
 
     @property
     def url(self) -> str:
@@ -104,6 +110,7 @@ class EmbeddedServer:
     async def _run(self, task_status: anyio.abc.TaskStatus[None]) -> bool:
         """One process, from its start to its end. Says whether it ever was ready."""
         self._complaint = ""
+        self._full = anyio.Event()
         process = await anyio.open_process(
             dying_with_us([str(self._binary), "-c", str(self.files.config)]),
             stdin=subprocess.DEVNULL,
@@ -115,8 +122,12 @@ class EmbeddedServer:
         )
         self.pid = process.pid
         self.exited = exited = anyio.Event()
+        was_ready = False
         try:
-            was_ready = await self._watch(process, task_status)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._mend, process)
+                was_ready = await self._watch(process, task_status)
+                tasks.cancel_scope.cancel()
             with anyio.move_on_after(STOP_GRACE_S):
                 await process.wait()  # its log has ended, so it is about to go
         finally:
@@ -133,7 +144,9 @@ class EmbeddedServer:
         with anyio.move_on_after(READY_TIMEOUT_S) as until_ready:
             async for line in _lines(process):
                 self._log.write(line)
-                if "[FTL]" in line:
+                if _STORE_FULL in line:
+                    self._full.set()
+                elif "[FTL]" in line:
                     self._complaint = line.partition("[FTL]")[2].strip()
                 elif "Server is ready" in line:
                     until_ready.deadline = math.inf
@@ -142,6 +155,16 @@ class EmbeddedServer:
         if until_ready.cancelled_caught:
             self._complaint = f"not ready after {READY_TIMEOUT_S:.0f} s"
         return self.ready.is_set()
+
+    async def _mend(self, process: anyio.abc.Process) -> None:
+        """A stream whose file could not be written, since the disk was full, takes nothing more in this life of the
+        server: end it as soon as there is room."""
+        await self._full.wait()
+        _log.warning("the disk of %s is full: nothing can be saved until there is room", self.files.store)
+        while (await anyio.to_thread.run_sync(shutil.disk_usage, self.files.store)).free < _ROOM:
+            await anyio.sleep(_ROOM_LOOK_S)  # no event says so
+        self._complaint = "its disk was full, and has room again"
+        process.terminate()
 
     async def _end(self, process: anyio.abc.Process) -> None:
         if process.returncode is None:

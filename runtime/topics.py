@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ..schemas.base import Message
-from .context import current_trace
+from .context import current_place, enter_trace
 from .errors import CallboardError, ConfigError
 from .messages import UNDECODABLE
 from .tracing import OpenSpan, Trace, Tracer, mark_of
@@ -114,15 +114,15 @@ class Listener:
         subject, message, trace = self._waiting.popleft()
         if trace is not None and self._tracer is not None:
             self._span = self._tracer.receiving(trace, subject, self.pattern)
-            current_trace.set(self._span.trace)
+            enter_trace(self._span.trace)
         return subject, message
 
     def _end_span(self) -> None:
         span, self._span = self._span, None
         if span is not None:
             span.end()
-            if current_trace.get() is span.trace:
-                current_trace.set(None)
+            if current_place.get().trace is span.trace:
+                enter_trace(None)
 
 
 class Topics:

@@ -13,7 +13,7 @@ import collections
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ import msgspec
 from ..schemas.base import Message
 from ..schemas.trace import KeepSpans, Span, SpanKind, TraceSummary
 from ..schemas.wire import Envelope, Op
-from .context import current_trace
+from .context import current_place, enter_trace
 from .errors import to_info
 from .messages import UNDECODABLE, tag_of
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from contextvars import Token
 
     from .cell import Cell
+    from .context import Place
     from .deliveries import Delivery
     from .links import Links
 
@@ -95,10 +96,10 @@ class OpenSpan:
         self._began = now
         self._started = time.time_ns()
         self._waited = now - parent.at if kind in (SpanKind.HANDLE, SpanKind.RECEIVE) else 0.0
-        self._token: Token[Trace | None] | None = None
+        self._token: Token[Place | Cell] | None = None
 
     def __enter__(self) -> OpenSpan:
-        self._token = current_trace.set(self.trace)
+        self._token = enter_trace(self.trace)
         return self
 
     def __exit__(
@@ -110,7 +111,7 @@ class OpenSpan:
     def leave(self) -> None:
         """The task goes on outside of the span, which is still open."""
         if self._token is not None:
-            current_trace.reset(self._token)
+            current_place.reset(self._token)
             self._token = None
 
     def end(self, error: BaseException | None = None) -> None:
@@ -162,7 +163,7 @@ class Tracer:
 
     def begin(self, name: str) -> OpenSpan:
         """The first span of a new trace, or a span within the present one."""
-        parent = current_trace.get()
+        parent = current_place.get().trace
         if parent is not None:
             return OpenSpan(self, parent, SpanKind.ROOT, name, "")
         return OpenSpan(self, Trace(os.urandom(16).hex(), ""), SpanKind.ROOT, name, "", parent_id="")
@@ -230,19 +231,9 @@ class Tracer:
             links.bus.send(f"actor.{to}", msgspec.msgpack.encode(Envelope(Op.TELL, part, sender=self.node)))
 
 
-def traced(cell: Cell, call: Callable[[Any, Any], Any], delivery: Delivery) -> Callable[[Any, Any], Any]:
-    """The same call, in a span of its own."""
-
-    async def run(actor: Any, message: Any) -> Any:
-        with cell.node.tracer.handling(delivery, cell.address):
-            return await call(actor, message)
-
-    return run
-
-
 def traceparent() -> str:
     """That of what the present task sends; empty where it is untraced."""
-    trace = current_trace.get()
+    trace = current_place.get().trace
     return "" if trace is None else str(trace)
 
 

@@ -36,7 +36,7 @@ class LogBatch(msgspec.Struct, frozen=True, array_like=True):
 
     `epoch` and `owner` are those of the log's owner (0 and empty before it ever had one), whoever appends. `id` names
     the batch, so that its writer knows it again when the acknowledgement was lost. A batch without events is an owner
-    taking over.
+    taking over. `at` is when the events were first written (RFC 3339), where an import wrote them again.
     """
 
     epoch: int
@@ -45,3 +45,4 @@ class LogBatch(msgspec.Struct, frozen=True, array_like=True):
     first: int
     events: tuple[msgspec.Raw, ...] = ()
     marks: tuple[Mark, ...] = ()
+    at: str = ""

@@ -36,6 +36,11 @@ class OwnServer:
         while not (self._log.exists() and "Server is ready" in self._log.read_text()):
             assert self._process.poll() is None, self._log.read_text()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """`kill -9`: no client is told, the sockets just close."""
         self.signal(signal.SIGKILL)

@@ -8,14 +8,16 @@ from contextlib import asynccontextmanager
 
 
 class Proxy:
-    """Listens on `url`. `stall` holds all bytes both ways, new connections too; `flow` lets them go on; `cut` closes
-    what is open; `delay` is added to each piece, in seconds."""
+    """Listens on `url`. `stall` holds all bytes both ways, new connections too, `stall_answers` what the server says;
+    `flow` lets them go on; `cut` closes what is open; `delay` is added to each piece, in seconds."""
 
     def __init__(self, target: str) -> None:
         host, _, port = target.removeprefix("nats://").partition(":")
         self._target = (host, int(port))
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._answering = asyncio.Event()
+        self._answering.set()
         self._links: dict[asyncio.Task[None], tuple[asyncio.StreamWriter, ...]] = {}
         self.delay = 0.0
         self.url = ""
@@ -23,8 +25,12 @@ class Proxy:
     def stall(self) -> None:
         self._flowing.clear()
 
+    def stall_answers(self) -> None:
+        self._answering.clear()
+
     def flow(self) -> None:
         self._flowing.set()
+        self._answering.set()
 
     def cut(self) -> None:
         for writers in self._links.values():
@@ -40,7 +46,7 @@ class Proxy:
             far_reader, far_writer = await asyncio.open_connection(*self._target)
             self._links[task] = (writer, far_writer)
             try:
-                await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+                await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer, self._answering))
             finally:
                 far_writer.transport.abort()
         except OSError:
@@ -49,10 +55,14 @@ class Proxy:
             writer.transport.abort()
             del self._links[task]
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event | None = None
+    ) -> None:
         """Ends by ConnectionResetError, so that one side's end is the other's."""
         while data := await reader.read(65536):
             await self._flowing.wait()
+            if gate is not None:
+                await gate.wait()
             if self.delay:
                 await asyncio.sleep(self.delay)  # the fault itself
             writer.write(data)

@@ -748,7 +748,7 @@ async def test_after_any_mix_of_requests_nothing_is_left_over(company: Company, 
         await eventually(lambda inbound=inbound: not inbound._asks and not inbound._streams)
         if node is company.home:
             assert cell.held == promised
-        assert not [call for call in node.links._conversations.values() if not isinstance(call, GrantCall)]
+        assert not [call for call in node.links.conversations.values() if not isinstance(call, GrantCall)]
 
 
 # Names

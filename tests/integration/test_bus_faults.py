@@ -77,8 +77,8 @@ async def away(server: OwnServer) -> AsyncIterator[Node]:
 def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Signs of life go five times as often as in earnest, and are missed as much sooner. To be named first."""
     monkeypatch.setattr("callboard.runtime.links.BEAT_EVERY_S", 0.2)
-    monkeypatch.setattr("callboard.runtime.links.HELLO_EVERY_S", 0.2)
-    monkeypatch.setattr("callboard.runtime.links.SILENT_NODE_S", 0.8)
+    monkeypatch.setattr("callboard.runtime.peers.HELLO_EVERY_S", 0.2)
+    monkeypatch.setattr("callboard.runtime.peers.SILENT_NODE_S", 0.8)
     monkeypatch.setattr("callboard.runtime.calls.SILENCE_S", 0.8)
 
 
@@ -363,14 +363,14 @@ async def test_a_node_that_falls_silent_is_taken_for_gone_and_welcomed_back(
     assert home.links is not None
     links = away.links
     assert links is not None
-    await eventually(lambda: home.name in links.peers)
+    await eventually(lambda: home.name in links.peers.known)
     with monkeypatch.context() as silence:
-        silence.setattr(home.links, "say_hello", lambda: None)
+        silence.setattr(home.links.peers, "say_hello", lambda: None)
         with anyio.fail_after(5), pytest.raises(ActorStopped, match="no sign of life"):
             await away.actor("clerk").ask(Wait())
     await DIARY.has("watcher saw clerk node_down")
     await DIARY.has("clerk wait CancelledError")
-    await eventually(lambda: home.name in links.peers)
+    await eventually(lambda: home.name in links.peers.known)
     assert await away.actor("clerk").ask(Add()) == Count(1)
 
 

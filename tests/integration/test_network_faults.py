@@ -27,8 +27,8 @@ def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node counts as gone after 0.8 s of silence, not 15. To be named first."""
     DIARY.clear()
     monkeypatch.setattr("callboard.runtime.links.BEAT_EVERY_S", 0.1)
-    monkeypatch.setattr("callboard.runtime.links.HELLO_EVERY_S", 0.1)
-    monkeypatch.setattr("callboard.runtime.links.SILENT_NODE_S", 0.8)
+    monkeypatch.setattr("callboard.runtime.peers.HELLO_EVERY_S", 0.1)
+    monkeypatch.setattr("callboard.runtime.peers.SILENT_NODE_S", 0.8)
     monkeypatch.setattr("callboard.runtime.calls.SILENCE_S", 0.8)
 
 
@@ -51,7 +51,7 @@ async def home(proxy: Proxy) -> AsyncIterator[Node]:
 async def away(nats_server: Any, home: Node) -> AsyncIterator[Node]:
     async with Node("away", bus=BusOptions(nats_server.url), drain_timeout=1.0) as node:
         assert node.links is not None
-        while "home" not in node.links.peers:
+        while "home" not in node.links.peers.known:
             await anyio.sleep(0.01)
         yield node
 
@@ -60,7 +60,7 @@ def nothing_is_left(*nodes: Node) -> bool:
     """No conversation, stream or watch is open, and no credit is promised that could not be spent."""
     return all(
         node.links is not None
-        and not node.links._conversations
+        and not node.links.conversations
         and not node.links._watches
         and not node.links.inbound._asks
         and not node.links.inbound._streams
@@ -128,7 +128,7 @@ async def test_a_partition_longer_than_the_silence_bound_ends_in_errors_and_heal
     assert away.links is not None
     links = away.links
     proxy.flow()
-    await eventually(lambda: "home" in links.peers)
+    await eventually(lambda: "home" in links.peers.known)
     assert await clerk.ask(Add(1), timeout=5) == Count(4)
     assert len((await watcher.ask(GetSeen())).events) == 1
     await eventually(lambda: nothing_is_left(home, away))
@@ -278,7 +278,7 @@ async def test_hellos_of_a_newer_node_and_of_nobody_knows_whom_are_taken_as_far_
 ) -> None:
     assert away.links is not None
     assert home.links is not None
-    peers = home.links.peers
+    peers = home.links.peers.known
     info = {"node": "newer", "pid": 1, "host": "h", "version": "99.0", "roots": [], "moon": "full"}
     send = away.links.bus.send
     send("nodes.hello", msgspec.msgpack.encode({"type": "node.hello", "info": info, "leaving": False, "phase": 3}))

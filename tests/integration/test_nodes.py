@@ -16,7 +16,7 @@ import pytest
 from board import Board
 from company import DIARY, LIVING, THIS_FILE, Add, Clerk, ClerkConfig, Count, Fail, GetSeen, Pid, Wait, Watch
 
-from callboard.runtime import links
+from callboard.runtime import peers
 from callboard.runtime.bus import BusOptions
 from callboard.runtime.errors import (
     ActorStopped,
@@ -61,8 +61,8 @@ async def stage(
 
 
 async def known(home: Node, name: str) -> None:
-    peers = home.require_links()
-    while name not in peers.peers:
+    peers = home.require_links().peers
+    while name not in peers.known:
         await peers.news(None)
 
 
@@ -88,7 +88,7 @@ async def clerk(home: Node, name: str = "clerk", restart: Restart = Restart.PERM
 async def host_of(home: Node, address: str) -> str:
     """The node that an actor lives on, once it lives on one."""
     while not (keeps := home.actors[address].keeps) or home.actors[address].state != "running":
-        await home.require_links().news(0.05)
+        await home.require_links().peers.news(0.05)
     return keeps.partition("@")[2]
 
 
@@ -151,7 +151,7 @@ async def test_actors_spread_over_the_nodes_that_fit(home: Node, nats_server: An
     async with stage(home, nats_server.url, "a"), stage(home, nats_server.url, "b"):
         for name in ("one", "two", "three", "four"):
             await clerk(home, name)
-            await home.require_links().news(1.0)
+            await home.require_links().peers.news(1.0)
         hosts = [await host_of(home, name) for name in ("one", "two", "three", "four")]
         assert sorted(hosts) == ["a", "a", "b", "b"]
 
@@ -166,7 +166,7 @@ async def test_a_first_start_waits_as_long_as_it_is_told_to(home: Node, nats_ser
         tasks.start_soon(spawn)
         async with stage(home, nats_server.url, "late"):
             while not refs:
-                await home.require_links().news(0.05)
+                await home.require_links().peers.news(0.05)
             assert await refs[0].ask(Add()) == Count(1)
             await home.stop("clerk")
 
@@ -227,7 +227,7 @@ async def test_a_temporary_actor_that_crashes_there_stays_away(home: Node, nats_
         with pytest.raises(HandlerFailed):
             await ref.ask(Fail())
         while "clerk" in home.actors:
-            await home.require_links().news(0.02)
+            await home.require_links().peers.news(0.02)
         assert not len(a.leases)
         with pytest.raises(NoSuchActor):
             await ref.ask(Add())
@@ -277,7 +277,7 @@ async def test_kill_9_of_a_node_and_its_actors_come_back_on_another(home: Node, 
         one.kill()
         with anyio.fail_after(10.0):
             while (await host_of(home, victim.address)) != "two":
-                await home.require_links().news(0.1)
+                await home.require_links().peers.news(0.1)
             for ref in refs:
                 await ask_when_back(ref)
                 assert (await ref.ask(Pid())).n != one.pid
@@ -321,7 +321,7 @@ async def test_a_node_that_stood_still_ends_what_was_started_elsewhere_meanwhile
     home: Node, nats_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stale owner wakes up and finds in the first hello that it keeps the actor no more."""
-    monkeypatch.setattr(links, "SILENT_NODE_S", 7.0)
+    monkeypatch.setattr(peers, "SILENT_NODE_S", 7.0)
     url = nats_server.url
     with joined(url, "sleeper", "--labels", "x") as sleeper:
         await known(home, "sleeper")
@@ -330,12 +330,12 @@ async def test_a_node_that_stood_still_ends_what_was_started_elsewhere_meanwhile
         with joined(url, "other", "--labels", "x") as other:
             with anyio.fail_after(30.0):
                 while await host_of(home, "clerk") != "other":
-                    await home.require_links().news(0.1)
+                    await home.require_links().peers.news(0.1)
             assert await ref.ask(Add()) == Count(1)
             sleeper.send_signal(signal.SIGCONT)
             with anyio.fail_after(10.0):
                 while "clerk" in [info.address for info in await actors_of(home, "sleeper")]:
-                    await home.require_links().news(0.1)
+                    await home.require_links().peers.news(0.1)
             assert await ref.ask(Add()) == Count(2)
             assert (await ref.ask(Pid())).n == other.pid
 
@@ -367,7 +367,7 @@ async def actors_of(home: Node, name: str) -> tuple[ActorInfo, ...]:
 async def test_the_listing_of_nodes_says_what_each_offers(home: Node, nats_server: Any) -> None:
     async with stage(home, nats_server.url, "a", "gpu", memory=GIB, cpus=2):
         await clerk(home, cpus=0.5)
-        await home.require_links().news(1.0)
+        await home.require_links().peers.news(1.0)
         nodes = {info.node: info for info in (await home.actor("node.home").ask(ListNodes())).nodes}
         assert nodes["a"].labels == ("gpu",)
         assert nodes["a"].cpus == 1.5

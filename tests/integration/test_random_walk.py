@@ -298,7 +298,7 @@ def left_over(nodes: list[Node]) -> list[str]:
         assert node.links is not None
         links, inbound = node.links, node.links.inbound
         parts = {
-            "conversations": links._conversations,
+            "conversations": links.conversations,
             "watches": links._watches,
             "asks": inbound._asks,
             "streams": inbound._streams,

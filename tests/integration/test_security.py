@@ -168,9 +168,9 @@ async def test_a_user_of_one_token_cannot_ask_in_the_name_of_another(board: Boar
     async with connect(board.info().url, str(file), name="honest") as bus:
         links = bus.node.require_links()
         with pytest.raises(Forbidden):
-            await links.exchange("mint.node:remote", b"", 5)
+            await links.publisher.exchange("mint.node:remote", b"", 5)
         with pytest.raises(Forbidden):
-            await links.exchange("join.token-00000000", b"", 5)
+            await links.publisher.exchange("join.token-00000000", b"", 5)
         for subject in ("mint.*", "join.*"):
             with pytest.raises(Forbidden):
                 async with bus.listen(subject):

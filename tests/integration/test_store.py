@@ -160,7 +160,7 @@ async def test_an_owner_that_was_taken_over_is_fenced_off_and_ends(server: OwnSe
 
                     async def deposit() -> None:
                         while True:
-                            with contextlib.suppress(Fenced, ActorStopped):
+                            with contextlib.suppress(Fenced, ActorStopped, NoSuchActor):
                                 pids.add((await far.actor("a").ask(Deposit(100, swallow=swallow))).pid)
 
                     group.start_soon(deposit)

@@ -30,7 +30,7 @@ from company import (
 from callboard.runtime.actor import Actor, NoConfig, handler
 from callboard.runtime.bus import BusOptions
 from callboard.runtime.client import Client
-from callboard.runtime.context import current_trace
+from callboard.runtime.context import current_place
 from callboard.runtime.errors import DeadlineExceeded, HandlerFailed, MailboxFull, NoSuchActor, RequestInvalid
 from callboard.runtime.node import Node
 from callboard.runtime.placement import Process
@@ -92,17 +92,17 @@ class Start(Request[Count], frozen=True, tag="test.start"): ...
 
 class Born(Actor[NoConfig]):
     async def started(self) -> None:
-        assert current_trace.get() is None
+        assert current_place.get().trace is None
 
     @handler
     async def start(self, message: Start) -> Count:
-        assert current_trace.get() is not None
+        assert current_place.get().trace is not None
         child = await self.spawn(Born, name="child")
         return await child.ask(Add())
 
     @handler
     async def add(self, message: Add) -> Count:
-        return Count(int(current_trace.get() is not None))
+        return Count(int(current_place.get().trace is not None))
 
 
 async def test_a_trace_through_three_actors_in_three_processes_and_a_stream_is_one_tree(
@@ -133,7 +133,7 @@ async def test_a_trace_through_three_actors_in_three_processes_and_a_stream_is_o
     assert all(child.at >= step.at for step in root.walk() for child in step.children)
     # What was not traced left nothing, and what comes after the block neither.
     await bus.actor("near").ask(Add())
-    assert current_trace.get() is None
+    assert current_place.get().trace is None
     assert len((await collect(bus, trace)).spans) == 11
 
 

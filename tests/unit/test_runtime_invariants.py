@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from callboard.runtime import deadlines as deadlines_module
 from callboard.runtime.actor import Actor, NoConfig, handler, spec_of
 from callboard.runtime.batches import MAX_PARTS, Batch
 from callboard.runtime.cell import Cell
-from callboard.runtime.channels import RECEIVER_LEASE_S, WINDOW, Ledger
+from callboard.runtime.channels import RECEIVER_LEASE_S, WINDOW, Channel, Ledger
 from callboard.runtime.deadlines import TICK_S, DeadlineWheel
 from callboard.runtime.deliveries import Told
 from callboard.runtime.errors import MailboxFull
@@ -172,6 +173,8 @@ def test_an_entry_that_fails_to_expire_keeps_nobody_else_waiting(monkeypatch: py
 
 # Credit
 
+SENDERS = ("a", "b", "c")
+
 
 class Note(Message, frozen=True, tag="invariants.note"): ...
 
@@ -190,7 +193,7 @@ class Roomy(Idle):
 class CreditMachine(RuleBasedStateMachine):
     """Senders ask for credit, spend it, let it lapse and die; the actor handles what came; foreign messages come."""
 
-    senders = st.sampled_from(["a", "b", "c"])
+    senders = st.sampled_from(SENDERS)
     kind: type[Idle] = Idle
 
     def __init__(self) -> None:
@@ -200,8 +203,9 @@ class CreditMachine(RuleBasedStateMachine):
         node.loop = self.loop
         self.cell = Cell(node, "idle", self.kind, NoConfig(), Restart.PERMANENT, node)  # type: ignore[arg-type]
         self.ledger = Ledger(self.cell)
-        self.credit: dict[str, int] = {}
-        self.granted_at: dict[str, float] = {}
+        links: Any = SimpleNamespace(node=node, bus=SimpleNamespace(max_payload=1 << 20))
+        self.channels = {sender: Channel("idle", links) for sender in SENDERS}
+        self.asking: set[str] = set()
         self.now = 0.0
 
     def teardown(self) -> None:
@@ -211,29 +215,29 @@ class CreditMachine(RuleBasedStateMachine):
 
     @rule(sender=senders)
     def ask_for_credit(self, sender: str) -> None:
-        left = self.credit.get(sender, 0)
-        self.ledger.settle(sender, left, self.now)
-        more = self.ledger.grant(sender, self.now)
-        assert more >= 0
-        self.credit[sender] = left + more
-        self.granted_at[sender] = self.now
-        assert self.credit[sender] <= WINDOW
+        if sender not in self.asking:
+            self.asking.add(sender)
+            self.ledger.settle(sender, self.channels[sender].left(self.now), self.now)
+
+    @rule(sender=senders)
+    def answer(self, sender: str) -> None:
+        if sender in self.asking and (more := self.ledger.grant(sender, self.now)):
+            self.asking.remove(sender)
+            self.channels[sender].grant(more, self.now)
+            assert 0 < self.channels[sender].credit <= WINDOW
 
     @rule(sender=senders, count=st.integers(1, 200))
     def tell(self, sender: str, count: int) -> None:
-        if self.now - self.granted_at.get(sender, 0) > RECEIVER_LEASE_S / 3:
-            self.credit[sender] = 0
-        count = min(count, self.credit.get(sender, 0))
-        if count:
-            self.credit[sender] -= count
-            self.ledger.spend(sender, count)
-            for _ in range(count):  # what has credit finds room, whatever else came
-                self.cell.put(Told(Note()))
+        for _ in range(count):
+            if not self.channels[sender].take(self.now):
+                break
+            self.ledger.spend(sender, 1)
+            self.cell.put(Told(Note(), sender, self.cell))  # what has credit finds room, whatever else came
 
     @rule()
     def foreign_message(self) -> None:
         try:
-            self.cell.put(Told(Note()))
+            self.cell.put(Told(Note(), "", self.cell))
         except MailboxFull:
             assert self.occupied() >= self.cell.capacity
 
@@ -245,7 +249,7 @@ class CreditMachine(RuleBasedStateMachine):
     @rule(sender=senders, lie=st.integers(-5, 10**9))
     def lie(self, sender: str, lie: int) -> None:
         self.ledger.settle(sender, lie, self.now)
-        self.credit[sender] = 0
+        self.channels[sender].reset()
 
     @rule(seconds=st.floats(0, 20))
     def wait(self, seconds: float) -> None:
@@ -255,7 +259,9 @@ class CreditMachine(RuleBasedStateMachine):
     @rule()
     def lose_the_bus(self) -> None:
         self.ledger.clear()
-        self.credit.clear()
+        self.asking.clear()
+        for channel in self.channels.values():
+            channel.reset()
         assert self.cell.held == 0
 
     def occupied(self) -> int:
