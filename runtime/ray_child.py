@@ -64,7 +64,7 @@ class RayChild(ProcessChild):
                 if told != str(error):
                     log.warning("%s waits to be restarted: %s", self.address, error, extra={"actor": self.address})
                     told = str(error)
-            await self._node.require_links().news(RETRY_S)
+            await self._node.require_links().peers.news(RETRY_S)
             if self.closed:
                 raise ActorStopped(f"{self.address} was stopped while it started")
 

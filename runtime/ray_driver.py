@@ -59,7 +59,12 @@ class Driver:
             log.error("%s: Ray failed", self._orders.start.name, exc_info=error)
             last = _over(error)
         self._say(last)
-        return 1 if last.code else 0
+        if last.code:
+            return 1
+        import ray
+
+        ray.shutdown()  # where it got as far as this, the cluster is there to take leave of
+        return 0
 
     def _live(self) -> Over:
         ip = self._connect()
@@ -80,6 +85,8 @@ class Driver:
         """Become a driver of the cluster. The address of this machine there."""
         # Ray tries so often, a second apart, where it is refused; whether it was it says only at the end.
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "5")
+        # At a ray:// address, how long a driver that was killed is waited for before its actors end.
+        os.environ.setdefault("RAY_CLIENT_RECONNECT_GRACE_PERIOD", "5")
         import ray
         import ray.util
 
@@ -98,9 +105,11 @@ class Driver:
                 namespace=NAMESPACE,
             )
         except ValueError as error:
-            raise ConfigError(f"'{address}' is no address of a Ray cluster: {error}", hint="it is HOST:PORT") from error
-        except ImportError as error:
-            raise ConfigError(f"this Ray cannot use {address}: {error}", hint="pip install 'ray[client]'") from error
+            if "ray[client]" in str(error):
+                hint = "pip install 'ray[client]', or HOST:PORT from a machine that is part of the cluster"
+                raise ConfigError(f"{address} needs Ray's client, which is not installed", hint=hint) from error
+            hint = "it is HOST:PORT, or ray://HOST:PORT from a machine that is not part of it"
+            raise ConfigError(f"'{address}' is no address of a Ray cluster: {error}", hint=hint) from error
         except ConnectionError as error:
             raise _not_reachable(address, f"{error}. {error.__cause__ or ''}") from error
         except RuntimeError as error:

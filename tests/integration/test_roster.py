@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 from antics import Begun, FragileConfig, Hold
 from board import Board, install
@@ -118,8 +119,10 @@ async def test_an_actor_that_cannot_start_again_takes_neither_the_daemon_nor_the
             await bus.spawn("counter", name=name)
         await bus.spawn("fragile", FragileConfig(str(needed)), name="b")
         needed.unlink()
+        guardian = board.watch_log("guardian")
         await kill_daemon(board, bus, "a", "c")
         assert await addresses(bus) == {"a", "c"}
+        await anyio.to_thread.run_sync(guardian.wait, "the daemon is ready")
         assert board.info().daemon_restarts == 1
     logs = board.run("logs", "daemon", "-n", "100")
     assert "b is not brought back" in logs.stdout
