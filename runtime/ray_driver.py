@@ -106,7 +106,7 @@ class Driver:
             )
         except ValueError as error:
             if "ray[client]" in str(error):
-                hint = "pip install 'ray[client]', or HOST:PORT from a machine that is part of the cluster"
+                hint = 'pip install "callboard[cluster]", or HOST:PORT from a machine that is part of the cluster'
                 raise ConfigError(f"{address} needs Ray's client, which is not installed", hint=hint) from error
             hint = "it is HOST:PORT, or ray://HOST:PORT from a machine that is not part of it"
             raise ConfigError(f"'{address}' is no address of a Ray cluster: {error}", hint=hint) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -18,7 +17,6 @@ import psutil
 from callboard.runtime.processes import dying_with_us, wait_exit
 
 NUM_CPUS = 2
-HAS_CLIENT = importlib.util.find_spec("grpc") is not None
 # How long the head has to open its port.
 _OPEN_TIMEOUT_S = 20.0
 
@@ -36,8 +34,7 @@ class RayCluster:
         command += ["--node-ip-address", "127.0.0.1", "--port", str(self.port), "--temp-dir", self._folder]
         command += ["--num-cpus", str(NUM_CPUS), "--num-gpus", "0", "--object-store-memory", str(80 << 20)]
         command += ["--include-dashboard", "false"]
-        if HAS_CLIENT:
-            command += ["--ray-client-server-port", str(client_port)]
+        command += ["--ray-client-server-port", str(client_port)]
         log = Path(self._folder) / "head.log"
         with log.open("wb") as output:
             self._head = subprocess.Popen(

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from board import Board
 from company import THIS_FILE, Add, Clerk, ClerkConfig, Count, GetSeen, Number, Numbers, Pid, Total, Wait, Watch
-from ray_cluster import HAS_CLIENT, RayCluster
+from ray_cluster import RayCluster
 
 from callboard.runtime import ray_child
 from callboard.runtime.bus import BusOptions
@@ -226,7 +226,6 @@ async def test_a_stop_ends_an_actor_that_waits_for_room(home: Node, cluster: Ray
             assert await anyio.to_thread.run_sync(wait_exit, driver, 5.0)
 
 
-@pytest.mark.skipif(not HAS_CLIENT, reason="Ray's client is not installed: pip install 'ray[client]'")
 async def test_through_rays_client_it_is_the_same(home: Node, cluster: RayCluster) -> None:
     ref = await clerk(home, cluster, address=cluster.client_address)
     for victim in ("actor", "driver"):
@@ -300,9 +299,6 @@ async def test_no_cluster_and_a_wrong_token_are_errors_in_time_that_say_what_to_
 ) -> None:
     with pytest.raises(CallboardError, match="'nowhere' is no address of a Ray cluster"):
         await clerk(home, cluster, address="nowhere")
-    if not HAS_CLIENT:
-        with pytest.raises(CallboardError, match="needs Ray's client, which is not installed"):
-            await clerk(home, cluster, address=cluster.client_address)
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with pytest.raises(NotReachable, match="it wants its token") as refused:
         await clerk(home, cluster)
