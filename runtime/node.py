@@ -27,7 +27,7 @@ from .deadlines import DeadlineWheel
 from .errors import CallboardError, ConfigError, NameTaken, NoStore, NoSuchActor, NotReachable
 from .family import Child, Family
 from .leases import Leases, Offer
-from .placement import Here, Where
+from .placement import ChildSpec, Here, Where
 from .refs import Ref
 from .supervision import Restart, Supervision
 from .topics import Listener, Topics, check_subject
@@ -230,7 +230,7 @@ class Node:
             raise NameTaken(f"there is an actor {address} already")
         if root and name in _RESERVED:
             raise ConfigError(f"'{name}' is no name for an actor: the runtime's own subjects begin with it")
-        child = place.child(self, address, kind, config, restart, family)
+        child = place.child(ChildSpec(self, address, kind, config, restart, family))
         child.supervised = supervised
         if root and self.links is not None and isinstance(child, Cell):
             await self.links.names.claim(address)

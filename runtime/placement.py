@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import msgspec
 
 from ..schemas.runtime import RayPlace, Spawn
-from .actor import spec_of
+from .actor import kind_name, spec_of
 from .cell import Cell
 from .errors import ConfigError
 from .family import Child, Family
@@ -26,25 +26,38 @@ RAY_CONNECT_TIMEOUT_S = 15.0
 RAY_GRACE_S = 10.0
 
 
+@dataclass(frozen=True)
+class ChildSpec:
+    """An actor to be, and the family that looks after it.
+
+    `kind` and `config` are as the spawner gave them: only the process that runs the actor needs its class.
+    """
+
+    node: Node
+    address: str
+    kind: type[Actor[Any]] | str
+    config: msgspec.Struct | str | None
+    restart: Restart
+    family: Family
+
+    @property
+    def kind_name(self) -> str:
+        return self.kind if isinstance(self.kind, str) else kind_name(self.kind)
+
+    @property
+    def config_text(self) -> str:
+        """As JSON."""
+        return self.config if isinstance(self.config, str) else msgspec.json.encode(self.config or {}).decode()
+
+
 class Where(Protocol):
     """A place. `root` says that an actor there is a root of its own: its address is its bare name."""
 
     @property
     def root(self) -> bool: ...
 
-    def child(
-        self,
-        node: Node,
-        address: str,
-        kind: type[Actor[Any]] | str,
-        config: msgspec.Struct | str | None,
-        restart: Restart,
-        family: Family,
-    ) -> Child:
-        """The child that starts, stops and reports an actor of that kind in this place.
-
-        `kind` and `config` are as the spawner gave them: only the process that runs the actor needs its class.
-        """
+    def child(self, spec: ChildSpec) -> Child:
+        """The child that starts, stops and reports that actor in this place."""
         ...
 
 
@@ -54,17 +67,9 @@ class Here:
 
     root: bool = field(default=False, init=False)
 
-    def child(
-        self,
-        node: Node,
-        address: str,
-        kind: type[Actor[Any]] | str,
-        config: msgspec.Struct | str | None,
-        restart: Restart,
-        family: Family,
-    ) -> Child:
-        cls = node.resolve(kind)
-        return Cell(node, address, cls, configured(cls, config), restart, family)
+    def child(self, spec: ChildSpec) -> Child:
+        cls = spec.node.resolve(spec.kind)
+        return Cell(spec.node, spec.address, cls, configured(cls, spec.config), spec.restart, spec.family)
 
 
 @dataclass(frozen=True)
@@ -82,18 +87,10 @@ class Process:
     role: Literal["node", "tool"] = "node"
     root: bool = field(default=True, init=False)
 
-    def child(
-        self,
-        node: Node,
-        address: str,
-        kind: type[Actor[Any]] | str,
-        config: msgspec.Struct | str | None,
-        restart: Restart,
-        family: Family,
-    ) -> Child:
+    def child(self, spec: ChildSpec) -> Child:
         from .process import ProcessChild
 
-        return ProcessChild(node, address, kind, config, restart, family, self)
+        return ProcessChild(spec, self)
 
 
 @dataclass(frozen=True)
@@ -115,18 +112,10 @@ class OnNode:
     ready_timeout: float = 120.0
     root: bool = field(default=True, init=False)
 
-    def child(
-        self,
-        node: Node,
-        address: str,
-        kind: type[Actor[Any]] | str,
-        config: msgspec.Struct | str | None,
-        restart: Restart,
-        family: Family,
-    ) -> Child:
+    def child(self, spec: ChildSpec) -> Child:
         from .remote import RemoteChild
 
-        return RemoteChild(node, address, kind, config, restart, family, self)
+        return RemoteChild(spec, self)
 
 
 @dataclass(frozen=True)
@@ -152,18 +141,10 @@ class Ray:
     ready_timeout: float = 120.0
     root: bool = field(default=True, init=False)
 
-    def child(
-        self,
-        node: Node,
-        address: str,
-        kind: type[Actor[Any]] | str,
-        config: msgspec.Struct | str | None,
-        restart: Restart,
-        family: Family,
-    ) -> Child:
+    def child(self, spec: ChildSpec) -> Child:
         from .ray_child import RayChild
 
-        return RayChild(node, address, kind, config, restart, family, self)
+        return RayChild(spec, self)
 
     def __post_init__(self) -> None:
         wanted = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "memory": self.memory, **self.resources}

@@ -12,28 +12,25 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
-import msgspec
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ..schemas.base import ErrorInfo
 from ..schemas.runtime import ActorInfo, NodeDown
 from .access import mint_for_child
-from .actor import kind_name
 from .errors import ActorStopped, CallboardError, DeadlineExceeded, from_info
-from .family import Child, Family
+from .family import Child
 from .frames import Over, RayOrders, Start, Stop, pack, read_report
 from .log import log
-from .placement import Process
+from .placement import ChildSpec, Process
 from .roles import process_role
 from .supervision import Restart
 
 if TYPE_CHECKING:
-    from .actor import Actor
-    from .node import Node
+    pass
 
 # How long a child that was told to go may take beyond its drain time before it is killed.
 KILL_AFTER_S = 5.0
@@ -49,21 +46,12 @@ class ProcessChild(Child):
 
     _module = "callboard.runtime.worker"
 
-    def __init__(
-        self,
-        node: Node,
-        address: str,
-        kind: type[Actor[Any]] | str,
-        config: msgspec.Struct | str | None,
-        restart: Restart,
-        family: Family,
-        where: Process,
-    ) -> None:
-        super().__init__(address, restart, family)
-        node.require_links()
-        self._node = node
-        self._kind = kind if isinstance(kind, str) else kind_name(kind)
-        self._config = config if isinstance(config, str) else msgspec.json.encode(config or {}).decode()
+    def __init__(self, spec: ChildSpec, where: Process) -> None:
+        super().__init__(spec.address, spec.restart, spec.family)
+        spec.node.require_links()
+        self._node = spec.node
+        self._kind = spec.kind_name
+        self._config = spec.config_text
         self._where = where
         self._process: anyio.abc.Process | None = None
         self._watcher: asyncio.Task[None] | None = None

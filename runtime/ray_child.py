@@ -7,21 +7,18 @@ actor's own process, so that all else is as with one. It is a process because Ra
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from .actor import Actor
 from .errors import ActorStopped, MissingExtra, NameTaken, NoNodeFits, NotReachable
-from .family import Family
 from .frames import RayOrders, Start
 from .log import log
-from .placement import RAY_CONNECT_TIMEOUT_S, Process, Ray
+from .placement import RAY_CONNECT_TIMEOUT_S, ChildSpec, Process, Ray
 from .process import ProcessChild
-from .supervision import Restart
 
 if TYPE_CHECKING:
-    from .node import Node
+    pass
 
 # How often a restart is tried again that only has to wait.
 RETRY_S = 1.0
@@ -36,20 +33,11 @@ class RayChild(ProcessChild):
 
     _module = "callboard.runtime.ray_driver"
 
-    def __init__(
-        self,
-        node: Node,
-        address: str,
-        kind: type[Actor[Any]] | str,
-        config: msgspec.Struct | str | None,
-        restart: Restart,
-        family: Family,
-        place: Ray,
-    ) -> None:
+    def __init__(self, spec: ChildSpec, place: Ray) -> None:
         if importlib.util.find_spec("ray") is None:
             raise MissingExtra.of("cluster", "an actor on a Ray cluster")
         process = Process(load=place.load, ready_timeout=place.start_timeout)
-        super().__init__(node, address, kind, config, restart, family, process)
+        super().__init__(spec, process)
         self._place = place
 
     async def start(self) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
-import msgspec
 
 from ..schemas.runtime import PROTOCOL, ActorInfo, Ended, NodeInfo, Spawn, StopActor, Terminated
-from .actor import kind_name
 from .errors import (
     ActorStopped,
     CallboardError,
@@ -22,14 +20,13 @@ from .errors import (
     UnknownKind,
     from_info,
 )
-from .family import Child, Family
+from .family import Child
 from .log import log
-from .placement import OnNode
+from .placement import ChildSpec, OnNode
 from .supervision import Restart
 
 if TYPE_CHECKING:
-    from .actor import Actor
-    from .node import Node
+    pass
 
 # Beyond the actor's own time, how long a node may take to say that it has stopped it.
 STOP_PATIENCE_S = 5.0
@@ -45,21 +42,12 @@ class RemoteChild(Child):
 
     __slots__ = ("_config", "_kind", "_node", "_starting", "_where", "host")
 
-    def __init__(
-        self,
-        node: Node,
-        address: str,
-        kind: type[Actor[Any]] | str,
-        config: msgspec.Struct | str | None,
-        restart: Restart,
-        family: Family,
-        where: OnNode,
-    ) -> None:
-        super().__init__(address, restart, family)
-        node.require_links()
-        self._node = node
-        self._kind = kind if isinstance(kind, str) else kind_name(kind)
-        self._config = config if isinstance(config, str) else msgspec.json.encode(config or {}).decode()
+    def __init__(self, spec: ChildSpec, where: OnNode) -> None:
+        super().__init__(spec.address, spec.restart, spec.family)
+        spec.node.require_links()
+        self._node = spec.node
+        self._kind = spec.kind_name
+        self._config = spec.config_text
         self._where = where
         self._starting: anyio.CancelScope | None = None
         self.host = ""
