@@ -21,7 +21,7 @@ from ..schemas.base import ErrorInfo
 from ..schemas.runtime import PROTOCOL
 from .blob_files import host_key
 from .errors import ActorStopped, CallboardError, NotReachable, VersionMismatch, to_info
-from .frames import Over, Start, Stop, pack, read_frame
+from .frames import Over, Start, Stop, pack, parse_report, read_frame
 from .papers import Papers
 from .processes import dying_with_us
 
@@ -126,8 +126,10 @@ class RayHost:
             self._process = process
             try:
                 process.stdin.write(pack(start))
-                self._first.set_result(read_frame(process.stdout))
                 last = read_frame(process.stdout)
+                if not isinstance(parse_report(last), Over):  # else it is said once nothing of it is left
+                    self._first.set_result(last)
+                    last = read_frame(process.stdout)
             except (BrokenPipeError, EOFError):
                 last = b""
             code = process.wait()
