@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 # How long Ray's driver has to find the cluster; Ray itself would try for more than a minute.
-RAY_CONNECT_TIMEOUT_S = 15.0
+RAY_CONNECT_TIMEOUT_S = 30.0
 # Beyond all that it waits for, how long the driver may take to start and to say how it went.
 RAY_GRACE_S = 10.0
 

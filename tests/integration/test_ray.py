@@ -226,6 +226,7 @@ async def test_a_stop_ends_an_actor_that_waits_for_room(home: Node, cluster: Ray
             assert await anyio.to_thread.run_sync(wait_exit, driver, 5.0)
 
 
+@pytest.mark.timeout(180)
 async def test_through_rays_client_it_is_the_same(home: Node, cluster: RayCluster) -> None:
     ref = await clerk(home, cluster, address=cluster.client_address)
     for victim in ("actor", "driver"):
