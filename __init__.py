@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .runtime.supervision import Restart as Restart
     from .runtime.supervision import Strategy as Strategy
     from .runtime.supervision import Supervision as Supervision
+    from .runtime.work_queue import Job as Job
+    from .runtime.work_queue import WorkQueue as WorkQueue
     from .schemas.base import Message as Message
     from .schemas.base import Request as Request
     from .schemas.base import StreamRequest as StreamRequest
@@ -41,6 +43,7 @@ _HOME = {
     "Event": "runtime.log_reading",
     "EventLog": "runtime.event_log",
     "Here": "runtime.placement",
+    "Job": "runtime.work_queue",
     "Message": "schemas.base",
     "Node": "runtime.node",
     "OnNode": "runtime.placement",
@@ -53,6 +56,7 @@ _HOME = {
     "StreamRequest": "schemas.base",
     "Supervision": "runtime.supervision",
     "Terminated": "schemas.runtime",
+    "WorkQueue": "runtime.work_queue",
     "connect": "runtime.client",
     "connect_sync": "runtime.blocking",
     "handler": "runtime.actor",

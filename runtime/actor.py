@@ -79,7 +79,7 @@ class Actor(Generic[C]):
 
     Derive from `Actor[Config]`, where `Config` is a frozen msgspec Struct that arrives as `self.config`, and mark the
     methods that take messages with `@handler`. Hooks: `started` runs before the first message (an error there is the
-    spawner's), `stopped` on the way out, also after a crash.
+    spawner's), `draining` when its last was taken, `stopped` on the way out, also after a crash.
 
     A class that defines `snapshot` and `restore` gets its state back when it is started again under its address, also
     in another process: `restore` is called before `started`. State is written by `await self.save()` and by a clean
@@ -94,6 +94,12 @@ class Actor(Generic[C]):
     async def started(self) -> None: ...
 
     async def stopped(self) -> None: ...
+
+    def draining(self) -> None:
+        """Called when the actor is to end and handles no further message: let go of what only waits for news.
+
+        Concurrent handlers under way have what is left of the drain time to finish.
+        """
 
     def snapshot(self) -> Any:
         """What `restore` needs to know: a Struct whose new fields have defaults, or bytes."""

@@ -263,6 +263,7 @@ class Cell(Child):
                 if not ready.done():
                     ready.set_result(None)
             await self._serve(actor)
+            actor.draining()
             await self._finish_running()
             if self._snapshots is not None:
                 await self._snapshots.save(actor, if_changed=True)

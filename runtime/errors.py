@@ -51,6 +51,9 @@ CallboardError
 │   ├── NoSuchState           store.no_state      nothing is stored under that name
 │   ├── StateInUse            store.in_use        it is not to be removed or replaced as things are
 │   └── BackupDamaged         store.damaged       an export that is cut short, changed, or none
+├── QueueError                queue               a work queue
+│   ├── QueueFull             queue.full          it holds as much as it may; nothing was put
+│   └── LeaseLost             queue.lease_lost    the item is somebody else's by now, or is no more
 └── RemoteError               (as sent)           a code that this side does not know
 """
 
@@ -313,6 +316,20 @@ class StateInUse(StoreError):
 class BackupDamaged(StoreError):
     code = "store.damaged"
     default_hint = "nothing was changed: take another export"
+
+
+class QueueError(CallboardError):
+    code = "queue"
+
+
+class QueueFull(QueueError):
+    code = "queue.full"
+    default_hint = "put later, requeue or drop dead letters, or raise `max_items` and `max_bytes` of the queue"
+
+
+class LeaseLost(QueueError):
+    code = "queue.lease_lost"
+    default_hint = "stop working on it, or take it for longer: `lease_s`, and `queue.extend` in time"
 
 
 class RemoteError(CallboardError):

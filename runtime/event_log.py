@@ -108,6 +108,11 @@ class EventLog(Generic[T]):
         return self._tail.first + len(self._tail.events) - 1
 
     @property
+    def room(self) -> int:
+        """How many bytes the events of one append may have together, encoded."""
+        return self._jetstream.max_payload - 1024
+
+    @property
     def epoch(self) -> int:
         """How many owners the log has had."""
         return self._tail.epoch
@@ -131,9 +136,8 @@ class EventLog(Generic[T]):
             await self._load_keys()
         done: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         entry = _Append([msgspec.Raw(_encode(event)) for event in events], key, expected, alone, done)
-        room = self._jetstream.max_payload - 1024
-        if entry.size > room:
-            raise TooLarge(f"an append of {entry.size} bytes is over the limit of {room} for one message")
+        if entry.size > self.room:
+            raise TooLarge(f"an append of {entry.size} bytes is over the limit of {self.room} for one message")
         self._waiting.append(entry)
         if self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write_all())
