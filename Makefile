@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 PEERS := $(patsubst tests/benchmarks/peers/requirements-%.txt,%,$(wildcard tests/benchmarks/peers/requirements-*.txt))
 
-# Programs that some tests run, by the Debian package of the same name; without one, its tests are skipped.
-PROGRAMS := strace
+# Programs that some tests run, with the Debian package where it has another name; without one, its tests are skipped.
+PROGRAMS := strace ip:iproute2
 
 # What an installation depends on: what it asks for, the versions, and where it lies (it is editable).
 HASH = $$({ cat pyproject.toml constraints.txt; pwd -P; } | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-64)
@@ -22,12 +22,13 @@ install: ## make .venv with everything in it; nothing happens when it is up to d
 	set -eu; \
 	rm -f $(STAMP); \
 	for program in $(PROGRAMS); do \
+	    package=$${program#*:}; program=$${program%:*}; \
 	    if command -v $$program >/dev/null; then continue; fi; \
 	    if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	        echo "installing the Debian package $$program"; \
-	        if apt-get update -qq && apt-get install -y -qq $$program >/dev/null; then continue; fi; \
+	        echo "installing the Debian package $$package"; \
+	        if apt-get update -qq && apt-get install -y -qq $$package >/dev/null; then continue; fi; \
 	    fi; \
-	    echo "$$program is not here, so the tests that run it will be skipped (Debian: apt-get install $$program)" >&2; \
+	    echo "$$program is not here, so the tests that run it will be skipped (Debian: apt-get install $$package)" >&2; \
 	done; \
 	if ! { $(BIN)/pip --version && grep -qF "$$(pwd -P)/$(BIN)/" $(BIN)/pip; } >/dev/null 2>&1; then \
 	    python=; \

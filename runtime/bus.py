@@ -27,6 +27,7 @@ from .meters import TrafficMeter
 from .tls import NO_TLS_FILES, Tls
 
 CONNECT_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 3.0
 RECONNECT_WAIT_S = 0.1
 # A server that answers no ping for two to three of these is taken for gone.
 PING_EVERY_S = 10
@@ -313,8 +314,12 @@ class Bus:
             await self._client._send_unsubscribe(subscription._id)
             await self.flush()
             await subscription.drain()
-        except (nats.errors.Error, Disconnected) as error:  # the connection has gone, and the subscription with it
+        except (nats.errors.Error, Disconnected) as error:
+            # The server has the order, or the connection goes and the subscription with it. Without this, nats-py would
+            # subscribe it again on the next connection, and we would answer for a name that is somebody else's by then.
             log.debug("%s: %s", subscription.subject, error)
+            subscription._stop_processing()
+            self._client._remove_sub(subscription._id)
 
     async def close(self) -> None:
         """Send what waits, bounded, and go."""
@@ -331,7 +336,10 @@ class Bus:
 
     async def _close_client(self) -> None:
         try:
-            await self._client.close()
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._client.close()
+        except TimeoutError:  # of TLS that broke in its handshake, asyncio may never say that it is closed
+            self._client.hang_up()
         except OSError as error:  # nats-py flushes a socket that a server which refused us has closed
             log.debug("bus: %s", error)
 

@@ -19,8 +19,8 @@ from callboard.runtime.server_config import find_binary
 class OwnServer:
     """Runs from `start` to `kill`. It ends with the process that runs the tests, in any case."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self._options = options
+    def __init__(self, folder: Path, *options: str, host: str = "127.0.0.1") -> None:
+        self._options = ("--addr", host, *options)
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self.url = f"nats://127.0.0.1:{self.port}"
@@ -29,7 +29,7 @@ class OwnServer:
 
     def start(self) -> None:
         """Returns when it takes connections."""
-        command = [str(find_binary()), "--addr", "127.0.0.1", "--port", str(self.port), "--log", str(self._log)]
+        command = [str(find_binary()), "--port", str(self.port), "--log", str(self._log)]
         command += self._options
         self._log.unlink(missing_ok=True)
         self._process = subprocess.Popen(dying_with_us(command), stdin=subprocess.DEVNULL)
@@ -55,9 +55,9 @@ class OwnServer:
 
 
 @contextmanager
-def own_server(folder: Path, *options: str) -> Iterator[OwnServer]:
-    """`options` go to its command line: `--jetstream`, say."""
-    server = OwnServer(folder, *options)
+def own_server(folder: Path, *options: str, host: str = "127.0.0.1") -> Iterator[OwnServer]:
+    """`options` go to its command line: `--jetstream`, say. It listens on `host`, and `url` is for this machine."""
+    server = OwnServer(folder, *options, host=host)
     server.start()
     try:
         yield server

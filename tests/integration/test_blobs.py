@@ -18,6 +18,7 @@ import anyio
 import nats
 import pytest
 from company import LIVING, Bulk, BulkItems, Clerk, ClerkConfig, GetNotes, Note
+from own_server import own_server
 
 from callboard.runtime import blob_files, object_store
 from callboard.runtime.blob_files import sweep
@@ -302,13 +303,10 @@ async def test_an_object_goes_from_the_store_by_itself(nats_server: NatsServer, 
 # Messages over the limit
 
 
-@pytest.mark.parametrize("far", [False, True], ids=["same host", "other host"])
-async def test_a_message_of_16_mib_passes_both_ways(
-    nats_server: NatsServer, base: Path, far: bool, eventually: Eventually
-) -> None:
+async def big_messages_pass(url: str, base: Path, far: bool, eventually: Eventually) -> None:
+    """Plain messages, a request, an answer and an item of 16 MiB, in their order, with nothing left behind."""
     big = "x" * (16 * MIB)
-    options = BusOptions(nats_server.url)
-    assert MIB == (1 << 20)
+    options = BusOptions(url)
     async with (
         Node("home", bus=options, blobs=base / "a") as home,
         Node("away", bus=options, blobs=base / ("b" if far else "a")) as away,
@@ -323,12 +321,29 @@ async def test_a_message_of_16_mib_passes_both_ways(
         assert (await clerk.ask(Bulk(16 * MIB))).texts[0] == big
         async with clerk.stream(BulkItems(16 * MIB)) as items:
             assert [len(item.text) async for item in items] == [16 * MIB]
+        with pytest.raises(TooLarge):  # nobody knows who listens, or where
+            await away.publish("topic.big", Note(big))
         await eventually(lambda: not files(base) and home.blobs.held == away.blobs.held == 0)
 
 
-async def test_without_jetstream_a_message_crosses_one_host_and_no_two(tmp_path: Path, base: Path) -> None:
-    from own_server import own_server
+@pytest.mark.parametrize("far", [False, True], ids=["same host", "other host"])
+async def test_a_message_of_16_mib_passes_both_ways(
+    nats_server: NatsServer, base: Path, far: bool, eventually: Eventually
+) -> None:
+    await big_messages_pass(nats_server.url, base, far, eventually)
 
+
+@pytest.mark.parametrize("limit", ["64KB", "8MB"])
+async def test_it_does_so_whatever_the_servers_own_limit_is(
+    tmp_path: Path, base: Path, limit: str, eventually: Eventually
+) -> None:
+    config = tmp_path / "nats-server.conf"
+    config.write_text(f'max_payload: {limit}\njetstream {{ store_dir: "{tmp_path / "js"}" }}\n')
+    with own_server(tmp_path, "--config", str(config)) as server:
+        await big_messages_pass(server.url, base, True, eventually)
+
+
+async def test_without_jetstream_a_message_crosses_one_host_and_no_two(tmp_path: Path, base: Path) -> None:
     big = "x" * (3 * MIB)
     with own_server(tmp_path) as server:
         async with two_hosts(server.url, base) as (here, there):

@@ -134,6 +134,23 @@ async def test_a_partition_longer_than_the_silence_bound_ends_in_errors_and_heal
     await eventually(lambda: nothing_is_left(home, away))
 
 
+async def test_a_name_given_back_while_the_network_stands_still_is_not_taken_again_with_the_next_connection(
+    proxy: Proxy, home: Node, away: Node, eventually: Eventually
+) -> None:
+    await home.spawn(Clerk, ClerkConfig("mover"), name="mover")
+    assert await away.actor("mover").ask(Add()) == Count(1)
+    links = home.require_links()
+    proxy.stall()
+    await home.stop("mover")
+    await eventually(lambda: not links.leaving)
+    proxy.cut()
+    proxy.flow()
+    await eventually(lambda: links.bus.reconnects > 0 and links.bus.is_up)
+    await links.bus.flush()
+    with pytest.raises(NoSuchActor, match=r"there is no actor mover$"):  # so says the server: nobody listens
+        await away.actor("mover").ask(Add())
+
+
 async def test_a_connection_that_is_cut_again_and_again_ends_every_ask(
     proxy: Proxy, home: Node, away: Node, eventually: Eventually
 ) -> None:
