@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from ..schemas.queue import (
     DeadItem,
     DeadItems,
@@ -37,11 +35,11 @@ from ..schemas.queue import (
 )
 from ..schemas.queue_log import Back, BackEvent, DoneEvent, DroppedEvent, ExtendedEvent, RequeuedEvent
 from .actor import Actor, handler
-from .errors import ConfigError, Fenced, LeaseLost, StoreError
+from .errors import Fenced, LeaseLost, StoreError
 from .event_log import EventLog
 from .log import log
 from .queue_journal import Batch, Journal
-from .queue_state import AGAIN, DEAD, DELAYED, DONE, LEASED, READY, Limits, QueueEvent, QueueState
+from .queue_state import AGAIN, DEAD, DELAYED, DONE, LEASED, READY, QueueConfig, QueueEvent, QueueState
 
 # What one answer to a `take` holds at most, unless its first item alone is larger.
 TAKE_BYTES = 1 << 20
@@ -51,58 +49,20 @@ RETRY_S = 1.0
 LOOK_AGAIN_S = 10.0
 
 
-class QueueConfig(msgspec.Struct, frozen=True):
-    """`max_attempts`: then an item is a dead letter. `backoff_s` after the first failed attempt, twice that after each
-    further one, up to `backoff_max_s`.
-
-    `max_items` and `max_bytes` (of payload) count all that is there, dead letters too. The key of an item that is gone,
-    and how a lease ended, are remembered for `remember_s` seconds, of each the last `remember_items`. The log may have
-    `compact_bytes` and three times what is there. It is named `queue.` and the actor's address, unless `log` says so.
-    """
-
-    max_attempts: int = 5
-    backoff_s: float = 1.0
-    backoff_max_s: float = 300.0
-    max_items: int = 1_000_000
-    max_bytes: int = 256 << 20
-    remember_s: float = 86400.0
-    remember_items: int = 100_000
-    compact_bytes: int = 4 << 20
-    log: str = ""
-
-    def limits(self) -> Limits:
-        """Raises ConfigError."""
-        for name in ("max_attempts", "max_items", "max_bytes", "compact_bytes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} of a queue is at least 1, not {getattr(self, name)}")
-        for name in ("backoff_s", "backoff_max_s", "remember_s", "remember_items"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} of a queue is not negative, as {getattr(self, name)} is")
-        return Limits(
-            self.max_attempts,
-            self.backoff_s,
-            self.backoff_max_s,
-            self.max_items,
-            self.max_bytes,
-            self.remember_s,
-            self.remember_items,
-        )
-
-
 class Queue(Actor[QueueConfig]):
     """Errors of every request: a StoreError, when it was not, or may not have been, written."""
 
     _journal: Journal
 
     async def started(self) -> None:
-        limits = self.config.limits()
+        self.config.check()
         name = self.config.log or f"queue.{self.address}"
         events = await EventLog.open(self.node, name, QueueEvent, own=True)
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._over = False
         self._news = asyncio.Event()
         self._next_look = 0.0
-        self._journal = Journal(events, lambda: QueueState(limits), self.config.compact_bytes, self._news.set)
+        self._journal = Journal(events, lambda: QueueState(self.config), self.config.compact_bytes, self._news.set)
         await self._journal.ready()
         self.start_soon(self._journal.run)
         self.start_soon(self._keep_time)

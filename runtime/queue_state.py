@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -30,7 +30,7 @@ from ..schemas.queue_log import (
     PutEvent,
     RequeuedEvent,
 )
-from .errors import LeaseLost, QueueFull
+from .errors import ConfigError, LeaseLost, QueueFull
 
 QueueEvent = (
     PutEvent
@@ -53,16 +53,33 @@ OVERHEAD = 64
 MAX_ERROR = 1000
 
 
-class Limits(NamedTuple):
-    """See `QueueConfig`."""
+class QueueConfig(msgspec.Struct, frozen=True):
+    """`max_attempts`: then an item is a dead letter. `backoff_s` after the first failed attempt, twice that after each
+    further one, up to `backoff_max_s`.
 
-    max_attempts: int
-    backoff_s: float
-    backoff_max_s: float
-    max_items: int
-    max_bytes: int
-    remember_s: float
-    remember_items: int
+    `max_items` and `max_bytes` (of payload) count all that is there, dead letters too. The key of an item that is gone,
+    and how a lease ended, are remembered for `remember_s` seconds, of each the last `remember_items`. The log may have
+    `compact_bytes` and three times what is there. It is named `queue.` and the actor's address, unless `log` says so.
+    """
+
+    max_attempts: int = 5
+    backoff_s: float = 1.0
+    backoff_max_s: float = 300.0
+    max_items: int = 1_000_000
+    max_bytes: int = 256 << 20
+    remember_s: float = 86400.0
+    remember_items: int = 100_000
+    compact_bytes: int = 4 << 20
+    log: str = ""
+
+    def check(self) -> None:
+        """Raises ConfigError."""
+        for name in ("max_attempts", "max_items", "max_bytes", "compact_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} of a queue is at least 1, not {getattr(self, name)}")
+        for name in ("backoff_s", "backoff_max_s", "remember_s", "remember_items"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} of a queue is not negative, as {getattr(self, name)} is")
 
 
 @dataclass(eq=False, slots=True)
@@ -102,7 +119,7 @@ class QueueState:
     ended.
     """
 
-    limits: Limits
+    config: QueueConfig
     items: dict[int, Item] = field(default_factory=dict)
     keys: dict[str, int] = field(default_factory=dict)
     past_keys: dict[str, PastKey] = field(default_factory=dict)
@@ -149,19 +166,19 @@ class QueueState:
                 fresh[item.key] = id_
             not_before = now + item.delay_s if item.delay_s else 0.0
             events.append(PutEvent(id_, item.payload, now, item.key, item.priority, not_before))
-        limits = self.limits
-        if events and len(self.items) + len(events) > limits.max_items:
-            raise QueueFull(f"the queue holds {len(self.items)} items, and may hold {limits.max_items}")
+        config = self.config
+        if events and len(self.items) + len(events) > config.max_items:
+            raise QueueFull(f"the queue holds {len(self.items)} items, and may hold {config.max_items}")
         size = sum(len(event.payload) for event in events)
-        if events and self.bytes + size > limits.max_bytes:
-            raise QueueFull(f"the queue holds {self.bytes} bytes, {size} more are over its {limits.max_bytes}")
+        if events and self.bytes + size > config.max_bytes:
+            raise QueueFull(f"the queue holds {self.bytes} bytes, {size} more are over its {config.max_bytes}")
         return events, ids, known
 
     def _known(self, key: str, now: float) -> int | None:
         if (id_ := self.keys.get(key)) is not None:
             return id_
         past = self.past_keys.get(key)
-        return past.id if past is not None and past.at + self.limits.remember_s > now else None
+        return past.id if past is not None and past.at + self.config.remember_s > now else None
 
     def give(self, lease_s: float, now: float) -> GivenEvent | None:
         """The next item that may be taken."""
@@ -194,14 +211,14 @@ class QueueState:
         self, id_: int, now: float, *, error: str, retry_after_s: float | None, dead: bool, why: Back
     ) -> BackEvent:
         """How an item comes back from its holder."""
-        item, limits = self.items[id_], self.limits
+        item, config = self.items[id_], self.config
         if why is Back.RETURNED:
             return BackEvent(id_, item.lease, now, why)
-        if dead or item.attempt >= limits.max_attempts:
+        if dead or item.attempt >= config.max_attempts:
             return BackEvent(id_, item.lease, now, why, dead=True, error=error[:MAX_ERROR])
         if retry_after_s is None:
             # Two to the 60th is over any bound, and a float.
-            retry_after_s = min(limits.backoff_s * 2.0 ** min(item.attempt - 1, 60), limits.backoff_max_s)
+            retry_after_s = min(config.backoff_s * 2.0 ** min(item.attempt - 1, 60), config.backoff_max_s)
         not_before = now + retry_after_s if retry_after_s else 0.0
         return BackEvent(id_, item.lease, now, why, not_before, error=error[:MAX_ERROR])
 
@@ -408,13 +425,13 @@ class QueueState:
             self._trim(self.past_keys)
 
     def _trim(self, past: dict[Any, Any]) -> None:
-        while self._is_whole and len(past) > self.limits.remember_items:
+        while self._is_whole and len(past) > self.config.remember_items:
             del past[next(iter(past))]
 
     def _forget(self, now: float) -> None:
         """What has been remembered for its time. They lie in the order in which they ended."""
         for past in (self.past_keys, self.past_leases):
-            gone = list(_before(past, now - self.limits.remember_s))
+            gone = list(_before(past, now - self.config.remember_s))
             for key in gone:
                 del past[key]
 

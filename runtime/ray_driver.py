@@ -35,8 +35,6 @@ from .sizes import format_size
 
 # Beyond its drain time, how long the actor's process may take before this one goes, and takes it with it.
 LAST_CALL_S = 12.0
-# How often it is asked for a client's own process before that counts as a cluster that is not there.
-CLIENT_SERVER_TRIES = 3
 # Under which Ray lists our actors.
 NAMESPACE = "callboard"
 
@@ -99,7 +97,13 @@ class Driver:
         giving_up.daemon = True
         giving_up.start()
         try:
-            _init(address)
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                configure_logging=False,
+                logging_level=logging.ERROR,
+                namespace=NAMESPACE,
+            )
         except ValueError as error:
             if "ray[client]" in str(error):
                 hint = 'pip install "callboard[cluster]", or HOST:PORT from a machine that is part of the cluster'
@@ -226,27 +230,6 @@ class Driver:
     def _say(self, report: Report) -> None:
         with contextlib.suppress(BrokenPipeError):  # nobody is there to take it
             os.write(self._report, pack(report))
-
-
-def _init(address: str) -> None:
-    """`ray.init`. At a ray:// address the cluster starts a process for each caller, which may die as it begins: then
-    it is asked again."""
-    import ray
-
-    for left in reversed(range(CLIENT_SERVER_TRIES)):
-        try:
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                configure_logging=False,
-                logging_level=logging.ERROR,
-                namespace=NAMESPACE,
-            )
-            return
-        except ConnectionError as error:
-            if not left or "Initialization failure from server" not in str(error):
-                raise
-            log.warning("Ray's client server did not begin, asking again: %s", error)
 
 
 def _over(error: Exception) -> Over:

@@ -1,15 +1,20 @@
-"""Makes `company.py`, the actors that several of these tests share, importable as it is; a disk that is soon full."""
+"""What these tests share: their helper modules are importable as they are; a server of a test's own; a small disk."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from callboard.runtime.bus import BusOptions
+from callboard.runtime.node import Node
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+from own_server import OwnServer, own_server
 
 
 @pytest.fixture
@@ -27,3 +32,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[OwnServer]:
+    """One that this test may kill and start again, with JetStream."""
+    with own_server(tmp_path, "--jetstream", "--store_dir", str(tmp_path / "js")) as server:
+        yield server
+
+
+@pytest.fixture
+async def node(server: OwnServer) -> AsyncIterator[Node]:
+    """A node on it."""
+    async with Node(bus=BusOptions(server.url)) as node:
+        yield node

@@ -35,10 +35,12 @@ class RayCluster:
         command += ["--num-cpus", str(NUM_CPUS), "--num-gpus", "0", "--object-store-memory", str(80 << 20)]
         command += ["--include-dashboard", "false"]
         command += ["--ray-client-server-port", str(client_port)]
+        # Its server for clients forks a process for each, which gRPC's handlers of a fork may break before it begins.
+        environment = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"}
         log = Path(self._folder) / "head.log"
         with log.open("wb") as output:
             self._head = subprocess.Popen(
-                dying_with_us(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(os.environ)
+                dying_with_us(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
             )
         _until_open(self.port, self._head, log)
 

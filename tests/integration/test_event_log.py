@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
-from pathlib import Path
 
 import anyio
 import pytest
-from own_server import OwnServer, own_server
+from own_server import OwnServer
 
 from callboard.runtime.bus import BusOptions
 from callboard.runtime.errors import Conflict, Fenced, Truncated
@@ -17,18 +15,6 @@ from callboard.runtime.event_log import Appended, EventLog, list_logs
 from callboard.runtime.node import Node
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[OwnServer]:
-    with own_server(tmp_path, "--jetstream", "--store_dir", str(tmp_path / "js")) as server:
-        yield server
-
-
-@pytest.fixture
-async def node(server: OwnServer) -> AsyncIterator[Node]:
-    async with Node(bus=BusOptions(server.url)) as node:
-        yield node
 
 
 async def values(log: EventLog[int], after: int | None = None) -> list[int]:

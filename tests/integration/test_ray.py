@@ -88,7 +88,7 @@ class Life:
 
     async def gone(self) -> bool:
         for process in (self.driver, self.actor, self.ray_actor):
-            if not await anyio.to_thread.run_sync(wait_exit, process, 10.0):
+            if not await anyio.to_thread.run_sync(wait_exit, process, 30.0):
                 return False
         return True
 

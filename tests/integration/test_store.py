@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
@@ -31,18 +30,6 @@ from callboard.runtime.node import Node
 from callboard.runtime.placement import Process
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[OwnServer]:
-    with own_server(tmp_path, "--jetstream", "--store_dir", str(tmp_path / "js")) as server:
-        yield server
-
-
-@pytest.fixture
-async def node(server: OwnServer) -> AsyncIterator[Node]:
-    async with Node(bus=BusOptions(server.url)) as node:
-        yield node
 
 
 async def test_an_actor_that_crashes_gets_its_saved_state_back(node: Node) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,8 @@ from callboard.runtime.errors import (
     TooLarge,
 )
 from callboard.runtime.event_log import EventLog, list_logs
-from callboard.runtime.queue_actor import Queue, QueueConfig
-from callboard.runtime.queue_state import QueueEvent
+from callboard.runtime.queue_actor import Queue
+from callboard.runtime.queue_state import QueueConfig, QueueEvent
 from callboard.schemas.queue import (
     ExtendLease,
     FailItem,
@@ -54,18 +53,6 @@ pytestmark = pytest.mark.anyio
 class Task(Message, frozen=True, tag="test.task"):
     n: int
     padding: bytes = b""
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[OwnServer]:
-    with own_server(tmp_path, "--jetstream", "--store_dir", str(tmp_path / "js")) as server:
-        yield server
-
-
-@pytest.fixture
-async def node(server: OwnServer) -> AsyncIterator[Node]:
-    async with Node(bus=BusOptions(server.url)) as node:
-        yield node
 
 
 async def queue(node: Node, name: str = "q", **config: Any) -> Ref:

@@ -10,11 +10,11 @@ import pytest
 
 from callboard.runtime.errors import LeaseLost, QueueFull
 from callboard.runtime.queue_journal import _Compaction
-from callboard.runtime.queue_state import DEAD, DELAYED, DONE, LEASED, READY, Limits, QueueEvent, QueueState
+from callboard.runtime.queue_state import DEAD, DELAYED, DONE, LEASED, READY, QueueConfig, QueueEvent, QueueState
 from callboard.schemas.queue import NewItem
 from callboard.schemas.queue_log import Back, DoneEvent, DroppedEvent, ExtendedEvent, RequeuedEvent
 
-LIMITS = Limits(
+CONFIG = QueueConfig(
     max_attempts=3, backoff_s=1.0, backoff_max_s=3.0, max_items=30, max_bytes=1000, remember_s=50.0, remember_items=40
 )
 
@@ -26,7 +26,7 @@ class Log:
     """A queue without a bus: what is applied is kept, as bytes."""
 
     def __init__(self) -> None:
-        self.state = QueueState(LIMITS)
+        self.state = QueueState(CONFIG)
         self.state.whole()
         self.events: list[bytes] = []
 
@@ -56,7 +56,7 @@ class Log:
         self.commit(self.state.fail(id_, now, **options))
 
     def again(self) -> QueueState:
-        state = QueueState(LIMITS)
+        state = QueueState(CONFIG)
         for event in self.events:
             state.apply(_decode(event))
         state.whole()
@@ -111,7 +111,7 @@ def test_a_random_life_agrees_with_a_simple_model_and_with_its_log(seed: int) ->
                 came_back(entry, min(2.0 ** (entry["attempt"] - 1), 3.0))
 
     def came_back(entry: dict[str, Any], after: float, *, dead: bool = False) -> None:
-        if dead or entry["attempt"] >= LIMITS.max_attempts:
+        if dead or entry["attempt"] >= CONFIG.max_attempts:
             entry["phase"] = DEAD
         elif after:
             entry.update(phase=DELAYED, not_before=now + after)
@@ -142,7 +142,7 @@ def test_a_random_life_agrees_with_a_simple_model_and_with_its_log(seed: int) ->
             try:
                 id_ = log.put(rng.randbytes(20), now, priority=priority, delay_s=delay, key=key)
             except QueueFull:
-                assert len(model) >= LIMITS.max_items or (len(model) + 1) * 20 > LIMITS.max_bytes
+                assert len(model) >= CONFIG.max_items or (len(model) + 1) * 20 > CONFIG.max_bytes
                 continue
             if known is not None:
                 assert id_ == known
@@ -251,7 +251,7 @@ def test_what_is_remembered_is_bounded_in_time_and_number() -> None:
         assert given is not None
         log.commit(DoneEvent(id_, given[1], float(number)))
     assert list(log.state.past_keys) == [f"k{number}" for number in range(20, 60)]
-    assert len(log.state.past_leases) == LIMITS.remember_items
+    assert len(log.state.past_leases) == CONFIG.remember_items
     log.pass_time(100.0)
     assert list(log.state.past_keys) == [f"k{number}" for number in range(51, 60)]
     assert log.put(b"", 100.0, key="k55") == 56
