@@ -11,6 +11,7 @@ import msgspec
 
 from .command import Command, add_bus_options, add_json_option, run_async, tls_of
 from .errors import UsageError, from_info
+from .messages import UNDECODABLE
 from .tables import print_table
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def _publish(args: Namespace) -> int:
 def _checked(text: str, what: str = "this") -> bytes:
     try:
         value = msgspec.json.decode(text)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise UsageError(f"{what} is no JSON: {error}", hint=f"a message looks like {_EXAMPLE}") from None
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
         raise UsageError(f"{what} is no message: it has no type", hint=f"a message looks like {_EXAMPLE}")
@@ -233,7 +234,7 @@ def _print_answer(data: bytes) -> None:
 
     try:
         error = msgspec.json.decode(data, type=ErrorInfo)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         print(data.decode(errors="backslashreplace"), flush=True)
         return
     raise from_info(error)

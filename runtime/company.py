@@ -28,6 +28,7 @@ from .errors import CallboardError, NameTaken, NoSuchActor, to_info
 from .files import write_private
 from .folders import Paths
 from .log import log
+from .messages import UNDECODABLE
 from .roster import NAME_PATIENCE_S, NAME_RETRY_S
 from .supervision import Restart
 
@@ -309,7 +310,7 @@ class Company:
             kept = msgspec.json.decode(self._kept.read_bytes(), type=_Kept)
         except FileNotFoundError:
             return ()
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             log.error("%s is damaged and left aside: %s", self._kept, error)
             return ()
         return kept.actors if kept.file == str(self.file) else ()

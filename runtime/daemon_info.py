@@ -16,6 +16,7 @@ import msgspec
 from .errors import CallboardError
 from .files import private_folder, write_private
 from .folders import Paths
+from .messages import UNDECODABLE
 from .tls import Tls
 
 # In the environment of every process that a daemon starts, directly or not: its state folder. What an earlier life
@@ -78,7 +79,7 @@ def find_daemon(paths: Paths) -> DaemonInfo | None:
     """The daemon of the state folder, if one is there and its owner lives."""
     try:
         info = msgspec.json.decode(info_file(paths).read_bytes(), type=DaemonInfo)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNDECODABLE):
         return None
     from .processes import is_alive
 
@@ -98,7 +99,7 @@ def find_owner(paths: Paths) -> tuple[int, float] | None:
     """Process id and start time of whoever holds the lock, also while it is only starting; None if nobody does."""
     try:
         holder = msgspec.json.decode(lock_file(paths).read_bytes(), type=_Holder)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNDECODABLE):
         return None
     from .processes import is_alive
 

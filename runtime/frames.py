@@ -7,6 +7,7 @@ from typing import IO, Protocol, TypeVar
 
 import msgspec
 
+from .messages import UNDECODABLE
 from .tls import Tls
 
 _LENGTH_BYTES = 4
@@ -123,5 +124,5 @@ def parse_stop(data: bytes) -> Stop | None:
     """What came between the orders and the end of stdin; None for nothing, or half of it."""
     try:
         return msgspec.msgpack.decode(data[_LENGTH_BYTES:], type=Stop)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         return None

@@ -19,6 +19,7 @@ import msgspec
 from .errors import ConfigError
 from .files import private_folder, write_private
 from .folders import Paths
+from .messages import UNDECODABLE
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -67,7 +68,7 @@ class Ledger:
             return []
         try:
             return msgspec.json.decode(data, type=list[Grant])
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise ConfigError(
                 f"{self._path} is damaged: {error}",
                 hint="restore it from a backup: without it, users that were revoked would be let in again",

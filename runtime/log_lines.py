@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import msgspec
 
 from .context import current_place
+from .messages import UNDECODABLE
 
 # A print without an end, a progress bar say, becomes lines of so many characters.
 MAX_PRINTED = 16_384
@@ -146,7 +147,7 @@ def read_line(text: str) -> LogLine:
     if text[:1] == "{":
         try:
             return _decoder.decode(text)
-        except msgspec.MsgspecError:  # somebody printed JSON of his own
+        except UNDECODABLE:  # somebody printed JSON of his own
             return LogLine(text)
     found = _NATS.fullmatch(text)
     if found is None:

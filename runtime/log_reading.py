@@ -18,6 +18,7 @@ import msgspec
 from ..schemas.store import LogBatch
 from .errors import Disconnected, NoStore, StateMismatch
 from .jetstream import RETRY_S, JetStream, Refused, Stored, Talk
+from .messages import UNDECODABLE
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ class Event(Generic[T]):
 def batch_of(stored: Stored) -> LogBatch:
     try:
         return _decode(stored.data)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise StateMismatch(f"what lies on {stored.subject} is no part of a log: {error}") from error
 
 

@@ -13,6 +13,7 @@ from .cell import Cell
 from .errors import ConfigError
 from .family import Child, Family
 from .matching import did_you_mean
+from .messages import UNDECODABLE
 from .supervision import Restart
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def configured(kind: type[Actor[Any]], config: msgspec.Struct | str | None) -> m
         if config:
             _check_names(kind, wanted, msgspec.json.decode(config))
         return msgspec.json.decode(config or "{}", type=wanted)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise ConfigError(f"the configuration of {kind.__name__} does not fit: {error}") from error
 
 

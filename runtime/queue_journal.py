@@ -12,12 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 from ..schemas.queue_log import CheckedEvent, PastEvent
 from .errors import CallboardError, Disconnected, Fenced, StateMismatch, StoreError, StoreFull, TooLarge
 from .event_log import EventLog
 from .log import log
+from .messages import UNDECODABLE
 from .queue_state import OVERHEAD, QueueState
 
 BATCH_BYTES = 256 << 10
@@ -97,7 +96,7 @@ class Journal:
                     break
                 state.apply(event.value)
                 written += size_of(event.value)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise StateMismatch(f"the log {self._log.name} holds what is no event of a queue: {error}") from error
         state.whole()
         self._last = _written_already()

@@ -11,6 +11,7 @@ from .errors import BusError, CallboardError, NotReachable
 from .folders import Paths
 from .joining import exchange
 from .ledger import Ledger
+from .messages import UNDECODABLE
 from .server_config import ServerFiles
 
 
@@ -40,7 +41,7 @@ async def tell_server(paths: Paths, daemon: DaemonInfo) -> None:
     answer = await exchange(options, claims_update_subject(account), claims.encode())
     try:
         told = msgspec.json.decode(answer, type=_Told)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise BusError(f"the server's answer is not understood: {answer[:200]!r}") from error
     outcome = told.data or told.error
     if outcome is None or outcome.code != 200:

@@ -16,6 +16,7 @@ from .errors import ConfigError, NameTaken
 from .files import write_private
 from .folders import Paths
 from .log import log
+from .messages import UNDECODABLE
 
 if TYPE_CHECKING:
     from .node import Node
@@ -43,7 +44,7 @@ class Roster:
             return {}
         try:
             return {entry.name: entry for entry in msgspec.json.decode(data, type=list[Spawn])}
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             log.error("%s is damaged and left aside: %s", self._path, error)
             return {}
 

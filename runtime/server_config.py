@@ -18,6 +18,7 @@ import msgspec
 from .credentials import ServerTrust
 from .errors import ConfigError
 from .files import write_private
+from .messages import UNDECODABLE
 from .settings import Paths, ServerSettings
 from .tls import Tls
 
@@ -154,7 +155,7 @@ def choose_port(files: ServerFiles, settings: ServerSettings, *, other_than: int
     fixed = settings.listen.rpartition(":")[2] or settings.port
     if fixed:
         return int(fixed)
-    with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+    with contextlib.suppress(FileNotFoundError, *UNDECODABLE):
         last = msgspec.json.decode(files.port.read_bytes(), type=ServerFile).port
         if last != other_than and is_free(last):
             return last

@@ -26,6 +26,7 @@ from . import event_log, store
 from .errors import BackupDamaged, Disconnected, StateInUse, StoreUnavailable, TooLarge
 from .jetstream import JetStream, Stored, WrongSequence
 from .log_reading import batch_of
+from .messages import UNDECODABLE
 from .state_file import Batch, End, Reader, Start, State, Writer
 from .state_survey import (
     IMPORT_KEY,
@@ -150,7 +151,7 @@ class _Plan:
         try:
             for record in reader.records():
                 plan._see(record)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise BackupDamaged(f"the file holds what is no state of an actor and no part of a log: {error}") from error
         return plan
 

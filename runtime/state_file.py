@@ -19,6 +19,7 @@ from types import TracebackType
 import msgspec
 
 from .errors import BackupDamaged, ConfigError, StoreFull
+from .messages import UNDECODABLE
 
 MAGIC = b"callboard state 1\n"
 _FAMILY = b"callboard state "
@@ -169,7 +170,7 @@ class Reader:
             data = self._take(size)
             try:
                 record = _decode(data)
-            except msgspec.MsgspecError as error:
+            except UNDECODABLE as error:
                 raise self._damaged() from error
             if isinstance(record, End):
                 if record.sha256 != digest.digest() or self._file.read(1):

@@ -13,6 +13,7 @@ from . import event_log, store
 from .errors import NoSuchState, StateInUse, StateMismatch
 from .jetstream import NOT_FOUND, JetStream, Refused, Stored
 from .log_reading import batch_of
+from .messages import UNDECODABLE
 from .object_store import BUCKET as BLOBS
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ async def read_all(jetstream: JetStream, stream: str, pattern: str, seq: int) ->
 def saved_of(stored: Stored) -> Saved:
     try:
         return _decode(stored.data)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise StateMismatch(f"what lies on {stored.subject} is no actor's state: {error}") from error
 
 

@@ -17,6 +17,7 @@ import msgspec
 from ..schemas.store import NIL, Saved
 from .errors import Disconnected, Fenced, StateMismatch, StoreUnavailable
 from .jetstream import JetStream, WrongSequence
+from .messages import UNDECODABLE
 
 if TYPE_CHECKING:
     from .actor import Actor
@@ -94,7 +95,7 @@ class Snapshots:
         if self._kept != NIL:
             try:
                 found = msgspec.msgpack.decode(self._kept, type=state)
-            except msgspec.MsgspecError as error:
+            except UNDECODABLE as error:
                 raise StateMismatch(f"what is stored for {self._address} does not fit its class: {error}") from error
             actor.restore(found)
 

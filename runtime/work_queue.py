@@ -39,6 +39,7 @@ from .errors import (
     UsageError,
 )
 from .log import log
+from .messages import UNDECODABLE
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -106,7 +107,7 @@ class WorkQueue(Generic[M]):
         for item in taken.items:
             try:
                 message = self._decode(item.payload)
-            except msgspec.MsgspecError as error:
+            except UNDECODABLE as error:
                 await self.repeated(FailItem(item.id, item.lease, f"it cannot be read: {error}", dead=True))
                 continue
             # The queue waited no longer than it was asked to: the rest was the way.
@@ -175,7 +176,7 @@ class WorkQueue(Generic[M]):
         """The message that a dead letter is. Raises Malformed where it is none of the queue's types."""
         try:
             return self._decode(item.payload)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise Malformed(f"item {item.id} is no message of this queue: {error}") from error
 
     async def requeue(self, *ids: int) -> tuple[int, ...]:

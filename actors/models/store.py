@@ -19,6 +19,7 @@ import msgspec
 from platformdirs import user_data_path
 
 from ...runtime.errors import ModelDamaged, NoSuchModel
+from ...runtime.messages import UNDECODABLE
 from ...schemas.models import InstalledModel, ModelFile, PullProgress, PullStage
 from .errors import PullFailed
 from .sources import PackageSource, Progress, Source
@@ -149,7 +150,7 @@ class ModelStore:
             return msgspec.json.decode(path.read_bytes(), type=InstalledModel)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise ModelDamaged(f"{path} is damaged: {error}", hint=f"delete it and `callboard pull {name}`") from error
 
     @contextlib.contextmanager

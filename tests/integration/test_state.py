@@ -211,6 +211,10 @@ async def test_a_changed_or_cut_file_is_refused_before_anything_is_touched(bus: 
         file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         with pytest.raises(BackupDamaged):
             await import_(bus, file, quiet, replace=True)
+    name = whole.index(b"run.1")
+    file.write_bytes(whole[:name] + b"\xc4" + whole[name + 1 :])  # no UTF-8
+    with pytest.raises(BackupDamaged):
+        await import_(bus, file, quiet, replace=True)
     file.write_bytes(whole + b"more")
     with pytest.raises(BackupDamaged):
         await import_(bus, file, quiet, replace=True)
