@@ -51,6 +51,8 @@ DONE, AGAIN = "done", "again"
 # What an item, a key or a lease takes beside its payload, in memory and in the log, roughly.
 OVERHEAD = 64
 MAX_ERROR = 1000
+# So many entries of a heap may be out of date, beside as many as are not, before they are thrown out.
+MOST_STALE = 1000
 
 
 class QueueConfig(msgspec.Struct, frozen=True):
@@ -101,22 +103,10 @@ class Item:
 
 
 @dataclass
-class _Totals:
-    put: int = 0
-    done: int = 0
-    failed: int = 0
-    passed: int = 0
-    died: int = 0
-    requeued: int = 0
-    dropped: int = 0
-
-
-@dataclass
 class QueueState:
     """Empty, until events are applied; `whole` is called after those of the log.
 
-    `items` by number. A key is remembered while its item is there and for a time after; so is how a lease
-    ended.
+    `items` by number. A key is remembered while its item is there and for a time after; so is how a lease ended.
     """
 
     config: QueueConfig
@@ -130,16 +120,17 @@ class QueueState:
 
     def __post_init__(self) -> None:
         self.counts = {READY: 0, DELAYED: 0, LEASED: 0, DEAD: 0}
-        self._totals = _Totals()
+        self._totals = dict.fromkeys(QueueTotals.__struct_fields__, 0)
+        self._dead: set[int] = set()
         self._is_whole = False
-        # Heaps whose entries may be out of date: what is popped is held against its item.
+        # (-priority, number), (time, number), (time, lease, number). Entries may be out of date: see `_stands`.
         self._ready: list[tuple[int, int]] = []
         self._delayed: list[tuple[float, int]] = []
         self._leased: list[tuple[float, int, int]] = []
 
     @property
     def totals(self) -> QueueTotals:
-        return QueueTotals(**vars(self._totals))
+        return QueueTotals(**self._totals)
 
     @property
     def weight(self) -> int:
@@ -183,10 +174,8 @@ class QueueState:
     def give(self, lease_s: float, now: float) -> GivenEvent | None:
         """The next item that may be taken."""
         while self._ready:
-            id_ = self._ready[0][1]
-            item = self.items.get(id_)
-            if item is not None and item.phase == READY:
-                return GivenEvent(id_, self.next_lease, now + lease_s)
+            if self._stands(self._ready[0], READY):
+                return GivenEvent(self._ready[0][1], self.next_lease, now + lease_s)
             heapq.heappop(self._ready)
         return None
 
@@ -225,17 +214,15 @@ class QueueState:
     def passed(self, now: float) -> list[BackEvent]:
         """Move what has waited for its time; how those items come back whose lease has passed."""
         while self._delayed and self._delayed[0][0] <= now:
-            not_before, id_ = heapq.heappop(self._delayed)
-            item = self.items.get(id_)
-            if item is not None and item.phase == DELAYED and item.not_before == not_before:
-                self._move(item, READY)
+            entry = heapq.heappop(self._delayed)
+            if self._stands(entry, DELAYED):
+                self._move(self.items[entry[1]], READY)
         events: list[BackEvent] = []
         while self._leased and self._leased[0][0] <= now:
-            until, lease, id_ = heapq.heappop(self._leased)
-            item = self.items.get(id_)
-            if item is not None and item.phase == LEASED and item.lease == lease and item.until == until:
-                words = f"its lease passed in attempt {item.attempt}"
-                events.append(self.fail(id_, now, error=words, retry_after_s=None, dead=False, why=Back.PASSED))
+            entry = heapq.heappop(self._leased)
+            if self._stands(entry, LEASED):
+                words = f"its lease passed in attempt {self.items[entry[2]].attempt}"
+                events.append(self.fail(entry[2], now, error=words, retry_after_s=None, dead=False, why=Back.PASSED))
         self._forget(now)
         return events
 
@@ -245,11 +232,11 @@ class QueueState:
         return min(times, default=None)
 
     def oldest_ready(self) -> float | None:
-        """When the oldest item that may be taken was put; a look at every item."""
-        return min((item.at for item in self.items.values() if item.phase == READY), default=None)
+        """When the oldest item that may be taken was put. Items lie in the order of their numbers."""
+        return next((item.at for item in self.items.values() if item.phase == READY), None)
 
     def dead(self) -> list[Item]:
-        return sorted((item for item in self.items.values() if item.phase == DEAD), key=lambda item: item.id)
+        return [self.items[id_] for id_ in sorted(self._dead)]
 
     # Events
 
@@ -260,7 +247,7 @@ class QueueState:
         item = Item(event.id, event.payload, event.at, event.key, event.priority, event.not_before)
         self._add(item)
         self.next_id = max(self.next_id, event.id + 1)
-        self._totals.put += 1
+        self._totals["put"] += 1
         self._wait(item, event.not_before)
 
     def _given(self, event: GivenEvent) -> None:
@@ -274,16 +261,16 @@ class QueueState:
             self._lease(item, event.lease, event.until)
 
     def _done(self, event: DoneEvent) -> None:
-        self._totals.done += 1
+        self._totals["done"] += 1
         self._remember(PastLease(event.lease, event.id, event.at, DONE))
         self._remove(event.id, event.at)
 
     def _back(self, event: BackEvent) -> None:
         if event.why is Back.FAILED:
-            self._totals.failed += 1
+            self._totals["failed"] += 1
         elif event.why is Back.PASSED:
-            self._totals.passed += 1
-        self._totals.died += event.dead
+            self._totals["passed"] += 1
+        self._totals["died"] += event.dead
         item = self.items.get(event.id)
         if event.why is not Back.PASSED:
             outcome = DEAD if event.dead else Back.RETURNED if event.why is Back.RETURNED else AGAIN
@@ -302,14 +289,14 @@ class QueueState:
             self._wait(item, event.not_before)
 
     def _requeued(self, event: RequeuedEvent) -> None:
-        self._totals.requeued += 1
+        self._totals["requeued"] += 1
         if (item := self.items.get(event.id)) is not None:
             item.attempt = item.lease = 0
             item.died_at = 0.0
             self._wait(item, 0.0)
 
     def _dropped(self, event: DroppedEvent) -> None:
-        self._totals.dropped += 1
+        self._totals["dropped"] += 1
         self._remove(event.id, event.at)
 
     def _kept(self, event: KeptEvent) -> None:
@@ -335,13 +322,14 @@ class QueueState:
 
     def _base(self, event: BaseEvent) -> None:
         self.next_id, self.next_lease = event.next_id, event.next_lease
-        self._totals = _Totals(**msgspec.structs.asdict(event.totals))
+        self._totals = msgspec.structs.asdict(event.totals)
 
     def _checked(self, event: CheckedEvent) -> None: ...
 
     def whole(self) -> None:
         """All of the log has been applied. Compactions say out of its order what is remembered; this mends that."""
         self._is_whole = True
+        self.items = dict(sorted(self.items.items()))
         self.past_keys = dict(sorted(self.past_keys.items(), key=lambda entry: entry[1].at))
         self.past_leases = dict(sorted(self.past_leases.items(), key=lambda entry: entry[1].at))
         self._trim(self.past_keys)
@@ -393,7 +381,7 @@ class QueueState:
         item.not_before = not_before
         if not_before:
             self._move(item, DELAYED)
-            heapq.heappush(self._delayed, (not_before, item.id))
+            self._push(self._delayed, (not_before, item.id), DELAYED)
         else:
             self._move(item, READY)
 
@@ -401,18 +389,36 @@ class QueueState:
         item.lease, item.until = lease, until
         item.not_before = 0.0
         self._move(item, LEASED)
-        heapq.heappush(self._leased, (until, lease, item.id))
+        self._push(self._leased, (until, lease, item.id), LEASED)
 
     def _move(self, item: Item, phase: str) -> None:
         self._leave(item)
         item.phase = phase
         self.counts[phase] += 1
         if phase == READY:
-            heapq.heappush(self._ready, (-item.priority, item.id))
+            self._push(self._ready, (-item.priority, item.id), READY)
+        elif phase == DEAD:
+            self._dead.add(item.id)
 
     def _leave(self, item: Item) -> None:
         if item.phase:
             self.counts[item.phase] -= 1
+            self._dead.discard(item.id)
+
+    def _push(self, heap: list[Any], entry: tuple[float, ...], phase: str) -> None:
+        heapq.heappush(heap, entry)
+        if len(heap) > 2 * self.counts[phase] + MOST_STALE:
+            heap[:] = {entry for entry in heap if self._stands(entry, phase)}
+            heapq.heapify(heap)
+
+    def _stands(self, entry: tuple[float, ...], phase: str) -> bool:
+        """Whether an entry of that phase's heap still says how it is with its item."""
+        item = self.items.get(int(entry[-1]))
+        if item is None or item.phase != phase:
+            return False
+        if phase == DELAYED:
+            return item.not_before == entry[0]
+        return phase == READY or (item.until, item.lease) == entry[:2]
 
     def _remember(self, lease: PastLease) -> None:
         self.past_leases[lease.lease] = lease

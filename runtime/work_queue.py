@@ -179,13 +179,13 @@ class WorkQueue(Generic[M]):
         except UNDECODABLE as error:
             raise Malformed(f"item {item.id} is no message of this queue: {error}") from error
 
-    async def requeue(self, *ids: int) -> tuple[int, ...]:
+    async def requeue(self, *ids: int, all: bool = False) -> tuple[int, ...]:
         """Give these dead letters, or all, their attempts again. The numbers of those that were dead letters."""
-        return (await self.repeated(RequeueItems(ids, all=not ids))).ids
+        return (await self.repeated(RequeueItems(ids, all))).ids
 
-    async def drop(self, *ids: int) -> tuple[int, ...]:
-        """Remove items that nobody has at the moment. The numbers of those that were removed."""
-        return (await self.repeated(DropItems(ids))).ids
+    async def drop(self, *ids: int, all: bool = False) -> tuple[int, ...]:
+        """Remove these items that nobody has at the moment, or all dead letters. The numbers of those removed."""
+        return (await self.repeated(DropItems(ids, all))).ids
 
     async def repeated(self, request: Request[R]) -> R:
         """Ask, again and again while the queue is away: for what may be carried out twice."""

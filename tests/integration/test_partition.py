@@ -109,7 +109,7 @@ async def lives(node: Node, name: str) -> set[str]:
             listed = await node.actor(f"node.{name}").ask(ListActors(), timeout=1.0)
             return {info.address for info in listed.actors}
         except CallboardError:
-            await anyio.sleep(0.1)
+            await anyio.sleep(0.1)  # nothing says when a node is back
 
 
 async def deposit_when_back(account: Ref) -> durable.Balance:
@@ -172,7 +172,7 @@ async def test_a_cut_that_is_shorter_than_the_lease_costs_time_and_nothing_else(
                 async with anyio.create_task_group() as group:
                     cable.cut()
                     group.start_soon(account.ask, Deposit(1), 30.0)
-                    await anyio.sleep(2.0)
+                    await anyio.sleep(2.0)  # the cut itself
                     cable.mend()
                 balance = await account.ask(Deposit(0))
                 assert (balance.amount, balance.pid) == (amount, far.pid)

@@ -170,7 +170,8 @@ async def test_an_item_that_fails_too_often_is_a_dead_letter_to_requeue_or_drop(
     assert (job.message, job.attempt) == (Task(1), 1)
     tasks = WorkQueue(await again(node, max_attempts=2), Task)
     assert [item.id for item in await tasks.dead()] == [ids[2]]
-    assert await tasks.requeue() == (ids[2],)
+    assert await tasks.requeue() == await tasks.drop() == ()
+    assert await tasks.requeue(all=True) == (ids[2],)
 
 
 async def test_a_key_is_put_once_also_when_its_item_is_done_and_over_a_restart(node: Node) -> None:
@@ -435,7 +436,7 @@ async def test_a_job_keeps_its_lease_is_done_failed_or_given_back(node: Node) ->
     await tasks.put(Task(1))
     (job,) = await tasks.take(lease=0.3)
     async with job:
-        await anyio.sleep(0.9)
+        await anyio.sleep(0.9)  # the work, three times as long as the lease
         assert await tasks.take() == []
     assert (await tasks.stats()).totals.done == 1
     await tasks.put(Task(2))

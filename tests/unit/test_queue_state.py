@@ -256,3 +256,19 @@ def test_what_is_remembered_is_bounded_in_time_and_number() -> None:
     assert list(log.state.past_keys) == [f"k{number}" for number in range(51, 60)]
     assert log.put(b"", 100.0, key="k55") == 56
     assert log.put(b"", 100.0, key="k5") == 61
+
+
+def test_what_is_out_of_date_takes_no_room_however_long_its_time() -> None:
+    log = Log()
+    for number in range(5000):
+        id_ = log.put(b"", float(number), delay_s=1e8 if number % 2 else 0.0)
+        if number % 2:
+            log.commit(DroppedEvent(id_, float(number)))
+            continue
+        given = log.give(float(number), 1e8)
+        assert given is not None
+        log.commit(ExtendedEvent(*given, float(number) + 2e8))
+        log.commit(DoneEvent(*given, float(number)))
+    state = log.state
+    assert not state.items
+    assert max(map(len, (state._ready, state._delayed, state._leased))) <= 1001
