@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from .lora import Rows
 from .ragged import RaggedBatch
 
 # Sorting a whole vocabulary costs milliseconds a row; nearly always this many tokens hold the top_p asked for.
@@ -147,7 +148,7 @@ def _attend(
 
 
 def _plan(batch: RaggedBatch, dtype: torch.dtype, window: int, *, allow_causal: bool) -> list[_Decode | _Extend]:
-    """`allow_causal`: a prompt that is a whole sequence may go without a mask, where nothing but its order limits it."""
+    """`allow_causal`: a prompt that is a whole sequence, and limited by nothing but its order, goes without a mask."""
     starts, seq_lens = batch.query_starts.tolist(), batch.seq_lens.tolist()
     parts: list[_Decode | _Extend] = []
     decodes: dict[int, list[int]] = defaultdict(list)  # bit length of the number of blocks: sequences
@@ -184,6 +185,14 @@ def _mask(positions: torch.Tensor, num_keys: int, dtype: torch.dtype, window: in
     age = positions - torch.arange(num_keys)
     hidden = (age < 0) | (age >= window) if window else age < 0
     return torch.zeros(age.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
+
+
+def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None:
+    low = F.linear(x[rows], a)
+    if isinstance(rows, slice):
+        y[rows].addmm_(low, b.T)
+    else:
+        y.index_add_(0, rows, F.linear(low, b))
 
 
 def sample(

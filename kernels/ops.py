@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from . import cpu, reference
+from .lora import Rows
 from .ragged import RaggedBatch
 
 
@@ -45,6 +46,7 @@ class Path(Protocol):
         softcap: float,
         sinks: torch.Tensor | None,
     ) -> torch.Tensor: ...
+    def lora(self, y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None: ...
     def sample(
         self,
         logits: torch.Tensor,
@@ -128,6 +130,15 @@ def paged_attention(
     if sinks is not None and sinks.shape != q.shape[1:2]:
         raise ValueError(f"there are {q.shape[1]} heads, but sinks of the shape {tuple(sinks.shape)}")
     return path_for(q).paged_attention(q, k_cache, v_cache, batch, scale, window, softcap, sinks)
+
+
+def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None:
+    """Add a low-rank product to some rows in place: y[rows] += (x[rows] @ a.T) @ b.T.
+
+    y [num_tokens, num_out], x [num_tokens, num_in], a [rank, num_in], b [num_out, rank] (the adapter's scale is in
+    it); `rows` is a slice, or int64 indices of which none occurs twice.
+    """
+    path_for(y).lora(y, x, a, b, rows)
 
 
 def sample(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .lora import Rows
 from .ragged import RaggedBatch
 
 
@@ -75,6 +76,10 @@ def paged_attention(
         weights = scores.softmax(dim=-1)[..., :seq_len]
         out[begin:end] = torch.einsum("hqk,khd->qhd", weights, values).to(q.dtype)
     return out
+
+
+def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None:
+    y[rows] += ((_wide(x[rows]) @ _wide(a).T) @ _wide(b).T).to(y.dtype)
 
 
 def sample(

@@ -22,6 +22,7 @@ from ...runtime.errors import ModelDamaged, NoSuchModel
 from ...runtime.messages import UNDECODABLE
 from ...schemas.models import InstalledModel, ModelFile, PullProgress, PullStage
 from .errors import PullFailed
+from .folder import CONFIG, is_model_folder
 from .sources import PackageSource, Progress, Source
 
 MANIFEST = "manifest.json"
@@ -62,6 +63,11 @@ def default_root() -> Path:
     return (Path(data).expanduser() if data else user_data_path("callboard", appauthor=False)) / "models"
 
 
+def is_path(name: str) -> bool:
+    """Whether a model's name is meant as a path: a `.gguf` file, or a folder (`./model`, `~/model`, `a/model`)."""
+    return name.endswith(".gguf") or os.sep in name or name in (".", "..")
+
+
 class ModelStore:
     """The models under `root` (default: `default_root()`). Blocking; call it from a thread where that matters."""
 
@@ -96,14 +102,17 @@ class ModelStore:
         return [model for model in map(self._manifest, folders) if model is not None]
 
     def path(self, name: str) -> Path:
-        """The file to load for `name`: a model of the store, or itself the path of a `.gguf` file.
+        """What to load for `name`: a model of the store, or itself the path of a `.gguf` file or a model's folder.
 
-        Raises NoSuchModel, or ModelDamaged where the file has not the size that the manifest says.
+        A model of several files is its folder. Raises NoSuchModel, or ModelDamaged where a file has not the size that
+        the manifest says.
         """
-        if name.endswith(".gguf"):
+        if is_path(name):
             path = Path(name).expanduser()
-            if not path.is_file():
+            if name.endswith(".gguf") and not path.is_file():
                 raise NoSuchModel(f"there is no file {path}", hint="give the path of a .gguf file, or a model's name")
+            if not name.endswith(".gguf") and not is_model_folder(path):
+                raise NoSuchModel(f"{path} is no model's folder: it has no {CONFIG}")
             return path
         model = self._manifest(name) if name and Path(name).name == name else None
         if model is None:
@@ -117,7 +126,8 @@ class ModelStore:
                     f"{path} is damaged: it has {size:,} bytes and should have {file.size:,}",
                     hint=f"`callboard pull {name} --force` fetches it again",
                 )
-        return self.root / name / model.files[0].name
+        folder = self.root / name
+        return folder if is_model_folder(folder) else folder / model.files[0].name
 
     def _fetch(self, model: KnownModel, progress: Progress) -> InstalledModel:
         folder = self.root / model.name

@@ -73,7 +73,7 @@ def ragged_batches(draw: st.DrawFn) -> tuple[list[int], list[int], int]:
 def limits(draw: st.DrawFn) -> tuple[int, float, bool]:
     """What attention may be told beside the batch: window, softcap, whether there are sinks. Often nothing."""
     return draw(
-        st.sampled_from([(0, 0.0, False)] * 3 + [(w, c, s) for w in (0, 1, 9) for c in (0, 5.0) for s in (0, 1)])
+        st.sampled_from([(0, 0.0, False)] * 3 + [(w, c, s) for w in (0, 1, 9) for c in (0, 5.0) for s in (False, True)])
     )
 
 

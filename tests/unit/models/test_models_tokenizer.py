@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from callboard.actors.models.errors import UnsupportedModel
 from callboard.actors.models.gguf import GGUFFile
-from callboard.actors.models.tokenizer import Tokenizer, TokenType, byte_alphabet
+from callboard.actors.models.tokenizer import BytePairTokenizer, Tokenizer, TokenType, byte_alphabet
 from callboard.runtime.errors import ModelDamaged, RequestInvalid
 
 GOLDEN = [
@@ -117,24 +117,24 @@ def test_bytes_that_are_no_character_become_the_replacement_character(smollm2_to
 
 def test_an_unknown_way_to_split_text_is_an_error() -> None:
     with pytest.raises(UnsupportedModel, match="deepseek-coder") as caught:
-        Tokenizer(["a"], [], [1], pre="deepseek-coder", stop_ids=frozenset())
+        BytePairTokenizer(["a"], [], [1], pre="deepseek-coder", stop_ids=frozenset())
     assert "smollm" in caught.value.hint
 
 
 def test_merges_that_do_not_fit_the_vocabulary_are_damage() -> None:
     for merges in (["a b"], ["ab"], ["a b c"]):
         with pytest.raises(ModelDamaged):
-            Tokenizer(["a", "b"], merges, [1, 1], pre="gpt-2", stop_ids=frozenset())
+            BytePairTokenizer(["a", "b"], merges, [1, 1], pre="gpt-2", stop_ids=frozenset())
 
 
 def test_a_model_without_a_chat_template_says_so() -> None:
-    tokenizer = Tokenizer(["a"], [], [1], pre="gpt-2", stop_ids=frozenset())
+    tokenizer = BytePairTokenizer(["a"], [], [1], pre="gpt-2", stop_ids=frozenset())
     with pytest.raises(RequestInvalid, match="no chat template"):
         tokenizer.encode_chat([{"role": "user", "content": "a"}])
 
 
 def test_the_start_token_is_added_where_the_model_wants_one() -> None:
     tokens, types = ["<s>", "a"], [TokenType.CONTROL, TokenType.NORMAL]
-    wants = Tokenizer(tokens, [], types, pre="gpt-2", stop_ids=frozenset(), bos_id=0, add_bos=True)
+    wants = BytePairTokenizer(tokens, [], types, pre="gpt-2", stop_ids=frozenset(), bos_id=0, add_bos=True)
     assert wants.encode("a") == [0, 1]
     assert wants.encode("a", add_bos=False) == [1]
