@@ -7,8 +7,9 @@ file names, because a stream of tokens must become text piece by piece.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from tokenizers import Tokenizer as Backend
 
@@ -17,6 +18,8 @@ from .chat_template import ChatTemplate
 from .errors import UnsupportedModel
 from .folder import ModelFolder
 from .tokenizer import FirstSpace, Tokenizer, byte_alphabet
+
+Spell: TypeAlias = Callable[[str, int], bytes]
 
 TOKENIZER = "tokenizer.json"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -43,7 +46,7 @@ def tokenizer_from_folder(folder: ModelFolder) -> Tokenizer:
     backend.no_padding()
     special = _special_tokens(folder, settings)
     added = backend.get_added_tokens_decoder()
-    table, first_space = _Vocabulary(folder, backend, described, frozenset(added)).table()
+    table, first_space = _Vocabulary(folder.path / TOKENIZER, backend, described, frozenset(added)).table()
     prefix, suffix = _around(backend, settings, special)
     return Tokenizer(
         backend,
@@ -59,44 +62,42 @@ def tokenizer_from_folder(folder: ModelFolder) -> Tokenizer:
 
 
 class _Vocabulary:
-    """What each id stands for."""
+    """What each id stands for, by the steps of the file's decoder."""
 
-    def __init__(
-        self, folder: ModelFolder, backend: Backend, described: Mapping[str, Any], added: frozenset[int]
-    ) -> None:
-        self._where = folder.path / TOKENIZER
+    def __init__(self, where: Path, backend: Backend, described: Mapping[str, Any], added: frozenset[int]) -> None:
+        self._where = where
         self._backend = backend
         self._added = added
-        decoder = described.get("decoder")
-        self._steps = list(_steps(decoder))
-        self._kinds = [step.get("type") for step in self._steps]
+        self._steps = list(_steps(described.get("decoder")))
+        self._kinds = {step.get("type") for step in self._steps}
 
     def table(self) -> tuple[list[bytes], FirstSpace]:
         vocabulary = self._backend.get_vocab(with_added_tokens=True)
         table = [b""] * (max(vocabulary.values(), default=-1) + 1)
         spell, first_space = self._spelling()
         for token, i in vocabulary.items():
-            table[i] = token.encode() if i in self._added else spell(token)
+            table[i] = spell(token, i)
         return table, first_space
 
-    def _spelling(self) -> tuple[Any, FirstSpace]:
-        """(from a token to its bytes inside a text, what happens to the space at the text's start)."""
-        kinds = set(self._kinds)
+    def _spelling(self) -> tuple[Spell, FirstSpace]:
+        """(from a token and its id to its bytes inside a text, what becomes of the space at the text's start)."""
+        kinds = self._kinds
         if "ByteLevel" in kinds and kinds <= {"ByteLevel", "Fuse"}:
             byte_of = {character: byte for byte, character in byte_alphabet().items()}
-            return lambda token: _bytes_in(token, byte_of), FirstSpace.KEPT
-        if kinds <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"} and kinds & {"Replace", "Metaspace"}:
+            added = self._added
+            return lambda token, i: token.encode() if i in added else _bytes_in(token, byte_of), FirstSpace.KEPT
+        if kinds & {"Replace", "Metaspace"} and kinds <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}:
             return self._pieces()
         if kinds == {"WordPiece"}:
-            # What follows a word is independent of the word; "x" is one that punctuation may follow.
+            # What follows a word does not depend on the word; "x" is one that punctuation may follow.
             decode = self._backend.decoder.decode
-            return lambda token: decode(["x", token])[1:].encode(), FirstSpace.DROPPED
+            return lambda token, _: decode(["x", token])[1:].encode(), FirstSpace.DROPPED
         if not kinds:
-            return lambda token: f" {token}".encode(), FirstSpace.DROPPED
-        named = ", ".join(str(kind) for kind in self._kinds)
+            return lambda token, _: f" {token}".encode(), FirstSpace.DROPPED
+        named = ", ".join(str(step.get("type")) for step in self._steps)
         raise UnsupportedModel(f"{self._where} decodes by the steps {named}, which are not known here")
 
-    def _pieces(self) -> tuple[Any, FirstSpace]:
+    def _pieces(self) -> tuple[Spell, FirstSpace]:
         """SentencePiece: a visible character stands for a space, and a byte without a token of its own is `<0xNN>`."""
         swaps: list[tuple[str, str]] = []
         first_space = FirstSpace.KEPT
@@ -117,7 +118,7 @@ class _Vocabulary:
                 first_space = FirstSpace.DROPPED
         has_bytes = "ByteFallback" in self._kinds
 
-        def spell(token: str) -> bytes:
+        def spell(token: str, _: int) -> bytes:
             match = _BYTE_TOKEN.fullmatch(token) if has_bytes else None
             if match is not None:
                 return bytes([int(match[1], 16)])
