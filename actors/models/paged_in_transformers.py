@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,13 +28,14 @@ _KNOWN_TENSORS = {"position_ids", "cache_position", "position_embeddings"}
 @dataclass(frozen=True)
 class CurrentStep:
     """`layers`: place of each attention module's keys and values in the cache. `learning`: a step that finds out,
-    and adds to `layers` and `cache` what it meets."""
+    and adds to `layers`, `cache` and `windows` (how far back each layer looks, 0: all) what it meets."""
 
     batch: RaggedBatch
     cache: KVCache
     layers: dict[int, int]
     adapters: SelectedAdapters | None = None
     learning: bool = False
+    windows: list[int] = field(default_factory=list)
 
     def place(self, module: nn.Module, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         layer = self.layers.get(id(module))
@@ -84,6 +85,8 @@ def paged_attention(
     if v.shape[-1] != k.shape[-1]:
         raise UnsupportedModel(f"{type(module).__name__} has larger values than keys")
     k_cache, v_cache = step.place(module, k)
+    if step.learning:
+        step.windows.append(sliding_window or 0)
     ops.write_kv(k, v, k_cache, v_cache, step.batch.slots)
     attended = ops.paged_attention(
         q,

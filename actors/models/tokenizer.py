@@ -10,13 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, IntEnum
 from typing import Any
 
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from ...runtime.errors import ModelDamaged, RequestInvalid
 from .chat_template import ChatTemplate
 from .errors import UnsupportedModel
 from .gguf import GGUFFile
+
+# Bytes that one token may stand for where text is changed before it is split, or where whatever is unknown becomes one
+# token: a bound for prompts that cannot fit, not a measure.
+LOOSE_TOKEN_BYTES = 1024
 
 
 class TokenType(IntEnum):
@@ -31,10 +35,27 @@ class TokenType(IntEnum):
 
 
 _BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+# Contractions; a word with the one sign before it; a run of `digits`; signs, with the line ends after them; line ends;
+# other space, of which the last one is left to the word that follows.
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}|"
+    r" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def _words(digits: str) -> pre_tokenizers.PreTokenizer:
+    split = pre_tokenizers.Split(Regex(_WORDS.format(digits=digits)), "isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
 _PRE_TOKENIZERS: Mapping[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
     "gpt-2": lambda: _BYTE_LEVEL,
+    "llama-bpe": lambda: _words("{1,3}"),
+    "qwen2": lambda: _words(""),
     "smollm": lambda: pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _BYTE_LEVEL]),
 }
+# Rules under which a word that is in the vocabulary is that token, whatever the merges would make of it.
+_WHOLE_WORDS_FIRST = {"llama-bpe"}
 
 
 class FirstSpace(Enum):
@@ -150,11 +171,12 @@ class BytePairTokenizer(Tokenizer):
                 hint=f"known rules: {', '.join(sorted(_PRE_TOKENIZERS))}",
             )
         super().__init__(
-            _build(tokens, merges, token_types, _PRE_TOKENIZERS[pre]()),
+            _build(tokens, merges, token_types, pre),
             _byte_table(tokens, token_types),
             control_ids=frozenset(i for i, kind in enumerate(token_types) if kind == TokenType.CONTROL),
             stop_ids=stop_ids,
             prefix=(bos_id,) if add_bos and bos_id is not None else (),
+            longest_token_bytes=LOOSE_TOKEN_BYTES if pre == "qwen2" else None,
             chat_template=chat_template,
         )
 
@@ -188,9 +210,7 @@ class BytePairTokenizer(Tokenizer):
         )
 
 
-def _build(
-    tokens: Sequence[str], merges: Sequence[str], token_types: Sequence[int], pre: pre_tokenizers.PreTokenizer
-) -> Backend:
+def _build(tokens: Sequence[str], merges: Sequence[str], token_types: Sequence[int], pre: str) -> Backend:
     if len(token_types) != len(tokens):
         raise ModelDamaged(f"the tokenizer has {len(tokens)} tokens but {len(token_types)} token types")
     vocab = {token: i for i, token in enumerate(tokens)}
@@ -200,8 +220,10 @@ def _build(
         if left not in vocab or right not in vocab or left + right not in vocab:
             raise ModelDamaged(f"the tokenizer's merge {merge!r} does not fit its vocabulary")
         pairs.append((left, right))
-    backend = Backend(models.BPE(vocab, pairs))
-    backend.pre_tokenizer = pre  # pyright: ignore[reportAttributeAccessIssue]
+    backend = Backend(models.BPE(vocab, pairs, ignore_merges=pre in _WHOLE_WORDS_FIRST))
+    if pre == "qwen2":
+        backend.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
+    backend.pre_tokenizer = _PRE_TOKENIZERS[pre]()  # pyright: ignore[reportAttributeAccessIssue]
     backend.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     for kind, special in ((TokenType.CONTROL, True), (TokenType.USER_DEFINED, False)):
         added = [

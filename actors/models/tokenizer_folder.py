@@ -17,15 +17,12 @@ from ...runtime.errors import ModelDamaged
 from .chat_template import ChatTemplate
 from .errors import UnsupportedModel
 from .folder import ModelFolder
-from .tokenizer import FirstSpace, Tokenizer, byte_alphabet
+from .tokenizer import LOOSE_TOKEN_BYTES, FirstSpace, Tokenizer, byte_alphabet
 
 Spell: TypeAlias = Callable[[str, int], bytes]
 
 TOKENIZER = "tokenizer.json"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-# Bytes that one token may stand for where text is changed before it is split, or where whatever is unknown becomes one
-# token: a bound for prompts that cannot fit, not a measure.
-_LOOSE_TOKEN_BYTES = 1024
 
 
 def tokenizer_from_folder(folder: ModelFolder) -> Tokenizer:
@@ -56,7 +53,7 @@ def tokenizer_from_folder(folder: ModelFolder) -> Tokenizer:
         prefix=prefix,
         suffix=suffix,
         first_space=first_space,
-        longest_token_bytes=None if _is_exact(described) else _LOOSE_TOKEN_BYTES,
+        longest_token_bytes=None if _is_exact(described) else LOOSE_TOKEN_BYTES,
         chat_template=_chat_template(folder, settings, special),
     )
 

@@ -78,12 +78,13 @@ class TransformersModel:
                     local_files_only=True,
                     trust_remote_code=False,
                     output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are in the report
                 )
             model, report = loaded
         except SafetensorError as error:
             raise ModelDamaged(f"{folder.path} is damaged: {error}", hint="fetch the model again") from error
         except (RuntimeError, ValueError, KeyError, OSError, ImportError) as error:
-            raise UnsupportedModel(f"{folder.path}: transformers cannot load this model: {error}") from error
+            raise UnsupportedModel(f"{folder.path}: transformers cannot load this model: {_line(error)}") from error
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if found := sorted(map(str, report.get(what) or ())):
                 raise ModelDamaged(f"{folder.path}: {len(found)} {what.replace('_', ' ')}, among them '{found[0]}'")
@@ -140,14 +141,19 @@ class TransformersModel:
         batch = RaggedBatch.build([len(tokens)], [len(tokens)], [[0]], len(tokens))
         cache = KVCache(self, 1, len(tokens), self.dtype)
         kind = type(self._head).__name__
+        step = CurrentStep(batch, cache, self._layers, learning=True)
         try:
-            hidden = self._run(tokens, CurrentStep(batch, cache, self._layers, learning=True))
+            hidden = self._run(tokens, step)
         except CallboardError:
             raise
         except Exception as error:  # the model's own code, told to do what it may never have done before
-            raise UnsupportedModel(f"{kind} does not run with paged attention: {error}") from error
+            raise UnsupportedModel(f"{kind} does not run with paged attention: {_line(error)}") from error
         if not self._layers:
             raise UnsupportedModel(f"{kind} does not take its attention from transformers' registry")
+        # The trial is shorter than most windows, so whether they arrive is looked at apart.
+        types = getattr(self._head.config.get_text_config(), "layer_types", None) or ()
+        if types and sum(window > 0 for window in step.windows) != list(types).count("sliding_attention"):
+            raise UnsupportedModel(f"{kind} does not tell its attention how far back a layer looks")
         self.kv_shapes = tuple((k.shape[2], k.shape[3]) for k in cache.k)
         return hidden
 
@@ -204,7 +210,7 @@ def _alone(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     try:
         return model(input_ids=tokens[None], position_ids=positions[None], use_cache=False).logits[0].float()
     except TypeError as error:  # an unexpected keyword: it counts positions in a way of its own
-        raise UnsupportedModel(f"{type(model).__name__} does not take positions: {error}") from error
+        raise UnsupportedModel(f"{type(model).__name__} does not take positions: {_line(error)}") from error
 
 
 def _take_apart(model: Any) -> tuple[Any, Any]:
@@ -233,6 +239,11 @@ def _compare(kind: str, logits: torch.Tensor, expected: torch.Tensor, tolerance:
             f"{kind} computes something else with paged attention than alone (logits differ by {error:.1%}): "
             "its layers exchange more than keys and values"
         )
+
+
+def _line(error: Exception) -> str:
+    """The first line of what an error says, and its kind: a KeyError says only the key."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _is_product(module: nn.Module | None) -> bool:

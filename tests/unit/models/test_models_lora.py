@@ -74,7 +74,7 @@ def save_adapter(base: Path, folder: Path, options: dict[str, Any], seed: int = 
         for name, parameter in adapted.named_parameters():
             if "lora_" in name:
                 parameter.copy_(0.3 * torch.randn_like(parameter))
-    adapted.save_pretrained(folder)
+    adapted.save_pretrained(str(folder))
     return folder
 
 

@@ -138,3 +138,42 @@ def test_the_start_token_is_added_where_the_model_wants_one() -> None:
     wants = BytePairTokenizer(tokens, [], types, pre="gpt-2", stop_ids=frozenset(), bos_id=0, add_bos=True)
     assert wants.encode("a") == [0, 1]
     assert wants.encode("a", add_bos=False) == [1]
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "pieces"),
+    [
+        ("gpt-2", "x12345 's", ["x", "12345", " '", "s"]),
+        ("llama-bpe", "x12345", ["x", "123", "45"]),
+        ("qwen2", "x123", ["x", "1", "2", "3"]),
+        ("qwen2", "I'LL (say) so!\n\n  go", ["I", "'LL", " (", "say", ")", " so", "!\n\n", " ", " go"]),
+        ("llama-bpe", "a\r\n\n b\t c", ["a", "\r\n\n", " b", "\t", " c"]),
+    ],
+)
+def test_text_is_split_by_the_rule_that_the_file_names(pre: str, text: str, pieces: list[str]) -> None:
+    """With a vocabulary of all the pieces, and merges that would also join what the rule keeps apart."""
+    alphabet = byte_alphabet()
+    tokens = list(alphabet.values())
+    merges: list[str] = []
+    for piece in [*pieces, text]:
+        spelled = "".join(alphabet[byte] for byte in piece.encode())
+        for end in range(2, len(spelled) + 1):
+            if spelled[:end] not in tokens:
+                tokens.append(spelled[:end])
+                merges.append(f"{spelled[: end - 1]} {spelled[end - 1]}")
+    tokenizer = BytePairTokenizer(tokens, merges, [TokenType.NORMAL] * len(tokens), pre=pre, stop_ids=frozenset())
+    assert [tokenizer.token_bytes(i).decode() for i in tokenizer.encode(text)] == pieces
+
+
+def test_a_word_of_the_vocabulary_is_one_token_where_the_rule_says_so() -> None:
+    tokens = [*byte_alphabet().values(), "ab", "bc", "abc"]
+    for pre, expected in (("qwen2", [b"a", b"bc"]), ("llama-bpe", [b"abc"])):
+        # No merge leads to "abc": "b c" comes first.
+        tokenizer = BytePairTokenizer(tokens, ["b c"], [1] * len(tokens), pre=pre, stop_ids=frozenset())
+        assert [tokenizer.token_bytes(i) for i in tokenizer.encode("abc")] == expected
+
+
+def test_qwen2_composes_characters_first() -> None:
+    tokens = list(byte_alphabet().values())
+    tokenizer = BytePairTokenizer(tokens, [], [1] * len(tokens), pre="qwen2", stop_ids=frozenset())
+    assert tokenizer.decode(tokenizer.encode("e\u0301")) == "\u00e9"
