@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import regex
+from gguf import GGUFWriter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from callboard.actors.models.errors import UnsupportedModel
 from callboard.actors.models.gguf import GGUFFile
-from callboard.actors.models.tokenizer import BytePairTokenizer, Tokenizer, TokenType, byte_alphabet
+from callboard.actors.models.tokenizer import Tokenizer, TokenType, byte_alphabet
+from callboard.actors.models.tokenizer_gguf import BytePairTokenizer, SentencePieceTokenizer
 from callboard.runtime.errors import ModelDamaged, RequestInvalid
 
 GOLDEN = [
@@ -177,3 +179,88 @@ def test_qwen2_composes_characters_first() -> None:
     tokens = list(byte_alphabet().values())
     tokenizer = BytePairTokenizer(tokens, [], [1] * len(tokens), pre="qwen2", stop_ids=frozenset())
     assert tokenizer.decode(tokenizer.encode("e\u0301")) == "\u00e9"
+
+
+CHARACTERS = "▁abé"
+PIECES = {
+    "▁a": -1.0,
+    "ab": -2.0,
+    "▁ab": -3.0,
+    "▁▁": -0.5,
+    "ba": -1.5,
+    "aba": -0.7,
+    "bb": -4.0,
+    "abab": -6.0,
+    "éa": -2.5,
+}
+
+
+def sentencepiece(*, add_space: bool = True) -> SentencePieceTokenizer:
+    tokens = ["<unk>", "<s>", "</s>", "<tool>", *(f"<0x{byte:02X}>" for byte in range(256)), *CHARACTERS, *PIECES]
+    types = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, TokenType.USER_DEFINED]
+    types += [TokenType.BYTE] * 256 + [TokenType.NORMAL] * (len(CHARACTERS) + len(PIECES))
+    scores = [0.0] * 260 + [-100.0] * len(CHARACTERS) + list(PIECES.values())
+    return SentencePieceTokenizer(
+        tokens, scores, types, stop_ids=frozenset({2}), add_space=add_space, bos_id=1, add_bos=True
+    )
+
+
+@settings(max_examples=200)
+@example("ab ab")
+@example(" a  b é😀")
+@given(st.text(alphabet="ab é😀", max_size=12))
+def test_sentencepiece_joins_the_best_scored_neighbours_first(text: str) -> None:
+    """Written out plainly: of all neighbours that together are a piece, join those of the best score."""
+    tokenizer = sentencepiece()
+    pieces = list("▁" + text.replace(" ", "▁")) if text else []
+    while joins := [(PIECES[a + b], -at) for at, (a, b) in enumerate(pairwise(pieces)) if a + b in PIECES]:
+        at = -max(joins)[1]
+        pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]
+    expected = [piece.replace("▁", " ").encode() for piece in pieces]
+    ids = tokenizer.encode(text)
+    assert ids[0] == 1
+    # A character without a piece is spelled in bytes.
+    spelled = [bytes([byte]) for piece in expected for byte in piece] if "😀" in text else None
+    actual = [tokenizer.token_bytes(i) for i in ids[1:]]
+    assert b"".join(actual) == b"".join(expected)
+    if spelled is None:
+        assert actual == expected
+    assert tokenizer.decode(ids) == text
+
+
+def test_sentencepiece_drops_the_space_that_it_put_before_a_text() -> None:
+    tokenizer, plain = sentencepiece(), sentencepiece(add_space=False)
+    ids = tokenizer.encode("ab")
+    assert tokenizer.decode(ids) == "ab"
+    assert tokenizer.decode(ids, continues=True) == " ab"
+    assert plain.decode(plain.encode(" ab")) == " ab"
+    assert tokenizer.encode("<tool></s>", add_bos=False) == [3, 2]
+    assert tokenizer.decode([3, 2]) == "<tool>"
+    assert tokenizer.decode([4 + byte for byte in "😀".encode()]) == "😀"
+
+
+def test_sentencepiece_lists_that_do_not_go_together_are_damage() -> None:
+    with pytest.raises(ModelDamaged, match="2 tokens, 1 scores"):
+        SentencePieceTokenizer(["a", "b"], [0.0], [1, 1], stop_ids=frozenset())
+    with pytest.raises(ModelDamaged, match="name a byte"):
+        SentencePieceTokenizer(["<0xzz>"], [0.0], [TokenType.BYTE], stop_ids=frozenset())
+
+
+@pytest.mark.parametrize("key", ["tokens", "merges", "token_type", "scores"])
+def test_a_gguf_file_whose_lists_hold_something_else_is_damaged(tmp_path: Path, key: str) -> None:
+    lists: dict[str, list[object]] = {
+        "tokens": ["a", "b"],
+        "merges": ["a b"],
+        "token_type": [1, 1],
+        "scores": [0.5, 1.5],
+    }
+    lists[key] = ["x", "y"] if key == "token_type" else [1, 2]
+    writer = GGUFWriter(tmp_path / "odd.gguf", "llama")
+    writer.add_tokenizer_model("llama" if key == "scores" else "gpt2")
+    for name, values in lists.items():
+        writer.add_array(f"tokenizer.ggml.{name}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with GGUFFile(tmp_path / "odd.gguf") as file, pytest.raises(ModelDamaged, match=key):
+        Tokenizer.from_gguf(file)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from callboard.actors.models.tokenizer import BytePairTokenizer, TokenType, byte_alphabet
+from callboard.actors.models.tokenizer import TokenType, byte_alphabet
+from callboard.actors.models.tokenizer_gguf import BytePairTokenizer
 from callboard.actors.serve.detokenize import Detokenizer, StopFinder
 from callboard.actors.serve.sequence import Text
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from callboard.actors.models.tokenizer import BytePairTokenizer, TokenType, byte_alphabet
+from callboard.actors.models.tokenizer import TokenType, byte_alphabet
+from callboard.actors.models.tokenizer_gguf import BytePairTokenizer
 from callboard.actors.serve.errors import Overloaded
 from callboard.actors.serve.planner import Limits, Planner
 from callboard.actors.serve.sequence import SamplingParams, Sequence, Text
