@@ -28,7 +28,7 @@ from .rope import inverse_frequencies
 _LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """Where a canonical tensor lies inside a fused one: these rows of that parameter (all rows if None)."""
 
     parameter: str
@@ -65,29 +65,29 @@ class LlamaLayer(nn.Module):
         self.q_norm = _weight(self.head_dim, dtype=dtype) if config.qk_norm else None
         self.k_norm = _weight(self.head_dim, dtype=dtype) if config.qk_norm else None
 
-    def parts(self) -> dict[str, _Part]:
+    def parts(self) -> dict[str, Part]:
         """Canonical name within the layer -> where it goes."""
         q, kv, intermediate = self.q_size, self.kv_size, self.gate_up.shape[0] // 2
         products = {
-            "self_attn.q_proj": _Part("qkv", slice(0, q)),
-            "self_attn.k_proj": _Part("qkv", slice(q, q + kv)),
-            "self_attn.v_proj": _Part("qkv", slice(q + kv, q + 2 * kv)),
-            "self_attn.o_proj": _Part("o"),
-            "mlp.gate_proj": _Part("gate_up", slice(0, intermediate)),
-            "mlp.up_proj": _Part("gate_up", slice(intermediate, 2 * intermediate)),
-            "mlp.down_proj": _Part("down"),
+            "self_attn.q_proj": Part("qkv", slice(0, q)),
+            "self_attn.k_proj": Part("qkv", slice(q, q + kv)),
+            "self_attn.v_proj": Part("qkv", slice(q + kv, q + 2 * kv)),
+            "self_attn.o_proj": Part("o"),
+            "mlp.gate_proj": Part("gate_up", slice(0, intermediate)),
+            "mlp.up_proj": Part("gate_up", slice(intermediate, 2 * intermediate)),
+            "mlp.down_proj": Part("down"),
         }
         parts = {
-            "input_layernorm.weight": _Part("input_norm"),
-            "post_attention_layernorm.weight": _Part("post_norm"),
+            "input_layernorm.weight": Part("input_norm"),
+            "post_attention_layernorm.weight": Part("post_norm"),
         }
         if self.q_norm is not None:
-            parts["self_attn.q_norm.weight"] = _Part("q_norm")
-            parts["self_attn.k_norm.weight"] = _Part("k_norm")
+            parts["self_attn.q_norm.weight"] = Part("q_norm")
+            parts["self_attn.k_norm.weight"] = Part("k_norm")
         for name, part in products.items():
             parts[f"{name}.weight"] = part
             if getattr(self, f"{part.parameter}_bias") is not None:
-                parts[f"{name}.bias"] = _Part(f"{part.parameter}_bias", part.rows)
+                parts[f"{name}.bias"] = Part(f"{part.parameter}_bias", part.rows)
         return parts
 
     def forward(
@@ -198,11 +198,11 @@ class LlamaDecoder(nn.Module):
 
         `ModelDamaged` where one is unknown, missing, of another shape, or holds a value that is not finite.
         """
-        missing = set(self._canonical_names())
+        missing = set(self.canonical_names())
         for name, tensor in weights:
             if name not in missing:
                 raise ModelDamaged(f"tensor '{name}' has no place in this decoder, or came twice")
-            target = self._target(name)
+            target = self.target(name)
             if target.shape != tensor.shape:
                 raise ModelDamaged(
                     f"tensor '{name}' has the shape {tuple(tensor.shape)}; {tuple(target.shape)} is needed"
@@ -215,25 +215,32 @@ class LlamaDecoder(nn.Module):
         if missing:
             raise ModelDamaged(f"{len(missing)} tensors are missing, among them '{min(missing)}'")
 
-    def _canonical_names(self) -> Iterator[str]:
+    def canonical_names(self) -> Iterator[str]:
+        """The tensors that this decoder is made of."""
         yield from ("model.embed_tokens.weight", "model.norm.weight")
         if not self.config.tied_embeddings:
             yield "lm_head.weight"
         for i, layer in enumerate(self.layers):
             yield from (f"model.layers.{i}.{name}" for name in layer.parts())  # pyright: ignore
 
-    def _target(self, name: str) -> torch.Tensor:
+    def part(self, name: str) -> tuple[int, Part]:
+        """Layer and place of a canonical name within the layers."""
         match = _LAYER_NAME.fullmatch(name)
         if match is None:
-            top = {
-                "model.embed_tokens.weight": self.embedding,
-                "model.norm.weight": self.norm,
-                "lm_head.weight": self.head,
-            }
+            raise KeyError(name)
+        return int(match[1]), self.layers[int(match[1])].parts()[match[2]]  # pyright: ignore
+
+    def target(self, name: str) -> torch.Tensor:
+        """What a canonical tensor is copied to."""
+        top = {
+            "model.embed_tokens.weight": self.embedding,
+            "model.norm.weight": self.norm,
+            "lm_head.weight": self.head,
+        }
+        if name in top:
             return top[name].data
-        layer = self.layers[int(match[1])]
-        part = layer.parts()[match[2]]  # pyright: ignore
-        whole: torch.Tensor = getattr(layer, part.parameter).data
+        index, part = self.part(name)
+        whole: torch.Tensor = getattr(self.layers[index], part.parameter).data
         return whole if part.rows is None else whole[part.rows]
 
 

@@ -28,6 +28,10 @@ class LowRank:
     a: torch.Tensor
     b: torch.Tensor
 
+    def take(self, rows: torch.Tensor) -> LowRank:
+        """With the outputs `rows`, in that order."""
+        return LowRank(self.a, self.b[rows])
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -37,11 +41,10 @@ class Adapter:
     products: Mapping[str, LowRank]
 
     def to(self, dtype: torch.dtype) -> Adapter:
-        converted = {
-            name: LowRank(pair.a.to(dtype).contiguous(), pair.b.to(dtype).contiguous())
-            for name, pair in self.products.items()
-        }
-        return Adapter(self.rank, converted)
+        return self.map(lambda _, pair: LowRank(pair.a.to(dtype).contiguous(), pair.b.to(dtype).contiguous()))
+
+    def map(self, function: Callable[[str, LowRank], LowRank]) -> Adapter:
+        return Adapter(self.rank, {name: function(name, pair) for name, pair in self.products.items()})
 
     @property
     def num_bytes(self) -> int:
@@ -79,12 +82,12 @@ class AdapterStore:
         return info
 
     def unload(self, name: str) -> None:
-        self._get(name)
+        self.get(name)
         del self._loaded[name]
 
     def products(self, name: str) -> tuple[str, ...]:
         """The products that an adapter adds to."""
-        return tuple(self._get(name).products)
+        return tuple(self.get(name).products)
 
     def infos(self) -> tuple[AdapterInfo, ...]:
         return tuple(info for _, info in self._loaded.values())
@@ -101,9 +104,10 @@ class AdapterStore:
             seqs = list(run)
             if name and starts[seqs[0]] < starts[seqs[-1] + 1]:
                 spans.setdefault(name, []).append((starts[seqs[0]], starts[seqs[-1] + 1]))
-        return SelectedAdapters(tuple((self._get(name), _rows(parts)) for name, parts in spans.items()))
+        return SelectedAdapters(tuple((self.get(name), _rows(parts)) for name, parts in spans.items()))
 
-    def _get(self, name: str) -> Adapter:
+    def get(self, name: str) -> Adapter:
+        """Raises NoSuchAdapter."""
         if name not in self._loaded:
             loaded = ", ".join(sorted(self._loaded)) or "none"
             raise NoSuchAdapter(f"there is no adapter '{name}' (loaded: {loaded})")

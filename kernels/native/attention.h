@@ -137,7 +137,7 @@ inline void score_tile(const RowGroup& g, const uint8_t* keys, const float* key_
         for (int d = 0; d < hd; ++d) {
             const f32x16 k = _mm512_loadu_ps((const float*)keys + d * TILE);
 #pragma GCC unroll 6
-            for (int m = 0; m < M; ++m) s[m] = _mm512_fmadd_ps(_mm512_set1_ps(((const float*)g.queries[m])[d]), k, s[m]);
+            for (int m = 0; m < M; ++m) dot_f32(s[m], k, (const float*)g.queries[m] + d);
         }
     } else if (g.layout->format == BFLOAT16) {
         // Two sums a row hide the latency of the products.
@@ -148,8 +148,8 @@ inline void score_tile(const RowGroup& g, const uint8_t* keys, const float* key_
             const i32x16 k0 = _mm512_loadu_si512(keys + d * TILE * 2), k1 = _mm512_loadu_si512(keys + d * TILE * 2 + 64);
 #pragma GCC unroll 6
             for (int m = 0; m < M; ++m) {
-                s[m] = dot_bf16(s[m], broadcast_32(g.queries[m] + d * 2), k0);
-                t[m] = dot_bf16(t[m], broadcast_32(g.queries[m] + d * 2 + 4), k1);
+                dot_bf16(s[m], k0, g.queries[m] + d * 2);
+                dot_bf16(t[m], k1, g.queries[m] + d * 2 + 4);
             }
         }
 #pragma GCC unroll 6
@@ -161,7 +161,7 @@ inline void score_tile(const RowGroup& g, const uint8_t* keys, const float* key_
         for (int d = 0; d < hd; d += 4) {
             const i32x16 k = _mm512_loadu_si512(keys + d * TILE);
 #pragma GCC unroll 6
-            for (int m = 0; m < M; ++m) acc[m] = _mm512_dpbusd_epi32(acc[m], k, broadcast_32(g.queries[m] + d));
+            for (int m = 0; m < M; ++m) dot_int8(acc[m], k, g.queries[m] + d);
         }
         const f32x16 scale = _mm512_loadu_ps(key_scales);
 #pragma GCC unroll 6
@@ -194,9 +194,9 @@ inline void add_values(const RowGroup& g, AttentionScratch& scratch, int base, i
                 for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_si512(row + v * 64);
 #pragma GCC unroll 6
                 for (int m = 0; m < M; ++m) {
-                    const i32x16 p = broadcast_32(scratch.halves.data() + m * CHUNK + at + pair * 2);
+                    const uint16_t* p = scratch.halves.data() + m * CHUNK + at + pair * 2;
 #pragma GCC unroll 4
-                    for (int v = 0; v < V; ++v) acc[m][v] = dot_bf16(acc[m][v], p, b[v]);
+                    for (int v = 0; v < V; ++v) dot_bf16(acc[m][v], b[v], p);
                 }
             }
         } else {
@@ -215,9 +215,9 @@ inline void add_values(const RowGroup& g, AttentionScratch& scratch, int base, i
                 }
 #pragma GCC unroll 6
                 for (int m = 0; m < M; ++m) {
-                    const f32x16 p = _mm512_set1_ps(scratch.scores[m * CHUNK + at + key]);
+                    const float* p = scratch.scores.data() + m * CHUNK + at + key;
 #pragma GCC unroll 4
-                    for (int v = 0; v < V; ++v) acc[m][v] = _mm512_fmadd_ps(p, b[v], acc[m][v]);
+                    for (int v = 0; v < V; ++v) dot_f32(acc[m][v], b[v], p);
                 }
             }
         }

@@ -296,15 +296,16 @@ void cb_engine_free(void* engine) { delete (cb::Engine*)engine; }
 
 int64_t cb_weight_bytes(int32_t format, int32_t n, int32_t k) { return cb::weight_bytes(format, n, k); }
 
-// Rows [first, first + count) of a matrix of `n` rows, from `rows` [count][k], into `data` (zeroed, weight_bytes).
-void cb_pack(int32_t format, int32_t n, int32_t k, const float* rows, int32_t first, int32_t count, uint8_t* data) {
+// `count` rows [k] of a matrix of `n` rows, each to its place, into `data` (zeroed, weight_bytes).
+void cb_pack(int32_t format, int32_t n, int32_t k, const float* rows, const int64_t* places, int32_t count,
+             uint8_t* data) {
     const int64_t bytes = cb::panel_bytes(format, k);
     float* scales = (float*)(data + cb::num_panels(n) * bytes);
     float unused;
     for (int i = 0; i < count; ++i) {
-        const int row = first + i;
-        cb::pack_column(format, rows + int64_t(i) * k, k, data + row / cb::PANEL * bytes, row % cb::PANEL,
-                        format == cb::INT8 ? scales + row : &unused);
+        const int64_t place = places[i];
+        cb::pack_column(format, rows + int64_t(i) * k, k, data + place / cb::PANEL * bytes, int(place % cb::PANEL),
+                        format == cb::INT8 ? scales + place : &unused);
     }
 }
 

@@ -1,5 +1,5 @@
-// y = x W^T for every weight format: rows of x are brought into the form that the format multiplies (bf16, or int8 with
-// a scale a row), then tiles of up to 12 rows by one panel of 32 columns are kept in registers.
+// y = x W^T for every weight format: rows of x are brought into the form that the format multiplies (bf16, or int8 with a
+// scale for 32 of them), then tiles of up to 12 rows by one panel of 32 columns are kept in registers.
 //
 // Each output is one sum along K in one order, whatever the number of rows: results do not depend on the batch.
 #pragma once
@@ -14,8 +14,10 @@ struct Rows {
     int m = 0, k = 0;
     int format = FLOAT32;        // FLOAT32, BFLOAT16 or INT8
     std::vector<uint8_t> data;   // [m][k] of that type
-    std::vector<float> scales;   // [m], INT8
-    std::vector<int32_t> sums;   // [m][k / 32], INT8: sums of 32 values
+    // INT8, a group of 32 values: some inputs are a hundred times larger than the others of their row, and with one
+    // scale a row these others would be all that is lost (measured: perplexity + 4% against + 0.1%).
+    std::vector<float> scales;   // [m][k / 32]
+    std::vector<int32_t> sums;   // [m][k / 32]: of the values
 
     int element_bytes() const { return format == FLOAT32 ? 4 : format == BFLOAT16 ? 2 : 1; }
 
@@ -26,8 +28,8 @@ struct Rows {
         const size_t bytes = size_t(m) * k * element_bytes() + 64;
         if (data.size() < bytes) data.resize(bytes);
         if (format == INT8) {
-            if (scales.size() < size_t(m)) scales.resize(m);
-            if (sums.size() < size_t(m) * (k / GROUP4)) sums.resize(size_t(m) * (k / GROUP4));
+            const size_t groups = size_t(m) * (k / GROUP);
+            if (scales.size() < groups) scales.resize(groups), sums.resize(groups);
         }
     }
 
@@ -45,24 +47,25 @@ struct Rows {
         } else if (format == BFLOAT16) {
             for (int at = 0; at < k; at += LANES) store_bf16((uint16_t*)row + at, load(at));
         } else {
-            f32x16 largest = _mm512_setzero_ps();
-            for (int at = 0; at < num_columns; at += LANES) largest = _mm512_max_ps(largest, _mm512_abs_ps(load(at)));
-            const float top = _mm512_reduce_max_ps(largest);
-            scales[i] = top / 127;
-            const f32x16 inverse = _mm512_set1_ps(top > 0 ? 127 / top : 0.0f);
-            int32_t* sum = sums.data() + size_t(i) * (k / GROUP4);
-            for (int at = 0; at < k; at += 2 * LANES) {
-                i32x16 a = _mm512_cvtps_epi32(_mm512_mul_ps(load(at), inverse));
-                i32x16 b = _mm512_cvtps_epi32(_mm512_mul_ps(load(at + LANES), inverse));
+            float* scale = scales.data() + size_t(i) * (k / GROUP);
+            int32_t* sum = sums.data() + size_t(i) * (k / GROUP);
+            for (int at = 0; at < k; at += GROUP) {
+                const f32x16 low = load(at), high = load(at + LANES);
+                const float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
+                const f32x16 inverse = _mm512_set1_ps(top > 0 ? 127 / top : 0.0f);
+                const i32x16 a = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
+                const i32x16 b = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
                 _mm_storeu_si128((__m128i*)(row + at), _mm512_cvtsepi32_epi8(a));
                 _mm_storeu_si128((__m128i*)(row + at + LANES), _mm512_cvtsepi32_epi8(b));
-                sum[at / GROUP4] = _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
+                scale[at / GROUP] = top / 127;
+                sum[at / GROUP] = _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
             }
         }
     }
 
     const uint8_t* row(int i) const { return data.data() + size_t(i) * k * element_bytes(); }
-    const int32_t* row_sums(int i) const { return sums.data() + size_t(i) * (k / GROUP4); }
+    const float* row_scales(int i) const { return scales.data() + size_t(i) * (k / GROUP); }
+    const int32_t* row_sums(int i) const { return sums.data() + size_t(i) * (k / GROUP); }
 };
 
 enum Finish : int32_t {
@@ -88,62 +91,74 @@ template <int M>
 inline void sum_float32(const uint8_t* panel, const Rows& x, int first, Acc<M>& out) {
     const float* b = (const float*)panel;
     const float* a = (const float*)x.row(first);
+    f32x16 acc[M][2];  // not `out`: what has an address is kept in memory
 #pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) out.v[m][0] = out.v[m][1] = _mm512_setzero_ps();
+    for (int m = 0; m < M; ++m) acc[m][0] = acc[m][1] = _mm512_setzero_ps();
     for (int k = 0; k < x.k; ++k, b += PANEL, ++a) {
         const f32x16 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + LANES);
 #pragma GCC unroll 12
         for (int m = 0; m < M; ++m) {
-            const f32x16 value = _mm512_set1_ps(a[int64_t(m) * x.k]);
-            out.v[m][0] = _mm512_fmadd_ps(value, b0, out.v[m][0]);
-            out.v[m][1] = _mm512_fmadd_ps(value, b1, out.v[m][1]);
+            dot_f32(acc[m][0], b0, a + int64_t(m) * x.k);
+            dot_f32(acc[m][1], b1, a + int64_t(m) * x.k);
         }
     }
+#pragma GCC unroll 12
+    for (int m = 0; m < M; ++m) out.v[m][0] = acc[m][0], out.v[m][1] = acc[m][1];
 }
 
 template <int M>
 inline void sum_bfloat16(const uint8_t* panel, const Rows& x, int first, Acc<M>& out) {
     const uint8_t* a = x.row(first);
     const int64_t stride = int64_t(x.k) * 2;
+    f32x16 acc[M][2];  // not `out`: what has an address is kept in memory
 #pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) out.v[m][0] = out.v[m][1] = _mm512_setzero_ps();
+    for (int m = 0; m < M; ++m) acc[m][0] = acc[m][1] = _mm512_setzero_ps();
     for (int k = 0; k < x.k / 2; ++k, panel += 128, a += 4) {
         const i32x16 b0 = _mm512_loadu_si512(panel), b1 = _mm512_loadu_si512(panel + 64);
 #pragma GCC unroll 12
         for (int m = 0; m < M; ++m) {
-            const i32x16 value = broadcast_32(a + m * stride);
-            out.v[m][0] = dot_bf16(out.v[m][0], value, b0);
-            out.v[m][1] = dot_bf16(out.v[m][1], value, b1);
+            dot_bf16(acc[m][0], b0, a + m * stride);
+            dot_bf16(acc[m][1], b1, a + m * stride);
         }
     }
+#pragma GCC unroll 12
+    for (int m = 0; m < M; ++m) out.v[m][0] = acc[m][0], out.v[m][1] = acc[m][1];
 }
 
 template <int M>
 inline void sum_int8(const uint8_t* panel, const Rows& x, int first, const float* scales, Acc<M>& out) {
     const uint8_t* a = x.row(first);
     const int64_t stride = x.k;
-    i32x16 acc[M][2];
+    const int64_t groups = x.k / GROUP;
+    const float* row_scales = x.row_scales(first);
+    const int32_t* sums = x.row_sums(first);
+    f32x16 total[M][2];
 #pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) acc[m][0] = acc[m][1] = _mm512_setzero_si512();
-    for (int k = 0; k < x.k / 4; ++k, panel += 128, a += 4) {
-        const i32x16 b0 = _mm512_loadu_si512(panel), b1 = _mm512_loadu_si512(panel + 64);
+    for (int m = 0; m < M; ++m) total[m][0] = total[m][1] = _mm512_setzero_ps();
+    for (int group = 0; group < groups; ++group) {
+        i32x16 acc[M][2];
+#pragma GCC unroll 12
+        for (int m = 0; m < M; ++m) acc[m][0] = acc[m][1] = _mm512_set1_epi32(-128 * sums[m * groups + group]);
+#pragma GCC unroll 8
+        for (int step = 0; step < GROUP / 4; ++step, panel += 128, a += 4) {
+            const i32x16 b0 = _mm512_loadu_si512(panel), b1 = _mm512_loadu_si512(panel + 64);
+#pragma GCC unroll 12
+            for (int m = 0; m < M; ++m) {
+                dot_int8(acc[m][0], b0, a + m * stride);
+                dot_int8(acc[m][1], b1, a + m * stride);
+            }
+        }
 #pragma GCC unroll 12
         for (int m = 0; m < M; ++m) {
-            const i32x16 value = broadcast_32(a + m * stride);
-            acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], b0, value);
-            acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], b1, value);
+            dot_f32(total[m][0], _mm512_cvtepi32_ps(acc[m][0]), row_scales + m * groups + group);
+            dot_f32(total[m][1], _mm512_cvtepi32_ps(acc[m][1]), row_scales + m * groups + group);
         }
     }
     const f32x16 s0 = _mm512_loadu_ps(scales), s1 = _mm512_loadu_ps(scales + LANES);
 #pragma GCC unroll 12
     for (int m = 0; m < M; ++m) {
-        const int32_t* sums = x.row_sums(first + m);
-        int32_t sum = 0;
-        for (int group = 0; group < x.k / GROUP4; ++group) sum += sums[group];
-        const i32x16 offset = _mm512_set1_epi32(128 * sum);  // the weights' + 128
-        const f32x16 scale = _mm512_set1_ps(x.scales[first + m]);
-        out.v[m][0] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(acc[m][0], offset)), _mm512_mul_ps(scale, s0));
-        out.v[m][1] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(acc[m][1], offset)), _mm512_mul_ps(scale, s1));
+        out.v[m][0] = _mm512_mul_ps(total[m][0], s0);
+        out.v[m][1] = _mm512_mul_ps(total[m][1], s1);
     }
 }
 
@@ -154,9 +169,13 @@ inline void sum_int4(const uint8_t* panel, const Rows& x, int first, Acc<M>& out
     const uint8_t* a = x.row(first);
     const int64_t stride = x.k;
     const i32x16 low_half = _mm512_set1_epi8(0x0f);
+    const int64_t groups = x.k / GROUP;
+    const float* row_scales = x.row_scales(first);
+    const int32_t* sums = x.row_sums(first);
+    f32x16 total[M][2];
 #pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) out.v[m][0] = out.v[m][1] = _mm512_setzero_ps();
-    for (int group = 0; group < x.k / GROUP4; ++group, panel += GROUP4_BYTES) {
+    for (int m = 0; m < M; ++m) total[m][0] = total[m][1] = _mm512_setzero_ps();
+    for (int group = 0; group < groups; ++group, panel += GROUP_BYTES) {
         i32x16 acc[M][2];
 #pragma GCC unroll 12
         for (int m = 0; m < M; ++m) acc[m][0] = acc[m][1] = _mm512_setzero_si512();
@@ -168,29 +187,26 @@ inline void sum_int4(const uint8_t* panel, const Rows& x, int first, Acc<M>& out
             const i32x16 late1 = _mm512_and_si512(_mm512_srli_epi16(c1, 4), low_half);
 #pragma GCC unroll 12
             for (int m = 0; m < M; ++m) {
-                const i32x16 early = broadcast_32(a + m * stride), late = broadcast_32(a + m * stride + 4);
-                acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], early0, early);
-                acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], early1, early);
-                acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], late0, late);
-                acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], late1, late);
+                dot_int8(acc[m][0], early0, a + m * stride);
+                dot_int8(acc[m][1], early1, a + m * stride);
+                dot_int8(acc[m][0], late0, a + m * stride + 4);
+                dot_int8(acc[m][1], late1, a + m * stride + 4);
             }
         }
-        const uint16_t* halves = (const uint16_t*)(panel + GROUP4 * PANEL / 2);
+        const uint16_t* halves = (const uint16_t*)(panel + GROUP * PANEL / 2);
         const f32x16 s0 = load_half(halves), s1 = load_half(halves + 16);
         const f32x16 low0 = load_half(halves + 32), low1 = load_half(halves + 48);
 #pragma GCC unroll 12
         for (int m = 0; m < M; ++m) {
-            const f32x16 sum = _mm512_set1_ps(float(x.row_sums(first + m)[group]));
-            out.v[m][0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[m][0]), s0, _mm512_fmadd_ps(sum, low0, out.v[m][0]));
-            out.v[m][1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[m][1]), s1, _mm512_fmadd_ps(sum, low1, out.v[m][1]));
+            const f32x16 sum = _mm512_set1_ps(float(sums[m * groups + group]));
+            const f32x16 part0 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[m][0]), s0, _mm512_mul_ps(sum, low0));
+            const f32x16 part1 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[m][1]), s1, _mm512_mul_ps(sum, low1));
+            dot_f32(total[m][0], part0, row_scales + m * groups + group);
+            dot_f32(total[m][1], part1, row_scales + m * groups + group);
         }
     }
 #pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) {
-        const f32x16 scale = _mm512_set1_ps(x.scales[first + m]);
-        out.v[m][0] = _mm512_mul_ps(out.v[m][0], scale);
-        out.v[m][1] = _mm512_mul_ps(out.v[m][1], scale);
-    }
+    for (int m = 0; m < M; ++m) out.v[m][0] = total[m][0], out.v[m][1] = total[m][1];
 }
 
 struct Nf4Table {
@@ -207,12 +223,13 @@ inline void sum_nf4(const uint8_t* panel, const Rows& x, int first, Acc<M>& out)
     const i32x16 low_half = _mm512_set1_epi16(0x0f);
     const uint8_t* a = x.row(first);
     const int64_t stride = int64_t(x.k) * 2;
+    f32x16 total[M][2];
 #pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) out.v[m][0] = out.v[m][1] = _mm512_setzero_ps();
+    for (int m = 0; m < M; ++m) total[m][0] = total[m][1] = _mm512_setzero_ps();
     for (int group = 0; group < x.k / GROUP_NF4; ++group, panel += GROUP_NF4_BYTES) {
-        Acc<M> acc;
+        f32x16 acc[M][2];
 #pragma GCC unroll 12
-        for (int m = 0; m < M; ++m) acc.v[m][0] = acc.v[m][1] = _mm512_setzero_ps();
+        for (int m = 0; m < M; ++m) acc[m][0] = acc[m][1] = _mm512_setzero_ps();
         for (int pair = 0; pair < GROUP_NF4 / 4; ++pair, a += 8) {
             const i32x16 c0 = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)(panel + pair * 64)));
             const i32x16 c1 = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)(panel + pair * 64 + 32)));
@@ -222,21 +239,22 @@ inline void sum_nf4(const uint8_t* panel, const Rows& x, int first, Acc<M>& out)
             const i32x16 late1 = _mm512_permutexvar_epi16(_mm512_srli_epi16(c1, 4), values);
 #pragma GCC unroll 12
             for (int m = 0; m < M; ++m) {
-                const i32x16 early = broadcast_32(a + m * stride), late = broadcast_32(a + m * stride + 4);
-                acc.v[m][0] = dot_bf16(acc.v[m][0], early, early0);
-                acc.v[m][1] = dot_bf16(acc.v[m][1], early, early1);
-                acc.v[m][0] = dot_bf16(acc.v[m][0], late, late0);
-                acc.v[m][1] = dot_bf16(acc.v[m][1], late, late1);
+                dot_bf16(acc[m][0], early0, a + m * stride);
+                dot_bf16(acc[m][1], early1, a + m * stride);
+                dot_bf16(acc[m][0], late0, a + m * stride + 4);
+                dot_bf16(acc[m][1], late1, a + m * stride + 4);
             }
         }
         const uint16_t* halves = (const uint16_t*)(panel + GROUP_NF4 * PANEL / 2);
         const f32x16 s0 = load_half(halves), s1 = load_half(halves + 16);
 #pragma GCC unroll 12
         for (int m = 0; m < M; ++m) {
-            out.v[m][0] = _mm512_fmadd_ps(acc.v[m][0], s0, out.v[m][0]);
-            out.v[m][1] = _mm512_fmadd_ps(acc.v[m][1], s1, out.v[m][1]);
+            total[m][0] = _mm512_fmadd_ps(acc[m][0], s0, total[m][0]);
+            total[m][1] = _mm512_fmadd_ps(acc[m][1], s1, total[m][1]);
         }
     }
+#pragma GCC unroll 12
+    for (int m = 0; m < M; ++m) out.v[m][0] = total[m][0], out.v[m][1] = total[m][1];
 }
 
 template <int M>
@@ -294,8 +312,8 @@ inline TileFunction tile_function(int rows) {
     return functions[rows];
 }
 
-// Where sums are kept beside sums (INT4, NF4), half as many rows fit into the registers.
-inline int max_tile(int format) { return format == INT4 || format == NF4 ? 6 : MAX_TILE; }
+// Where sums of a group are kept beside the whole sums, half as many rows fit into the registers.
+inline int max_tile(int format) { return format == FLOAT32 || format == BFLOAT16 ? MAX_TILE : 6; }
 
 // One panel for all rows. Tiles of nearly equal size, so that none is left with a single row.
 inline void linear_panel(const Weight& w, const Rows& x, const Output& out, int panel) {

@@ -25,9 +25,9 @@ enum Format : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3, NF4 = 4 }
 
 constexpr int PANEL = 32;     // columns
 constexpr int K_MULTIPLE = 64;
-constexpr int GROUP4 = 32;    // weights that share a scale and a minimum in INT4
+constexpr int GROUP = 32;     // inputs that share a scale in INT8, and weights that share one in INT4
 constexpr int GROUP_NF4 = 64;
-constexpr int GROUP4_BYTES = GROUP4 * PANEL / 2 + 4 * PANEL;
+constexpr int GROUP_BYTES = GROUP * PANEL / 2 + 4 * PANEL;
 constexpr int GROUP_NF4_BYTES = GROUP_NF4 * PANEL / 2 + 2 * PANEL;
 
 // Quantiles of the normal distribution, scaled to [-1, 1]: Dettmers et al., "QLoRA" (2023), appendix E.
@@ -66,7 +66,7 @@ inline int64_t panel_bytes(int format, int k) {
         case FLOAT32: return kp * PANEL * 4;
         case BFLOAT16: return kp * PANEL * 2;
         case INT8: return kp * PANEL;
-        case INT4: return kp / GROUP4 * GROUP4_BYTES;
+        case INT4: return kp / GROUP * GROUP_BYTES;
         case NF4: return kp / GROUP_NF4 * GROUP_NF4_BYTES;
     }
     return -1;
@@ -100,8 +100,8 @@ inline int64_t element_index(int format, int k, int column) {
         case BFLOAT16: return int64_t(k / 2) * PANEL * 2 + column * 2 + k % 2;
         case INT8: return int64_t(k / 4) * PANEL * 4 + column * 4 + k % 4;
         case INT4: {
-            const int group = k / GROUP4, step = k % GROUP4 / 4;  // steps 2s and 2s + 1 share bytes
-            return int64_t(group) * GROUP4_BYTES + (step / 2 * 2 + column / LANES) * 64 + column % LANES * 4 + k % 4;
+            const int group = k / GROUP, step = k % GROUP / 4;  // steps 2s and 2s + 1 share bytes
+            return int64_t(group) * GROUP_BYTES + (step / 2 * 2 + column / LANES) * 64 + column % LANES * 4 + k % 4;
         }
         default: {
             const int group = k / GROUP_NF4, step = k % GROUP_NF4 / 2;
@@ -111,11 +111,11 @@ inline int64_t element_index(int format, int k, int column) {
 }
 
 inline bool is_high_half(int format, int k) {
-    return format == INT4 ? (k % GROUP4 / 4) % 2 : (k % GROUP_NF4 / 2) % 2;
+    return format == INT4 ? (k % GROUP / 4) % 2 : (k % GROUP_NF4 / 2) % 2;
 }
 
 inline uint16_t* group_halves(int format, uint8_t* panel, int group) {
-    return format == INT4 ? (uint16_t*)(panel + int64_t(group) * GROUP4_BYTES + GROUP4 * PANEL / 2)
+    return format == INT4 ? (uint16_t*)(panel + int64_t(group) * GROUP_BYTES + GROUP * PANEL / 2)
                           : (uint16_t*)(panel + int64_t(group) * GROUP_NF4_BYTES + GROUP_NF4 * PANEL / 2);
 }
 
@@ -135,7 +135,7 @@ inline void pack_column(int format, const float* row, int k, uint8_t* panel, int
             panel[element_index(format, i, column)] = uint8_t(int(std::nearbyint(at(i) * inverse)) + 128);
         *scale_out = scale;
     } else {
-        const int group_size = format == INT4 ? GROUP4 : GROUP_NF4;
+        const int group_size = format == INT4 ? GROUP : GROUP_NF4;
         for (int group = 0; group < kp / group_size; ++group) {
             uint16_t* halves = group_halves(format, panel, group);
             const int first = group * group_size, last = std::min(first + group_size, k);
@@ -180,7 +180,7 @@ inline void unpack_row(const Weight& w, int n, float* out) {
             default: {
                 const int code = is_high_half(w.format, i) ? panel[at] >> 4 : panel[at] & 0x0f;
                 const uint16_t* halves =
-                    group_halves(w.format, panel, i / (w.format == INT4 ? GROUP4 : GROUP_NF4));
+                    group_halves(w.format, panel, i / (w.format == INT4 ? GROUP : GROUP_NF4));
                 const float scale = half_to_f32(halves[column]);
                 out[i] = w.format == INT4 ? float(code) * scale + half_to_f32(halves[PANEL + column])
                                           : bf16_to_f32(f32_to_bf16(NF4_VALUES[code])) * scale;
