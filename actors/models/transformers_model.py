@@ -180,8 +180,12 @@ class _AddLowRank:
 
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         step = current.get(None)
-        if step is not None and step.adapters is not None:
-            step.adapters.add(output.flatten(0, -2), args[0].flatten(0, -2), self._name)
+        if step is None or step.adapters is None:
+            return
+        x, y = args[0].flatten(0, -2), output.view(-1, output.shape[-1])
+        if len(x) != step.batch.num_tokens:
+            raise UnsupportedModel(f"'{self._name}' does not compute every token, so no adapter can change it")
+        step.adapters.add(y, x, self._name)
 
 
 class _Given(nn.Module):

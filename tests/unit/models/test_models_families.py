@@ -79,6 +79,33 @@ LEAN: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-biases": ("Qwen3", {"head_dim": 16, "attention_bias": True, **HALF_SLIDING}),
 }
 MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}
+LATENT = {  # values smaller than keys, and keys that every head has for itself
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 8,
+    "first_k_dense_replace": 1,
+}
+SHARED = {  # layers that read the keys and values of earlier ones
+    "num_hidden_layers": 4,
+    "num_kv_shared_layers": 2,
+    "head_dim": 8,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCAB,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 5,
+    "altup_num_inputs": 2,
+    "laurel_rank": 4,
+    "activation_sparsity_pattern": [0.5, 0.0, 0.5, 0.0],
+}
 IN_TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-gelu": ("Llama", {"hidden_act": "gelu"}),
     "gemma2": ("Gemma2", {"head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8}),
@@ -99,12 +126,18 @@ IN_TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8},
     ),
     "smollm3": ("SmolLM3", {"no_rope_layers": [1, 0]}),
+    "cohere2": ("Cohere2", {"head_dim": 8, "sliding_window": 5}),
+    "exaone4": ("Exaone4", {"head_dim": 8, "sliding_window": 5}),
+    "starcoder2": ("Starcoder2", {"sliding_window": 5}),
+    "gpt-bigcode": ("GPTBigCode", {}),
+    "deepseek-v3": ("DeepseekV3", LATENT),
+    "gemma3n": ("Gemma3n", SHARED),
 }
 
 
 def make_model(kind: str, options: dict[str, Any], folder: Path, seed: int = 0) -> Any:
     """A random model of transformers, saved in `folder` and returned in evaluation mode."""
-    prefix = {"Gemma3": "Gemma3Text"}.get(kind, kind)
+    prefix = {"Gemma3": "Gemma3Text", "Gemma3n": "Gemma3nText"}.get(kind, kind)
     head = {"GPT2": "GPT2LMHeadModel", "Bert": "BertLMHeadModel"}.get(kind, f"{kind}ForCausalLM")
     torch.manual_seed(seed)
     config = getattr(transformers, f"{prefix}Config")(**{**COMMON, **options})
