@@ -1,8 +1,10 @@
 """Errors of serving, beside those of the runtime's tree.
 
 ModelError
-├── Overloaded      serve.overloaded      the queue is full; nothing was taken
-└── ReplicaLost     serve.replica_lost    what computes died too often during this request
+├── Overloaded      serve.overloaded        the queue is full; nothing was taken
+├── ReplicaLost     serve.replica_lost      what computes died too often during this request
+├── ReplicaChanged  serve.replica_changed   a step for a replica's earlier life, whose cache is gone
+└── SequenceFailed  serve.sequence_failed   this request could not be computed, while others were
 """
 
 from __future__ import annotations
@@ -18,3 +20,13 @@ class Overloaded(ModelError):
 class ReplicaLost(ModelError):
     code = "serve.replica_lost"
     default_hint = "`callboard logs` says why the replica died"
+
+
+class ReplicaChanged(ModelError):
+    code = "serve.replica_changed"
+    default_hint = "ask the replica what it is (`serve.ask_replica`), and start its sequences again"
+
+
+class SequenceFailed(ModelError):
+    code = "serve.sequence_failed"
+    default_hint = "`callboard logs` says more"

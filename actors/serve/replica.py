@@ -1,8 +1,9 @@
-"""The replica: computes steps. It decides nothing and remembers nothing but the cache."""
+"""The replica: computes steps. It decides nothing."""
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +13,9 @@ import msgspec
 import torch
 
 from ...runtime.actor import Actor, handler
-from ...schemas.serve import Step, StepResult
+from ...schemas.serve import AskReplica, ReplicaInfo, Step, StepResult
 from ..models.loading import dtype_of, load_decoder
+from .errors import ReplicaChanged
 from .runner import Runner
 
 T = TypeVar("T")
@@ -27,6 +29,11 @@ class ReplicaConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_blocks: int
     block_size: int
     threads: int
+    weights: str = ""
+    kv: str = ""
+    draft: str = ""
+    num_draft: int = 0
+    adapters: tuple[tuple[str, str], ...] = ()
 
 
 class Replica(Actor[ReplicaConfig]):
@@ -37,14 +44,30 @@ class Replica(Actor[ReplicaConfig]):
     """
 
     async def started(self) -> None:
+        self._life = secrets.token_hex(8)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="replica")
         self._runner = await self._in_thread(self._load)
 
     async def stopped(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    @handler(concurrent=True)
+    async def info(self, message: AskReplica) -> ReplicaInfo:
+        config = self.config
+        return ReplicaInfo(
+            life=self._life,
+            num_blocks=config.num_blocks,
+            block_size=config.block_size,
+            dtype=config.dtype,
+            kernels="torch",
+            weight_bytes=0,
+            cache_bytes=0,
+        )
+
     @handler
     async def step(self, message: Step) -> StepResult:
+        if message.life and message.life != self._life:
+            raise ReplicaChanged("the replica that this step is for is no more; another has its place")
         return await self._in_thread(lambda: self._runner.execute(message))
 
     def _load(self) -> Runner:
