@@ -3,8 +3,7 @@
 ModelError
 ├── Overloaded      serve.overloaded        the queue is full; nothing was taken
 ├── ReplicaLost     serve.replica_lost      what computes died too often during this request
-├── ReplicaChanged  serve.replica_changed   a step for a replica's earlier life, whose cache is gone
-└── SequenceFailed  serve.sequence_failed   this request could not be computed, while others were
+└── ReplicaChanged  serve.replica_changed   a step for a replica's earlier life, whose cache is gone
 """
 
 from __future__ import annotations
@@ -25,8 +24,3 @@ class ReplicaLost(ModelError):
 class ReplicaChanged(ModelError):
     code = "serve.replica_changed"
     default_hint = "ask the replica what it is (`serve.ask_replica`), and start its sequences again"
-
-
-class SequenceFailed(ModelError):
-    code = "serve.sequence_failed"
-    default_hint = "`callboard logs` says more"
