@@ -88,6 +88,9 @@ class Planner:
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self.num_cached_tokens = 0
+        self.num_generated_tokens = 0
+        self.num_drafted_tokens = 0
+        self.num_accepted_tokens = 0
         self._accounts = accounts or Accounts()
         self._num_steps = 0
         self._in_flight: deque[Planned] = deque()
@@ -196,21 +199,22 @@ class Planner:
             raise RuntimeError(f"step {result.step_id} is not the one whose result is next")
         planned = self._in_flight.popleft()
         failed = {failure.sequence_id: failure for failure in result.failed}
-        if len(result.drawn) != sum(part.draws and part.sequence.sequence_id not in failed for part in planned.parts):
+        if len(result.drawn) != sum(part.draws for part in planned.parts):
             raise RuntimeError(f"step {result.step_id} has {len(result.drawn)} results, which is not what it asked for")
         news = self._take_scores(planned, result) if result.prompt_logprobs or result.pooled else {}
         drawn = iter(result.drawn)
         size = self.block_size
         for sequence, epoch, num_tokens, draws in planned.parts:
+            got = None
             if draws:
                 sequence.num_pending -= 1
+                got = next(drawn)
             if failed and sequence.sequence_id in failed:
                 if not sequence.is_gone:
                     sequence.fail(_error_of(failed[sequence.sequence_id]))
                     self.remove(sequence)
                     news[sequence] = None
                 continue
-            got = next(drawn) if draws else None
             if sequence.is_gone:
                 continue
             sequence.num_failures = 0
@@ -414,10 +418,13 @@ class Planner:
     def _take_drawn(self, sequence: Sequence, epoch: int, got: Drawn) -> None:
         taken = sequence.take(got)
         sequence.account.served += GENERATED_WEIGHT * taken
+        self.num_generated_tokens += taken
         num_right = len(got.tokens) - 1
         if got.num_drafted:
             sequence.num_drafted += got.num_drafted
             sequence.num_accepted += num_right
+            self.num_drafted_tokens += got.num_drafted
+            self.num_accepted_tokens += num_right
         if num_right > 0 and sequence.epoch == epoch:
             sequence.num_computed += num_right  # the keys and values of guesses that were right are there
             sequence.num_scheduled += num_right

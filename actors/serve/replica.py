@@ -13,7 +13,7 @@ import msgspec
 import torch
 
 from ...runtime.actor import Actor, handler
-from ...schemas.serve import AskReplica, ReplicaInfo, Step, StepResult
+from ...schemas.serve import Adapters, AskReplica, ListAdapters, ReplicaInfo, Step, StepResult
 from ..models.loading import dtype_of, load_decoder
 from .errors import ReplicaChanged
 from .runner import Runner
@@ -63,6 +63,10 @@ class Replica(Actor[ReplicaConfig]):
             weight_bytes=0,
             cache_bytes=0,
         )
+
+    @handler
+    async def adapters(self, message: ListAdapters) -> Adapters:
+        return Adapters(())
 
     @handler
     async def step(self, message: Step) -> StepResult:

@@ -59,7 +59,7 @@ class Sequence:
     client: str = ""
     priority: int = 0
     adapter: str = ""
-    namespace: Hashable = ""
+    adapter_generation: int = 0
     deterministic: bool = False
     num_draft: int = 0
     prompt_logprobs: int = -1
@@ -107,6 +107,11 @@ class Sequence:
         if self.prompt_logprobs >= 0:
             self.scores = [None] * self.num_prompt_tokens
             self.num_unscored = self.num_prompt_tokens - self.first_scored
+
+    @property
+    def namespace(self) -> Hashable:
+        """All that its keys and values depend on beside its tokens."""
+        return self.adapter, self.adapter_generation, self.deterministic
 
     @property
     def num_generated(self) -> int:

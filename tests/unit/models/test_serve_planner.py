@@ -86,6 +86,7 @@ class FakeReplica:
             start, tokens = self.starts[name], self.tokens[name]
             if self.fails(start):
                 failed.append(FailedSequence(name, "model.request", "a test"))
+                drawn += [Drawn(())] * part.draws
                 continue
             self.blocks[name] += part.new_blocks
             self.num_computed += part.num_tokens
@@ -484,12 +485,13 @@ def test_who_waits_for_a_prefix_goes_ahead_when_the_one_that_computes_it_leaves(
     assert second.num_cached_tokens == 8
 
 
-def test_other_namespaces_share_nothing() -> None:
+def test_other_adapters_and_other_arithmetic_share_nothing() -> None:
     loop = Loop(Planner(40, BLOCK_SIZE, Limits(16, 4)), 40, overlap=True)
     prompt = [*range(1, 15)]
     assert computed(loop, make_sequence(prompt, 1)) == 14
-    assert computed(loop, make_sequence(prompt, 1, namespace="adapter")) == 14
-    assert computed(loop, make_sequence(prompt, 1, namespace="adapter")) == 2
+    for other in ({"adapter": "a"}, {"adapter": "a", "adapter_generation": 2}, {"deterministic": True}):
+        assert computed(loop, make_sequence(prompt, 1, **other)) == 14
+        assert computed(loop, make_sequence(prompt, 1, **other)) == 2
 
 
 def test_preempted_sequences_find_what_is_left_of_their_blocks() -> None:
