@@ -19,6 +19,8 @@ from .sequence import Sequence
 
 # A request that was in this many lost steps one after another may well be what kills the replica.
 MAX_FAILURES = 3
+# Checking all books takes a millisecond or more. Who asks again at once should not wait for it.
+QUIET_S = 0.02
 # A replica that is nowhere is looked for this often. After so long, what waits for it fails; the search goes on.
 LOOK_EVERY_S = 0.25
 LOOK_FOR_S = 60.0
@@ -103,9 +105,10 @@ class Lane:
                     self._take(self._under_way.popleft())
                     continue
                 self._send()
-                if not self._under_way:
-                    self._rest()
-                await self._work.wait()
+                if self._under_way:
+                    await self._work.wait()
+                else:
+                    await self._rest()
         finally:
             self._drop_under_way()
 
@@ -153,12 +156,16 @@ class Lane:
         self._events.handed(news, now)
         counts.plan_seconds += time.perf_counter() - began
 
-    def _rest(self) -> None:
-        """Nothing is to be computed."""
-        self.planner.check_integrity()
+    async def _rest(self) -> None:
+        """Nothing is to be computed: wait for work, and use the time to look whether the books are right."""
         if self._busy_since is not None:
             self.counts.busy_seconds += time.perf_counter() - self._busy_since
             self._busy_since = None
+        with anyio.move_on_after(QUIET_S):
+            await self._work.wait()
+            return
+        self.planner.check_integrity()
+        await self._work.wait()
 
     # Loss
 
