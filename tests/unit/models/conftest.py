@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from callboard.actors.serve.threads import prepare_process
 
 if TYPE_CHECKING:
     from callboard.actors.models.llama import LlamaDecoder
+
+sys.path.insert(0, str(Path(__file__).parent))  # helper modules beside the tests
 
 prepare_process()  # tests run beside each other: torch, which is imported after this, must not spin for long
 
