@@ -18,9 +18,12 @@ from ...runtime.errors import RequestInvalid
 from ...schemas.serve import Grammar, GrammarKind
 from ..models.tokenizer import Tokenizer
 from .errors import GrammarFailed
+from .grammar_schema import prepare_schema
+from .grammar_words import has_words
 
 if TYPE_CHECKING:
     from xgrammar import CompiledGrammar
+    from xgrammar import Grammar as XGrammar
 
 MAX_GRAMMAR_BYTES = 64 << 10
 CACHE_BYTES = 128 << 20
@@ -36,7 +39,7 @@ _compilers_lock = threading.Lock()
 class GrammarCompiler:
     """Compiles grammars for one tokenizer and a model whose logits have `vocab_size` entries.
 
-    Safe to use from several threads, as xgrammar's is. What was compiled is kept, up to `CACHE_BYTES`.
+    Safe to use from several threads. What was compiled is kept, up to `CACHE_BYTES`.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int = 0) -> None:
@@ -49,19 +52,22 @@ class GrammarCompiler:
             vocab[: self.vocab_size], xgrammar.VocabType.RAW, vocab_size=self.vocab_size, stop_token_ids=[]
         )
         # One thread: compiling is short, and the others belong to the step that is being computed.
-        self._compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_limit_bytes=CACHE_BYTES)
+        self._compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+        self._compiled: dict[Grammar, CompiledGrammar] = {}
+        self._lock = threading.Lock()
 
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         """RequestInvalid, with the reason, for one that is malformed, too large, or that nothing can satisfy."""
-        text = grammar.text
-        if len(text) > MAX_GRAMMAR_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_GRAMMAR_BYTES:
-            raise RequestInvalid(
-                f"the grammar is longer than {MAX_GRAMMAR_BYTES >> 10} KiB", hint="say it in fewer words"
-            )
-        try:
-            return self._compile(grammar.kind, text)
-        except (RuntimeError, ValueError) as error:
-            raise RequestInvalid(f"the grammar ({grammar.kind}) cannot be used: {_reason(error)}") from error
+        with self._lock:
+            compiled = self._compiled.pop(grammar, None)
+            if compiled is None:
+                try:
+                    compiled = self._compile(grammar)
+                except (RuntimeError, ValueError) as error:
+                    raise RequestInvalid(f"the grammar ({grammar.kind}) cannot be used: {_reason(error)}") from error
+            self._compiled[grammar] = compiled  # the one used last stands last
+            self._shrink()
+        return compiled
 
     def start(self, grammar: Grammar, stop_ids: Iterable[int], generated: Iterable[int] = ()) -> GrammarState:
         """The state of an answer that so far consists of `generated`. RequestInvalid, GrammarFailed."""
@@ -70,15 +76,35 @@ class GrammarCompiler:
             state.accept(token)
         return state
 
-    def _compile(self, kind: GrammarKind, text: str) -> CompiledGrammar:
-        compiler = self._compiler
-        if kind is GrammarKind.JSON:
-            return compiler.compile_json_schema("{}", max_whitespace_cnt=MAX_WHITESPACE)
-        if kind is GrammarKind.JSON_SCHEMA:
-            return compiler.compile_json_schema(text, max_whitespace_cnt=MAX_WHITESPACE)
-        if kind is GrammarKind.REGEX:
-            return compiler.compile_regex(text)
-        return compiler.compile_grammar(choice_grammar(text) if kind is GrammarKind.CHOICE else text)
+    def _compile(self, grammar: Grammar) -> CompiledGrammar:
+        if not _is_unicode(grammar.text):
+            raise ValueError("it holds half a character (a lone surrogate)")
+        if len(grammar.text.encode()) > MAX_GRAMMAR_BYTES:
+            raise ValueError(f"it is longer than {MAX_GRAMMAR_BYTES >> 10} KiB")
+        source = _source(grammar)
+        if not has_words(str(source)):
+            raise ValueError("nothing that comes to an end satisfies it")
+        return self._compiler.compile_grammar(source)
+
+    def _shrink(self) -> None:
+        """Let go what was used longest ago."""
+        total = sum(compiled.memory_size_bytes for compiled in self._compiled.values())
+        while total > CACHE_BYTES and len(self._compiled) > 1:
+            total -= self._compiled.pop(next(iter(self._compiled))).memory_size_bytes
+
+
+def _source(grammar: Grammar) -> XGrammar:
+    """RuntimeError or ValueError, with the reason, for one that is malformed."""
+    from xgrammar import Grammar as XGrammar
+
+    if grammar.kind in (GrammarKind.JSON, GrammarKind.JSON_SCHEMA):
+        schema = prepare_schema(grammar.text) if grammar.kind is GrammarKind.JSON_SCHEMA else "{}"
+        text = str(XGrammar.from_json_schema(schema, max_whitespace_cnt=MAX_WHITESPACE))
+        # Strings of bounded length would let control characters through, which are no JSON.
+        return XGrammar.from_ebnf(text.replace(r"[^\"\\\r\n]", r"[^\0-\x1f\"\\\r\n]"))
+    if grammar.kind is GrammarKind.REGEX:
+        return XGrammar.from_regex(grammar.text)
+    return XGrammar.from_ebnf(choice_grammar(grammar.text) if grammar.kind is GrammarKind.CHOICE else grammar.text)
 
 
 def grammar_compiler(tokenizer: Tokenizer, vocab_size: int = 0) -> GrammarCompiler:
@@ -101,7 +127,13 @@ def grammar_compiler(tokenizer: Tokenizer, vocab_size: int = 0) -> GrammarCompil
 
 def check_grammar(grammar: Grammar, tokenizer: Tokenizer, vocab_size: int = 0) -> None:
     """RequestInvalid, with the reason, for a grammar that no answer of this tokenizer's tokens can satisfy."""
-    grammar_compiler(tokenizer, vocab_size).start(grammar, ()).mask()
+    try:
+        state = grammar_compiler(tokenizer, vocab_size).start(grammar, ())
+        state.mask()
+    except GrammarFailed as error:
+        raise RequestInvalid(f"the grammar ({grammar.kind}) cannot be used: {error}") from error
+    if state.ended:
+        raise RequestInvalid(f"the grammar ({grammar.kind}) cannot be used: it allows nothing but the empty text")
 
 
 class GrammarState:
@@ -115,11 +147,11 @@ class GrammarState:
     def __init__(self, compiled: CompiledGrammar, vocab_size: int, stop_ids: list[int]) -> None:
         import xgrammar
 
+        # The stop tokens are this answer's own; None leaves the vocabulary's, of which there are none.
         self._matcher = xgrammar.GrammarMatcher(compiled, override_stop_tokens=stop_ids or None)
         self._mask = np.zeros(-(-vocab_size // 32), np.int32)
-        stops = np.zeros(32 * len(self._mask), np.uint8)
-        stops[stop_ids] = 1
-        self._not_stop = ~np.packbits(stops, bitorder="little").view("<i4")
+        self._vocabulary = _bits(vocab_size, range(vocab_size))
+        self._not_stop = self._vocabulary & ~_bits(vocab_size, stop_ids)
         self._update()
 
     def mask(self) -> np.ndarray:
@@ -167,10 +199,18 @@ class GrammarState:
             self.ended = True
             return
         self._matcher.fill_next_token_bitmask(self._mask)
+        self._mask &= self._vocabulary  # bits past the last token may be set
         if self._matcher.is_completed():
             self.ended = not np.any(self._mask & self._not_stop)
         else:
             self._is_stuck = not self._mask.any()
+
+
+def _bits(vocab_size: int, tokens: Iterable[int]) -> np.ndarray:
+    """A mask in which these tokens are set: int32 [ceil(vocab_size / 32)]."""
+    bits = np.zeros(-(-vocab_size // 32) * 32, np.uint8)
+    bits[list(tokens)] = 1
+    return np.packbits(bits, bitorder="little").view("<i4")
 
 
 def choice_grammar(text: str) -> str:
@@ -183,11 +223,17 @@ def choice_grammar(text: str) -> str:
         raise ValueError("a choice is a JSON array of strings, at least one")
     if not any(options):
         raise ValueError("a choice between empty strings leaves nothing to say")
+    if not all(_is_unicode(option) for option in options):
+        raise ValueError("a string holds half a character (a lone surrogate)")
     return "root ::= " + " | ".join(_quoted(option) for option in dict.fromkeys(options))
 
 
 def _quoted(text: str) -> str:
     return '"' + "".join(c if c.isalnum() and c.isascii() else f"\\U{ord(c):08X}" for c in text) + '"'
+
+
+def _is_unicode(text: str) -> bool:
+    return not any(0xD800 <= ord(character) < 0xE000 for character in text)
 
 
 def _reason(error: Exception) -> str:
