@@ -18,6 +18,7 @@ from ...runtime.errors import RequestInvalid
 from ...schemas.serve import Grammar, GrammarKind
 from ..models.tokenizer import Tokenizer
 from .errors import GrammarFailed
+from .grammar_pattern import check_anchors
 from .grammar_schema import prepare_schema
 from .grammar_words import has_words
 
@@ -103,6 +104,7 @@ def _source(grammar: Grammar) -> XGrammar:
         # Strings of bounded length would let control characters through, which are no JSON.
         return XGrammar.from_ebnf(text.replace(r"[^\"\\\r\n]", r"[^\0-\x1f\"\\\r\n]"))
     if grammar.kind is GrammarKind.REGEX:
+        check_anchors(grammar.text)
         return XGrammar.from_regex(grammar.text)
     return XGrammar.from_ebnf(choice_grammar(grammar.text) if grammar.kind is GrammarKind.CHOICE else grammar.text)
 

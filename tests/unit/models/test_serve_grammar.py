@@ -189,6 +189,7 @@ def test_guesses_go_past_allowed_tokens_only_and_can_be_taken_back(tokenizer: To
 
 BAD = {
     "regex syntax": Grammar(GrammarKind.REGEX, "(a"),
+    "anchor inside": Grammar(GrammarKind.REGEX, "a$b"),
     "lookahead": Grammar(GrammarKind.REGEX, "(?=a)b"),
     "no JSON": Grammar(GrammarKind.JSON_SCHEMA, "{"),
     "no type": Grammar(GrammarKind.JSON_SCHEMA, '{"type": "nonsense"}'),
