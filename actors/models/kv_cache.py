@@ -31,6 +31,10 @@ class KVCache:
         self.k = [_zeros(shape, dtype, device) for _ in range(config.num_layers)]
         self.v = [_zeros(shape, dtype, device) for _ in range(config.num_layers)]
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (*self.k, *self.v))
+
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
     if torch.device(device).type != "cpu":

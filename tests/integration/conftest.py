@@ -56,6 +56,6 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = importlib.util.spec_from_file_location("conftest_of_models", place)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
