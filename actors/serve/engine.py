@@ -109,7 +109,9 @@ class Engine(Actor[EngineConfig]):
     """
 
     # A replica that a request kills is started again at once, several times over, before that request is given up.
-    supervision = Supervision(strategy=Strategy.ONE_FOR_ONE, max_restarts=20, period_s=60.0, backoff_s=0.05)
+    supervision = Supervision(
+        strategy=Strategy.ONE_FOR_ONE, max_restarts=20, period_s=60.0, backoff_s=0.05, backoff_max_s=1.0
+    )
     mailbox_size = 4096
 
     async def started(self) -> None:
