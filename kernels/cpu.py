@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -195,22 +196,59 @@ def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, row
         y.index_add_(0, rows, F.linear(low, b))
 
 
+def mask_tokens(logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None:
+    covered = min(logits.shape[1], 32 * bitmask.shape[1])
+    # numpy unpacks bits some ten times faster than torch can shift them out.
+    words = np.ascontiguousarray(bitmask.numpy(), dtype="<i4").view(np.uint8)
+    forbidden = torch.from_numpy(np.unpackbits(~words, axis=1, count=covered, bitorder="little")).view(torch.bool)
+    for row, mask in zip(rows.tolist(), forbidden, strict=True):
+        logits[row, :covered].masked_fill_(mask, float("-inf"))
+
+
+def penalize(
+    logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor, repetition: torch.Tensor, offset: torch.Tensor
+) -> None:
+    values = logits[rows, tokens]
+    logits[rows, tokens] = torch.where(values > 0, values / repetition, values * repetition).add_(offset)
+
+
 def sample(
     logits: torch.Tensor,
     temperature: torch.Tensor,
     top_k: torch.Tensor,
     top_p: torch.Tensor,
+    min_p: torch.Tensor,
     uniform: torch.Tensor,
 ) -> torch.Tensor:
-    tokens = logits.argmax(dim=-1)
     sampled = temperature.nonzero().flatten()
     if not len(sampled):
-        return tokens
-    rows = logits[sampled]
-    rows = rows if rows.dtype == torch.float64 else rows.float()
-    top_k, top_p = top_k[sampled], top_p[sampled].double()
-    weights = ((rows - rows.amax(-1, keepdim=True)) / temperature[sampled, None].to(rows.dtype)).exp()
-    vocab_size = weights.shape[-1]
+        return logits.argmax(dim=-1)
+    if len(sampled) == len(temperature):
+        return _draw(logits, temperature, top_k, top_p.double(), min_p, uniform)
+    tokens = logits.argmax(dim=-1)
+    tokens[sampled] = _draw(
+        logits[sampled],
+        temperature[sampled],
+        top_k[sampled],
+        top_p[sampled].double(),
+        min_p[sampled],
+        uniform[sampled],
+    )
+    return tokens
+
+
+def _draw(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    uniform: torch.Tensor,
+) -> torch.Tensor:
+    """`sample` for rows with a temperature above 0."""
+    rows = logits if logits.dtype == torch.float64 else logits.float()
+    vocab_size = rows.shape[-1]
+    weights = (rows - rows.amax(-1, keepdim=True)).div_(temperature[:, None].to(rows.dtype)).exp_()
     if bool((top_k > 0).any()):
         wanted = top_k.where(top_k > 0, vocab_size).clamp(max=vocab_size)
         largest = weights.topk(int(wanted[top_k > 0].max().clamp(max=vocab_size))).values
@@ -218,12 +256,14 @@ def sample(
         weights = weights.where((weights >= kth) | (top_k == 0)[:, None], 0)
     if bool((top_p < 1).any()):
         weights = weights.where((weights >= _top_p_cut(weights, top_p)) | (top_p >= 1)[:, None], 0)
+    if bool((min_p > 0).any()):
+        weights = weights.where(weights >= min_p[:, None].to(weights.dtype), 0)
     reached = weights.cumsum(-1, dtype=torch.float64)
-    chosen = torch.searchsorted(reached, uniform[sampled, None].double() * reached[:, -1:], right=True).flatten()
+    total = reached[:, -1:].contiguous()
+    chosen = torch.searchsorted(reached, uniform[:, None].double() * total, right=True).flatten()
     # Rounding may leave `uniform` just past the last weight: the last token that has any is then meant.
-    last = vocab_size - 1 - (weights > 0).flip(-1).int().argmax(-1)
-    tokens[sampled] = torch.minimum(chosen, last)
-    return tokens
+    last = torch.searchsorted(reached, total).flatten()
+    return torch.minimum(chosen, last)
 
 
 def _top_p_cut(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
@@ -236,3 +276,19 @@ def _top_p_cut(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
         if num_candidates == vocab_size or bool((needed[top_p < 1] < num_candidates).all()):
             break
     return ordered.gather(1, needed.clamp(max=ordered.shape[1] - 1))
+
+
+def token_logprobs(
+    logits: torch.Tensor, tokens: torch.Tensor, num_top: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rows = logits if logits.dtype == torch.float64 else logits.float()
+    total = rows.logsumexp(-1, keepdim=True)
+    own = rows.gather(1, tokens[:, None]) - total
+    if num_top == 1:
+        ids = rows.argmax(-1, keepdim=True)  # the first of equals, which topk does not promise
+        top = rows.gather(1, ids)
+    else:
+        ids = rows.topk(min(num_top, rows.shape[1])).indices.sort(-1).values
+        top, order = rows.gather(1, ids).sort(dim=-1, descending=True, stable=True)
+        ids = ids.gather(1, order)
+    return own[:, 0], ids, top - total

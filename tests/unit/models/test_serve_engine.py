@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
-import msgspec
 import pytest
+from serving import Flaky, answer, answers, idle, requests, serving
 
 from callboard.actors.models.store import ModelStore
 from callboard.actors.serve.engine import Engine, EngineConfig
 from callboard.actors.serve.errors import Overloaded, ReplicaLost
-from callboard.actors.serve.runner import Runner
 from callboard.runtime.errors import ConfigError, DeadlineExceeded, ModelDamaged, NoSuchModel, RequestInvalid
 from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
-from callboard.schemas.base import Message
-from callboard.schemas.serve import (
-    ChatMessage,
-    Completion,
-    EngineStats,
-    FinishReason,
-    Generate,
-    GetStats,
-    Step,
-    StepResult,
-)
+from callboard.schemas.serve import ChatMessage, FinishReason, Generate, GetStats
 
 pytestmark = pytest.mark.anyio
-
-
-def through_the_wire(message: Message) -> Message:
-    return msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=type(message))
 
 
 @pytest.fixture
@@ -43,63 +26,6 @@ def damaged_path(tiny_path: Path, tmp_path: Path) -> Path:
     path = tmp_path / "damaged.gguf"
     path.write_bytes(tiny_path.read_bytes()[:10_000])
     return path
-
-
-@asynccontextmanager
-async def serving(model: Path | str, **options: Any) -> AsyncIterator[Ref]:
-    """A node with an engine; yields its scheduler, and finds every block free at the end."""
-    async with Node("test", round_trip=through_the_wire) as node:
-        config = {"num_blocks": 64, "max_batch_tokens": 64, "threads": 1, "block_size": 4, **options}
-        await node.spawn(Engine, EngineConfig(model=str(model), **config), name="engine")
-        scheduler = node.actor("engine.scheduler")
-        yield scheduler
-        await idle(scheduler)
-
-
-async def idle(scheduler: Ref) -> EngineStats:
-    """The statistics once nothing runs or waits any more."""
-    with anyio.fail_after(10):
-        while True:
-            stats = await scheduler.ask(GetStats())
-            if not stats.running and not stats.waiting:
-                assert stats.free_blocks == stats.num_blocks
-                return stats
-
-
-async def answer(ref: Ref, request: Generate) -> tuple[list[int], Completion]:
-    """The ids and the completion of a stream, whose pieces must add up to it."""
-    text, ids = "", []
-    async with ref.stream(request) as pieces:
-        async for piece in pieces:
-            text += piece.text
-            ids += piece.token_ids
-        assert text == pieces.result.text
-        assert len(ids) == pieces.result.usage.completion_tokens
-        return ids, pieces.result
-
-
-async def answers(ref: Ref, requests: list[Generate]) -> list[list[int]]:
-    """The ids of several streams at once."""
-    results: list[list[int]] = [[] for _ in requests]
-
-    async def one(index: int) -> None:
-        results[index] = (await answer(ref, requests[index]))[0]
-
-    async with anyio.create_task_group() as group:
-        for index in range(len(requests)):
-            group.start_soon(one, index)
-    return results
-
-
-def requests(count: int, **fields: Any) -> list[Generate]:
-    """Prompts of different lengths, greedy and sampled by turns."""
-    return [
-        Generate(
-            prompt="tell me " * (1 + i % 5) + str(i),
-            **{"max_tokens": 10 + i, "temperature": i % 2 * 0.9, "top_p": 0.9, "seed": i, **fields},
-        )
-        for i in range(count)
-    ]
 
 
 async def test_streams_at_once_say_what_each_says_alone(tiny_path: Path) -> None:
@@ -113,11 +39,13 @@ async def test_streams_at_once_say_what_each_says_alone(tiny_path: Path) -> None
         assert stats.generated_tokens == 2 * sum(map(len, alone))
 
 
-async def test_scarce_blocks_and_small_steps_change_nothing_but_the_time(tiny_path: Path) -> None:
+@pytest.mark.parametrize("overlap", [True, False])
+async def test_scarce_blocks_and_small_steps_change_nothing_but_the_time(tiny_path: Path, overlap: bool) -> None:
     wanted = requests(6, ignore_eos=True)
-    async with serving(tiny_path) as scheduler:
+    async with serving(tiny_path, overlap=not overlap) as scheduler:
         expected = await answers(scheduler, wanted)
-    async with serving(tiny_path, num_blocks=14, max_batch_tokens=7, max_running=5) as scheduler:
+    few = {"num_blocks": 14, "max_batch_tokens": 7, "max_running": 5}
+    async with serving(tiny_path, overlap=overlap, **few) as scheduler:
         assert await answers(scheduler, wanted) == expected
         assert (await idle(scheduler)).preemptions > 0
 
@@ -193,9 +121,23 @@ async def test_a_full_queue_says_so_and_takes_nothing(tiny_path: Path) -> None:
                         pass
                 with pytest.raises(Overloaded) as caught:
                     await scheduler.ask(request)
-                assert caught.value.hint
+                assert "in about" not in caught.value.hint, "nothing has been measured yet"
+                assert (await scheduler.ask(GetStats())).refused == 1
                 await waiting.aclose()
         assert (await idle(scheduler)).requests == 2
+
+
+async def test_who_is_refused_hears_how_long_it_takes_at_the_rate_that_is_measured(tiny_path: Path) -> None:
+    request = Generate(prompt="abc", max_tokens=200, ignore_eos=True)
+    async with serving(tiny_path, max_running=1, max_waiting=1) as scheduler:
+        for _ in range(3):
+            await scheduler.ask(Generate(prompt="abc", max_tokens=1))
+        async with scheduler.stream(request) as running, scheduler.stream(request) as waiting:
+            await anext(running)
+            with pytest.raises(Overloaded, match="1 requests are waiting") as caught:
+                await scheduler.ask(request)
+            assert "ask again in about 1 s" in caught.value.hint
+            await waiting.aclose()
 
 
 async def test_a_bad_request_is_refused_and_the_others_go_on(tiny_path: Path) -> None:
@@ -216,22 +158,6 @@ async def test_a_bad_request_is_refused_and_the_others_go_on(tiny_path: Path) ->
         assert (await idle(scheduler)).requests == 1
 
 
-class Flaky:
-    """Stands before `Runner.execute` and lets some steps crash the replica."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, crashes: Callable[[int, Step], bool]) -> None:
-        self.num_steps = 0
-        execute = Runner.execute
-
-        def flaky(runner: Runner, step: Step) -> StepResult:
-            self.num_steps += 1
-            if crashes(self.num_steps, step):
-                raise MemoryError("a test")
-            return execute(runner, step)
-
-        monkeypatch.setattr(Runner, "execute", flaky)
-
-
 async def test_streams_survive_a_replica_that_dies_with_the_same_tokens(
     tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,7 +174,7 @@ async def test_streams_survive_a_replica_that_dies_with_the_same_tokens(
 async def test_a_request_that_kills_every_replica_fails_and_the_engine_goes_on(
     tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Flaky(monkeypatch, lambda _, step: any(len(part.token_ids) == 13 for part in step.sequences))
+    Flaky(monkeypatch, lambda _, step: any(part.num_tokens == 13 for part in step.sequences))
     async with serving(tiny_path) as scheduler:
         with pytest.raises(ReplicaLost, match="died 3 times"):
             await scheduler.ask(Generate(prompt="x" * 13, max_tokens=4))
