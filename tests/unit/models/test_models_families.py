@@ -19,6 +19,7 @@ from gguf import GGUFWriter
 from safetensors.torch import load_file, save_file
 
 from callboard.actors.models import paged_in_transformers
+from callboard.actors.models.config import LlamaConfig
 from callboard.actors.models.errors import UnsupportedModel
 from callboard.actors.models.kv_cache import kv_bytes_per_token
 from callboard.actors.models.llama import LlamaDecoder
@@ -393,3 +394,18 @@ def test_encoders_and_unknown_families_are_refused(tmp_path: Path) -> None:
         for load in (load_config, lambda path: load_model(path, ModelOptions())):
             with pytest.raises((UnsupportedModel, ModelDamaged)):
                 load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"use_sliding_window": False}, {"max_window_layers": 0}, {"sliding_window": None}]
+)
+def test_layers_that_look_back_less_are_those_of_transformers(change: dict[str, Any]) -> None:
+    """Older files have no list of layers, only from where on windows apply."""
+    raw = {**COMMON, "num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 3}
+    raw = {**raw, "rms_norm_eps": 1e-6, **change}
+    theirs = transformers.Qwen2Config(**raw)
+    ours = LlamaConfig.from_hf({"model_type": "qwen2", **raw})
+    assert theirs.layer_types is not None
+    assert [ours.window(layer) for layer in range(4)] == [
+        theirs.sliding_window if kind == "sliding_attention" else 0 for kind in theirs.layer_types
+    ]
