@@ -6,6 +6,7 @@ in any order: logits must be those of transformers' forward pass over each whole
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ import transformers
 from gguf import GGUFWriter
 from safetensors.torch import load_file, save_file
 
+from callboard.actors.models import paged_in_transformers
+from callboard.actors.models.config import LlamaConfig
 from callboard.actors.models.errors import UnsupportedModel
 from callboard.actors.models.kv_cache import kv_bytes_per_token
 from callboard.actors.models.llama import LlamaDecoder
@@ -353,9 +356,56 @@ def test_models_whose_attention_cannot_be_replaced_are_refused(name: str, tmp_pa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_whose_layers_exchange_more_than_attention_is_refused(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer that looks at its neighbour's values as well: right for a whole text, wrong for pieces of several."""
+    make_model("Olmo", {}, tmp_path)
+    load_model(tmp_path, ModelOptions(dtype=dtype))
+    mlp = transformers.models.olmo.modeling_olmo.OlmoMLP
+    alone = mlp.forward
+    monkeypatch.setattr(mlp, "forward", lambda self, x: alone(self, x) + x.roll(1, dims=1))
+    with pytest.raises(UnsupportedModel, match="exchange more than keys and values"):
+        load_model(tmp_path, ModelOptions(dtype=dtype))
+
+
+def test_a_window_that_does_not_reach_the_attention_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows are mostly longer than the texts that a model is tried on."""
+    make_model(*IN_TRANSFORMERS["exaone4"], tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert "sliding_attention" in config["layer_types"]
+    (tmp_path / "config.json").write_text(json.dumps({**config, "sliding_window": 64}))
+    load_model(tmp_path, ModelOptions())
+    attention = paged_in_transformers.paged_attention
+    forgets = functools.partial(_without_window, attention)
+    monkeypatch.setattr(paged_in_transformers, "paged_attention", forgets)
+    with pytest.raises(UnsupportedModel, match="how far back"):
+        load_model(tmp_path, ModelOptions())
+
+
+def _without_window(attention: Callable[..., Any], *args: Any, sliding_window: int | None = None, **others: Any) -> Any:
+    return attention(*args, **others)
+
+
 def test_encoders_and_unknown_families_are_refused(tmp_path: Path) -> None:
     for family in ("t5", "no-such-family", None):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
         for load in (load_config, lambda path: load_model(path, ModelOptions())):
             with pytest.raises((UnsupportedModel, ModelDamaged)):
                 load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"use_sliding_window": False}, {"max_window_layers": 0}, {"sliding_window": None}]
+)
+def test_layers_that_look_back_less_are_those_of_transformers(change: dict[str, Any]) -> None:
+    """Older files have no list of layers, only from where on windows apply."""
+    raw = {**COMMON, "num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 3}
+    raw = {**raw, "rms_norm_eps": 1e-6, **change}
+    theirs = transformers.Qwen2Config(**raw)
+    ours = LlamaConfig.from_hf({"model_type": "qwen2", **raw})
+    assert theirs.layer_types is not None
+    assert [ours.window(layer) for layer in range(4)] == [
+        theirs.sliding_window if kind == "sliding_attention" else 0 for kind in theirs.layer_types
+    ]
