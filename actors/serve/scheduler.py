@@ -303,6 +303,8 @@ class Scheduler(Actor[SchedulerConfig]):
         config, lanes = self.config, self._lanes
         planners = [lane.planner for lane in lanes]
         now = time.perf_counter()
+        for planner in planners:
+            planner.sessions.expire(now)  # nobody else does while nothing is asked
 
         def total(of: Callable[[Lane], float]) -> float:
             return sum(of(lane) for lane in lanes)
