@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import bisect
 import enum
+import itertools
 from collections import deque
 from typing import NamedTuple
 
@@ -127,17 +128,19 @@ class Planner:
         sequence.account = self._accounts.enter(sequence.client)
         self.waiting.append(sequence)
 
-    def adopt(self, sequence: Sequence) -> None:
-        """Queue one that waited elsewhere, before all others of its priority."""
-        self.waiting.resume(sequence)
-
-    def evacuate(self) -> list[Sequence]:
-        """Hand over everything that waits, to be adopted in this order."""
-        leaving = list(self.waiting.candidates())[::-1]
+    def hand_over(self, most: int) -> list[Sequence]:
+        """Give away up to so many of those that wait, the next in turn first; whoever gets them adopts them."""
+        movable = (sequence for sequence in self.waiting.candidates() if not sequence.num_pending)
+        leaving = list(itertools.islice(movable, most))
         for sequence in leaving:
             self.waiting.remove(sequence)
             sequence.waits_for = None
         return leaving
+
+    def adopt(self, sequences: list[Sequence]) -> None:
+        """Queue some that waited elsewhere, before all others of their priority."""
+        for sequence in reversed(sequences):
+            self.waiting.resume(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, done or not; its blocks are free at once. Nothing if it is not here any more.
