@@ -96,6 +96,9 @@ class Planner:
         self._num_steps = 0
         self._in_flight: deque[Planned] = deque()
         self._forget: list[int] = []
+        # Who was next and did not fit, with how many free blocks and how many running: no use to look again before
+        # there are more of the one or fewer of the other.
+        self._stuck: tuple[Sequence, int, int] | None = None
         # Who is computing the block of these tokens after that node, so that others wait for it instead.
         self._leaders: dict[tuple[Node, tuple[int, ...]], Sequence] = {}
 
@@ -318,8 +321,11 @@ class Planner:
         for sequence in self.waiting.candidates():
             if sequence.num_pending:
                 continue  # it gave way, and its token is still to come
+            if self._is_stuck(sequence):
+                break
             fit = self._place(sequence)
             if fit is Fit.NO_ROOM:
+                self._stuck = (sequence, self.pool.num_free, len(self.running))
                 break
             if fit is Fit.PLACED:
                 budget -= self._send_chunk(sequence, sent, parts, budget, start=True)
@@ -344,6 +350,12 @@ class Planner:
         return num_tokens
 
     # Starting
+
+    def _is_stuck(self, sequence: Sequence) -> bool:
+        if self._stuck is None:
+            return False
+        last, num_free, num_running = self._stuck
+        return last is sequence and self.pool.num_free <= num_free and len(self.running) >= num_running
 
     def _place(self, sequence: Sequence) -> Fit:
         """Give a waiting sequence its blocks, those that are computed already first, and let it run."""
