@@ -19,8 +19,8 @@ BLOCK = 256
 # Sorting more than this takes longer than weighing buckets; of so many rows buckets exist at once.
 MAX_SORTED = 2048
 ROWS_AT_ONCE = 32
-# The upper bits of a float32 in [0, 1] as an integer: buckets whose weights differ by less than 2**-8.
-BUCKET_SHIFT = 15
+# The upper bits of a float32 in [0, 1] as an integer: buckets whose weights differ by less than 2**-6.
+BUCKET_SHIFT = 17
 NUM_BUCKETS = (0x3F800000 >> BUCKET_SHIFT) + 1
 
 Way = Callable[..., torch.Tensor]
@@ -100,11 +100,11 @@ def _among_all(
         wanted = top_k.where(top_k > 0, vocab_size).clamp(max=vocab_size)
         largest = weights.topk(int(wanted[top_k > 0].max())).values
         kth = largest.gather(1, wanted.clamp(max=largest.shape[1]) - 1)
-        weights = weights.where((weights >= kth) | (top_k == 0), 0)
+        weights.masked_fill_(weights < kth.where(top_k > 0, 0), 0)
     if bool((top_p < 1).any()):
-        weights = weights.where((weights >= _top_p_cut(weights, top_p)) | (top_p >= 1), 0)
+        weights.masked_fill_(weights < _top_p_cut(weights, top_p).where(top_p < 1, 0), 0)
     if bool((min_p > 0).any()):
-        weights = weights.where(weights >= min_p, 0)
+        weights.masked_fill_(weights < min_p, 0)
     if vocab_size <= BLOCK:
         reached = weights.cumsum(-1, dtype=torch.float64)
         return _pick(reached, uniform * reached[:, -1:])[:, 0]
@@ -148,8 +148,9 @@ def _top_p_cut_by_buckets(weights: torch.Tensor, top_p: torch.Tensor) -> torch.T
     at = torch.searchsorted(reached, goal).clamp(max=NUM_BUCKETS - 1)
     before = F.pad(reached, (1, 0)).gather(1, at)
     cut = torch.zeros_like(weights[:, :1])
+    cut_bucket = (NUM_BUCKETS - 1 - at[:, 0]).tolist()
     for row in (top_p[:, 0] < 1).nonzero().flatten().tolist():
-        inside = weights[row][bucket[row] == NUM_BUCKETS - 1 - at[row]].sort(descending=True).values
+        inside = weights[row][bucket[row] == cut_bucket[row]].sort(descending=True).values
         needed = int((before[row] + inside.cumsum(0, dtype=torch.float64) < goal[row]).sum())
         if len(inside):
             cut[row] = inside[min(needed, len(inside) - 1)]
