@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import sys
 from argparse import ArgumentParser, Namespace
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 def _configure(parser: ArgumentParser) -> None:
     parser.add_argument("-p", "--prompt", help="ask this and print the answer; without it, standard input is read")
     parser.add_argument("--system", metavar="TEXT", help="what the model is told to be")
-    parser.add_argument("--model", help="a model's name, or the path of one (CALLBOARD_MODEL)")
+    parser.add_argument("--model", help="a model's name, or the path of a .gguf file (CALLBOARD_MODEL)")
     add_json_option(parser)
     parser.add_argument("--trace", action="store_true", help="trace one prompt: `callboard trace ID` then draws it")
     sampling = parser.add_argument_group("the answer")
@@ -54,7 +53,7 @@ def _configure(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace) -> int:
-    if args.model and (args.model.endswith(".gguf") or os.sep in args.model):
+    if args.model and args.model.endswith(".gguf"):
         args.model = str(Path(args.model).expanduser().absolute())
     if args.prompt is None and sys.stdin.isatty():
         if args.trace:
