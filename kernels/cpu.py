@@ -9,11 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .cpu_sampling import greedy as greedy
+from .cpu_sampling import sample as sample
 from .lora import Rows
 from .ragged import RaggedBatch
-
-# Sorting a whole vocabulary costs milliseconds a row; nearly always this many tokens hold the top_p asked for.
-TOP_P_CANDIDATES = 1024
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -212,72 +211,6 @@ def penalize(
     logits[rows, tokens] = torch.where(values > 0, values / repetition, values * repetition).add_(offset)
 
 
-def sample(
-    logits: torch.Tensor,
-    temperature: torch.Tensor,
-    top_k: torch.Tensor,
-    top_p: torch.Tensor,
-    min_p: torch.Tensor,
-    uniform: torch.Tensor,
-) -> torch.Tensor:
-    sampled = temperature.nonzero().flatten()
-    if not len(sampled):
-        return logits.argmax(dim=-1)
-    if len(sampled) == len(temperature):
-        return _draw(logits, temperature, top_k, top_p.double(), min_p, uniform)
-    tokens = logits.argmax(dim=-1)
-    tokens[sampled] = _draw(
-        logits[sampled],
-        temperature[sampled],
-        top_k[sampled],
-        top_p[sampled].double(),
-        min_p[sampled],
-        uniform[sampled],
-    )
-    return tokens
-
-
-def _draw(
-    logits: torch.Tensor,
-    temperature: torch.Tensor,
-    top_k: torch.Tensor,
-    top_p: torch.Tensor,
-    min_p: torch.Tensor,
-    uniform: torch.Tensor,
-) -> torch.Tensor:
-    """`sample` for rows with a temperature above 0."""
-    rows = logits if logits.dtype == torch.float64 else logits.float()
-    vocab_size = rows.shape[-1]
-    weights = (rows - rows.amax(-1, keepdim=True)).div_(temperature[:, None].to(rows.dtype)).exp_()
-    if bool((top_k > 0).any()):
-        wanted = top_k.where(top_k > 0, vocab_size).clamp(max=vocab_size)
-        largest = weights.topk(int(wanted[top_k > 0].max().clamp(max=vocab_size))).values
-        kth = largest.gather(1, (wanted.clamp(max=largest.shape[1]) - 1)[:, None])
-        weights = weights.where((weights >= kth) | (top_k == 0)[:, None], 0)
-    if bool((top_p < 1).any()):
-        weights = weights.where((weights >= _top_p_cut(weights, top_p)) | (top_p >= 1)[:, None], 0)
-    if bool((min_p > 0).any()):
-        weights = weights.where(weights >= min_p[:, None].to(weights.dtype), 0)
-    reached = weights.cumsum(-1, dtype=torch.float64)
-    total = reached[:, -1:].contiguous()
-    chosen = torch.searchsorted(reached, uniform[:, None].double() * total, right=True).flatten()
-    # Rounding may leave `uniform` just past the last weight: the last token that has any is then meant.
-    last = torch.searchsorted(reached, total).flatten()
-    return torch.minimum(chosen, last)
-
-
-def _top_p_cut(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """The smallest weight [num_rows, 1] among the fewest tokens that hold `top_p` of each row."""
-    goal = top_p[:, None] * weights.sum(-1, keepdim=True, dtype=torch.float64)
-    vocab_size = weights.shape[-1]
-    for num_candidates in (min(TOP_P_CANDIDATES, vocab_size), vocab_size):
-        ordered = weights.topk(num_candidates).values
-        needed = (ordered.cumsum(-1, dtype=torch.float64) < goal).sum(-1, keepdim=True)
-        if num_candidates == vocab_size or bool((needed[top_p < 1] < num_candidates).all()):
-            break
-    return ordered.gather(1, needed.clamp(max=ordered.shape[1] - 1))
-
-
 def token_logprobs(
     logits: torch.Tensor, tokens: torch.Tensor, num_top: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -285,7 +218,7 @@ def token_logprobs(
     total = rows.logsumexp(-1, keepdim=True)
     own = rows.gather(1, tokens[:, None]) - total
     if num_top == 1:
-        ids = rows.argmax(-1, keepdim=True)  # the first of equals, which topk does not promise
+        ids = greedy(rows)[:, None]  # the first of equals, which topk does not promise
         top = rows.gather(1, ids)
     else:
         ids = rows.topk(min(num_top, rows.shape[1])).indices.sort(-1).values

@@ -56,6 +56,7 @@ class Path(Protocol):
         repetition: torch.Tensor,
         offset: torch.Tensor,
     ) -> None: ...
+    def greedy(self, logits: torch.Tensor) -> torch.Tensor: ...
     def sample(
         self,
         logits: torch.Tensor,
@@ -172,6 +173,11 @@ def penalize(
     offset[i] is added. All [num_places]: rows and tokens int64, the others of the logits' type.
     """
     path_for(logits).penalize(logits, rows, tokens, repetition, offset)
+
+
+def greedy(logits: torch.Tensor) -> torch.Tensor:
+    """The largest logit of each row, the first of equals: logits [num_rows, vocab] -> int64 [num_rows]."""
+    return path_for(logits).greedy(logits)
 
 
 def sample(

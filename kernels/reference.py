@@ -99,6 +99,10 @@ def penalize(
         logits[row, token] = (value / factor if value > 0 else value * factor) + added
 
 
+def greedy(logits: torch.Tensor) -> torch.Tensor:
+    return (logits == logits.amax(-1, keepdim=True)).int().argmax(-1)
+
+
 def sample(
     logits: torch.Tensor,
     temperature: torch.Tensor,

@@ -62,7 +62,7 @@ class DrawPlan:
     def draw(self, logits: torch.Tensor) -> DrawnRows:
         """A token for each row. logits [num_rows, vocab] may be overwritten."""
         if self._is_plain:
-            return DrawnRows(logits.argmax(-1).tolist(), {})
+            return DrawnRows(ops.greedy(logits).tolist(), {})
         # A copy, since what follows changes the logits, and what is reported is the model's own distribution.
         raw = logits[list(self._wanted)] if self._wanted else None
         self._adjust(logits)

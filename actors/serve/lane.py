@@ -41,6 +41,10 @@ class LaneEvents(Protocol):
         """The replica died. What ran there waits now, and may be taken elsewhere."""
         ...
 
+    def idle(self, lane: Lane) -> None:
+        """A replica has nothing to do, and may be given what waits elsewhere."""
+        ...
+
 
 @dataclass
 class LaneCounts:
@@ -80,9 +84,9 @@ class Lane:
         self.planner.add(sequence)
         self._work.set()
 
-    def adopt(self, sequence: Sequence) -> None:
-        """Queue one that comes from another lane."""
-        self.planner.adopt(sequence)
+    def adopt(self, sequences: list[Sequence]) -> None:
+        """Queue some that come from another lane."""
+        self.planner.adopt(sequences)
         self._work.set()
 
     def remove(self, sequence: Sequence) -> None:
@@ -161,6 +165,7 @@ class Lane:
         if self._busy_since is not None:
             self.counts.busy_seconds += time.perf_counter() - self._busy_since
             self._busy_since = None
+        self._events.idle(self)
         with anyio.move_on_after(QUIET_S):
             await self._work.wait()
             return

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import bisect
 import enum
+import itertools
 from collections import deque
 from typing import NamedTuple
 
@@ -95,6 +96,9 @@ class Planner:
         self._num_steps = 0
         self._in_flight: deque[Planned] = deque()
         self._forget: list[int] = []
+        # Who was next and did not fit, with how many free blocks and how many running: no use to look again before
+        # there are more of the one or fewer of the other.
+        self._stuck: tuple[Sequence, int, int] | None = None
         # Who is computing the block of these tokens after that node, so that others wait for it instead.
         self._leaders: dict[tuple[Node, tuple[int, ...]], Sequence] = {}
 
@@ -127,17 +131,19 @@ class Planner:
         sequence.account = self._accounts.enter(sequence.client)
         self.waiting.append(sequence)
 
-    def adopt(self, sequence: Sequence) -> None:
-        """Queue one that waited elsewhere, before all others of its priority."""
-        self.waiting.resume(sequence)
-
-    def evacuate(self) -> list[Sequence]:
-        """Hand over everything that waits, to be adopted in this order."""
-        leaving = list(self.waiting.candidates())[::-1]
+    def hand_over(self, most: int) -> list[Sequence]:
+        """Give away up to so many of those that wait, the next in turn first; whoever gets them adopts them."""
+        movable = (sequence for sequence in self.waiting.candidates() if not sequence.num_pending)
+        leaving = list(itertools.islice(movable, most))
         for sequence in leaving:
             self.waiting.remove(sequence)
             sequence.waits_for = None
         return leaving
+
+    def adopt(self, sequences: list[Sequence]) -> None:
+        """Queue some that waited elsewhere, before all others of their priority."""
+        for sequence in reversed(sequences):
+            self.waiting.resume(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, done or not; its blocks are free at once. Nothing if it is not here any more.
@@ -315,8 +321,11 @@ class Planner:
         for sequence in self.waiting.candidates():
             if sequence.num_pending:
                 continue  # it gave way, and its token is still to come
+            if self._is_stuck(sequence):
+                break
             fit = self._place(sequence)
             if fit is Fit.NO_ROOM:
+                self._stuck = (sequence, self.pool.num_free, len(self.running))
                 break
             if fit is Fit.PLACED:
                 budget -= self._send_chunk(sequence, sent, parts, budget, start=True)
@@ -341,6 +350,12 @@ class Planner:
         return num_tokens
 
     # Starting
+
+    def _is_stuck(self, sequence: Sequence) -> bool:
+        if self._stuck is None:
+            return False
+        last, num_free, num_running = self._stuck
+        return last is sequence and self.pool.num_free <= num_free and len(self.running) >= num_running
 
     def _place(self, sequence: Sequence) -> Fit:
         """Give a waiting sequence its blocks, those that are computed already first, and let it run."""

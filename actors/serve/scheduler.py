@@ -126,8 +126,9 @@ class Scheduler(Actor[SchedulerConfig]):
         sequences = await self._admit(message, self._intake.generate)
         generation = Generation(message, sequences, arrived)
         try:
+            lane = route(self._lanes, sequences[0], message.session)  # the answers share the blocks of their prompt
             for sequence in sequences:
-                self._enter(sequence, message.session)
+                self._enter(sequence, lane)
             while not generation.is_done:
                 await generation.news.wait()
                 generation.news.clear()
@@ -136,10 +137,10 @@ class Scheduler(Actor[SchedulerConfig]):
             yield generation.completion()
         finally:
             best = generation.best
-            lane = self._lane_of.get(best)
+            last_lane = self._lane_of.get(best)
             self._leave(sequences)
-            if message.session and lane is not None:
-                self._keep_session(message, best, lane)
+            if message.session and last_lane is not None:
+                self._keep_session(message, best, last_lane)
 
     @handler(concurrent=True)
     async def embed(self, message: Embed) -> Embeddings:
@@ -158,7 +159,7 @@ class Scheduler(Actor[SchedulerConfig]):
         sequences = await self._admit(message, make)
         batch = TextBatch(sequences)
         try:
-            await batch.run(self._enter)
+            await batch.run(lambda sequence: self._enter(sequence, route(self._lanes, sequence)))
             return sequences
         finally:
             self._leave(sequences[: batch.num_entered])
@@ -181,9 +182,9 @@ class Scheduler(Actor[SchedulerConfig]):
         num_waiting = sum(len(lane.planner.waiting) for lane in self._lanes)
         self._admission.check(len(self._lane_of), num_waiting, time.perf_counter())
 
-    def _enter(self, sequence: Sequence, session: str = "") -> None:
+    def _enter(self, sequence: Sequence, lane: Lane) -> None:
         self._adapters.enter(sequence.adapter, sequence.adapter_generation)
-        lane = self._lane_of[sequence] = route(self._lanes, sequence, session)
+        self._lane_of[sequence] = lane
         lane.add(sequence)
 
     def _leave(self, sequences: list[Sequence]) -> None:
@@ -220,9 +221,27 @@ class Scheduler(Actor[SchedulerConfig]):
         """Take what ran on a replica that died to others, if there are any."""
         others = [other for other in self._lanes if other.info is not None]
         if others:
-            for sequence in lane.planner.evacuate():
-                target = self._lane_of[sequence] = route(others, sequence)
-                target.adopt(sequence)
+            for sequence in reversed(lane.planner.hand_over(len(lane.planner.waiting))):
+                self._move([sequence], route(others, sequence))
+
+    def idle(self, lane: Lane) -> None:
+        """Give a replica half of what waits for the one with the longest queue; for one that is away, all of it."""
+        queued = [
+            other
+            for other in self._lanes
+            if other is not lane and other.planner.waiting and (other.info is None or other.planner.running)
+        ]
+        if queued:
+            other = max(queued, key=lambda other: (other.info is None, len(other.planner.waiting)))
+            num_waiting = len(other.planner.waiting)
+            share = num_waiting if other.info is None else -(-num_waiting // 2)
+            self._move(other.planner.hand_over(share), lane)
+
+    def _move(self, sequences: list[Sequence], lane: Lane) -> None:
+        for sequence in sequences:
+            self._lane_of[sequence] = lane
+        if sequences:
+            lane.adopt(sequences)
 
     async def met(self, lane: Lane) -> None:
         """Bring a replica's adapters to what is known here; the first one that is met says what there is."""
@@ -303,6 +322,8 @@ class Scheduler(Actor[SchedulerConfig]):
         config, lanes = self.config, self._lanes
         planners = [lane.planner for lane in lanes]
         now = time.perf_counter()
+        for planner in planners:
+            planner.sessions.expire(now)  # nobody else does while nothing is asked
 
         def total(of: Callable[[Lane], float]) -> float:
             return sum(of(lane) for lane in lanes)

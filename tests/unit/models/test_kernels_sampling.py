@@ -61,12 +61,33 @@ def test_a_row_draws_the_same_alone_as_among_others(drawn: list[Row], seed: int)
     assert torch.equal(together, torch.cat(alone))
 
 
-def test_more_candidates_than_are_sorted_first_are_found() -> None:
-    """A flat distribution: 90% of it is far more tokens than the quick look at the likeliest ones holds."""
-    vocab_size = 4 * cpu.TOP_P_CANDIDATES
-    logits = 1e-3 * torch.randn(2, vocab_size, dtype=torch.float64)
-    drawn = [(1.0, 0, 0.9, 0.0, 0.95), (1.0, 0, 1.0, 0.0, 0.5)]
+@settings(max_examples=60)
+@given(st.lists(rows, min_size=1, max_size=4), st.integers(200, 6000), st.floats(0.001, 6), st.integers(0, 2**32))
+def test_large_vocabularies_are_drawn_from_as_the_reference_does(
+    drawn: list[Row], vocab_size: int, spread: float, seed: int
+) -> None:
+    """Flat and peaked distributions, whose cuts lie among few or thousands of tokens."""
+    torch.manual_seed(seed)
+    logits = spread * torch.randn(len(drawn), vocab_size, dtype=torch.float64)
     assert torch.equal(ops.sample(logits, *parameters(drawn)), reference.sample(logits, *parameters(drawn)))
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+@pytest.mark.parametrize("top_k", [3, 400])
+def test_equals_at_the_cut_all_stay_however_many(top_k: int, top_p: float) -> None:
+    logits = torch.full((64, 1000), -1.0, dtype=torch.float64)
+    logits[:, 500:] = 1.0
+    drawn = ops.sample(logits, *parameters([(1.0, top_k, top_p, 0.0, i / 64) for i in range(64)]))
+    assert torch.equal(drawn, torch.tensor([500 + int(500 * i / 64) for i in range(64)]))
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 5), st.integers(1, 70), st.integers(0, 2**32))
+def test_the_largest_logit_is_the_references(num_rows: int, vocab_size: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    logits = torch.randn(num_rows, vocab_size).mul(2).round()
+    assert torch.equal(ops.greedy(logits), reference.greedy(logits))
+    assert torch.equal(ops.greedy(logits.bfloat16()), reference.greedy(logits))
 
 
 def test_greedy_takes_the_first_of_equals() -> None:

@@ -47,9 +47,14 @@ def question(request: Generate) -> tuple[Any, ...]:
     return request.prompt, request.temperature, request.seed
 
 
+ANSWERS: dict[tuple[Any, ...], list[tuple[int, ...]]] = {}
+
+
 async def undisturbed(model: Path) -> dict[tuple[Any, ...], list[tuple[int, ...]]]:
-    """The longest answers to every question, asked one after the other."""
-    wanted: dict[tuple[Any, ...], list[tuple[int, ...]]] = {}
+    """The longest answers to every question, asked one after the other; found out once."""
+    wanted = ANSWERS
+    if wanted:
+        return wanted
     async with Node("alone") as node:
         config = EngineConfig(model=str(model), **{**OPTIONS, "num_blocks": 200, "overlap": False})
         engine = await node.spawn(Engine, config, name="engine")
@@ -66,13 +71,14 @@ async def undisturbed(model: Path) -> dict[tuple[Any, ...], list[tuple[int, ...]
 
 
 class Chaos:
-    """Clients, and somebody who is after the replica. Everything that happens follows from one seed."""
+    """Clients, and somebody who is after the replica. What they do follows from one seed."""
 
-    def __init__(self, node: Node, wanted: dict[tuple[Any, ...], list[tuple[int, ...]]], seed: int) -> None:
+    def __init__(self, node: Node, wanted: dict[tuple[Any, ...], list[tuple[int, ...]]], victim: str) -> None:
         self.node = node
+        self.victim = victim
         self.scheduler = node.actor("engine.scheduler")
         self.wanted = wanted
-        self.chance = random.Random(seed)
+        self.chance = random.Random(11)
         self.num_right = 0
         self.num_left = 0
 
@@ -82,7 +88,7 @@ class Chaos:
             for number in range(NUM_CLIENTS):
                 await room.acquire()
                 clients.start_soon(self._client, number, room)
-                replica: Any = self.node.actors["engine.replica"]
+                replica: Any = self.node.actors[self.victim]
                 if number in (250, 600):
                     replica.crash(RuntimeError("a test"))
                 if number in (400, 800):
@@ -126,17 +132,19 @@ class Chaos:
             assert [score.num_tokens for score in scores.texts] == [2, 3]
 
 
-@pytest.mark.parametrize("guesses", [False, True])
+@pytest.mark.parametrize(("guesses", "replicas"), [(False, 1), (True, 1), (False, 2)])
 async def test_a_thousand_clients_who_come_and_go_leave_nothing_behind(
-    tiny_path: Path, monkeypatch: pytest.MonkeyPatch, guesses: bool
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch, guesses: bool, replicas: int
 ) -> None:
     wanted = await undisturbed(tiny_path)
     # The model itself guesses ahead, so most guesses are right.
     draft = str(tiny_path) if guesses else ""
     Flaky(monkeypatch, lambda number, _: number in (100, 101, 700, 1500))
     async with Node("chaos", round_trip=through_the_wire) as node:
-        await node.spawn(Engine, EngineConfig(model=str(tiny_path), draft=draft, **OPTIONS), name="engine")
-        chaos = Chaos(node, wanted, seed=11)
+        await node.spawn(
+            Engine, EngineConfig(model=str(tiny_path), draft=draft, replicas=replicas, **OPTIONS), name="engine"
+        )
+        chaos = Chaos(node, wanted, "engine.replica" if replicas == 1 else "engine.replica-0")
         await chaos.run()
         stats = await idle(chaos.scheduler)
         cell: Any = node.actors["engine.scheduler"]
@@ -149,7 +157,7 @@ async def test_a_thousand_clients_who_come_and_go_leave_nothing_behind(
     assert stats.failed == 0
     assert stats.aborted > NUM_CLIENTS // 10
     assert stats.replica_failures >= 5
-    assert stats.preemptions > 20
+    assert stats.preemptions > 10
     assert stats.evictions > 100
     assert stats.cached_tokens > 1000
     assert stats.accepted_tokens > 100 if guesses else not stats.drafted_tokens

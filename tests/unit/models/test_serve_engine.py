@@ -13,6 +13,7 @@ from serving import Flaky, answer, answers, idle, requests, serving
 from callboard.actors.models.store import ModelStore
 from callboard.actors.serve.engine import Engine, EngineConfig
 from callboard.actors.serve.errors import Overloaded, ReplicaLost
+from callboard.actors.serve.replica import Replica
 from callboard.runtime.errors import ConfigError, DeadlineExceeded, ModelDamaged, NoSuchModel, RequestInvalid
 from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
@@ -195,6 +196,31 @@ async def test_a_replica_that_is_stopped_and_started_again_is_found(tiny_path: P
             async for piece in pieces:
                 ids += piece.token_ids
         assert ids == expected
+
+
+async def test_what_waits_for_a_replica_that_does_not_come_back_fails_and_the_next_one_is_served(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("callboard.actors.serve.lane.LOOK_FOR_S", 0.3)
+    monkeypatch.setattr("callboard.actors.serve.lane.LOOK_EVERY_S", 0.02)
+    request = Generate(prompt="abc", max_tokens=10, ignore_eos=True)
+    async with Node("test") as node:
+        engine = await node.spawn(Engine, EngineConfig(model=str(tiny_path), num_blocks=64, threads=1), name="engine")
+        expected, _ = await answer(engine, request)
+        replica: Any = node.actors["engine.replica"]
+        await node.stop("engine.replica")
+        with pytest.raises(ReplicaLost, match="has been away"):
+            await engine.ask(request)
+        cell: Any = node.actors["engine"]
+        answered: list[list[int]] = []
+        async with anyio.create_task_group() as group:
+
+            async def ask() -> None:
+                answered.append((await answer(engine, request))[0])
+
+            group.start_soon(ask)
+            await cell._instance.spawn(Replica, replica.config, name="replica")
+        assert answered == [expected]
 
 
 async def test_random_arrivals_departures_and_deaths_end_with_every_block_free(

@@ -214,6 +214,25 @@ def test_a_continuation_is_scored_as_the_model_sees_it_after_its_context(intake:
     assert scored("", "The sky is blue") == ("The", " sky is blue")
 
 
+def test_a_start_token_is_not_scored_and_all_that_follows_it_is(intake: Intake) -> None:
+    class Starting:
+        """The same tokenizer with a start token, and one that ends a text."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(intake.tokenizer, name)
+
+        def encode(self, text: str, *, add_bos: bool = True) -> list[int]:
+            ids = intake.tokenizer.encode(text)
+            return [1, *ids, 2] if add_bos else ids
+
+    starting = Intake(CONFIG, Starting(), AdapterBook())  # type: ignore[arg-type]
+    for context, first in (("", 1), ("The sky is", 4)):
+        (sequence,) = starting.score(Score(continuations=(" blue",), contexts=(context,)))
+        assert sequence.first_scored == first
+        assert sequence.prompt_ids[0] == 1
+        assert sequence.prompt_ids[-1] != 2
+
+
 def test_what_a_mean_needs_is_computed_and_what_the_last_state_does_not_need_is_not(intake: Intake) -> None:
     for pooling, reusable in ((Pooling.MEAN, 0), (Pooling.LAST, 2)):
         (sequence,) = intake.embed(Embed(texts=("a b c",), pooling=pooling))

@@ -12,9 +12,11 @@ import pytest
 from serving import Flaky, answer, answers, idle, requests, serving
 
 from callboard.actors.models.loading import load_model
+from callboard.actors.serve.engine import Engine, EngineConfig
 from callboard.actors.serve.intake import choice_seed
 from callboard.actors.serve.runner import Runner
 from callboard.runtime.errors import ModelDamaged, RequestInvalid
+from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
 from callboard.schemas.serve import (
     AdapterInfo,
@@ -364,6 +366,19 @@ async def test_requests_are_divided_over_replicas_and_go_where_their_prompt_is_k
             _, completion = await answer(scheduler, request)
             assert completion.usage.cached_tokens >= completion.usage.prompt_tokens - 4
         assert (await idle(scheduler)).cached_tokens > before
+
+
+async def test_a_replica_with_nothing_to_do_takes_what_waits_for_another(tiny_path: Path) -> None:
+    """Long and short ones take turns, so all long ones go to the first replica."""
+    async with Node("test") as node:
+        config = EngineConfig(model=str(tiny_path), num_blocks=64, threads=1, replicas=2, max_running=1)
+        engine = await node.spawn(Engine, config, name="engine")
+        wanted = [Generate(prompt=f"{i} x", max_tokens=[100, 1][i % 2], ignore_eos=True) for i in range(8)]
+        lengths = [len(ids) for ids in await answers(engine, wanted)]
+        assert lengths == [100, 1] * 4
+        cell: Any = node.actors["engine.scheduler"]
+        assert min(lane.planner.num_generated_tokens for lane in cell._instance._lanes) >= 100
+        assert (await idle(engine)).finished == 8
 
 
 async def test_what_ran_on_a_replica_that_dies_goes_on_at_another(
