@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .cpu_sampling import greedy as greedy
+from .cpu_sampling import sample as sample
 from .lora import Rows
 from .ragged import RaggedBatch
-
-# Sorting a whole vocabulary costs milliseconds a row; nearly always this many tokens hold the top_p asked for.
-TOP_P_CANDIDATES = 1024
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -195,44 +195,33 @@ def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, row
         y.index_add_(0, rows, F.linear(low, b))
 
 
-def sample(
-    logits: torch.Tensor,
-    temperature: torch.Tensor,
-    top_k: torch.Tensor,
-    top_p: torch.Tensor,
-    uniform: torch.Tensor,
-) -> torch.Tensor:
-    tokens = logits.argmax(dim=-1)
-    sampled = temperature.nonzero().flatten()
-    if not len(sampled):
-        return tokens
-    rows = logits[sampled]
-    rows = rows if rows.dtype == torch.float64 else rows.float()
-    top_k, top_p = top_k[sampled], top_p[sampled].double()
-    weights = ((rows - rows.amax(-1, keepdim=True)) / temperature[sampled, None].to(rows.dtype)).exp()
-    vocab_size = weights.shape[-1]
-    if bool((top_k > 0).any()):
-        wanted = top_k.where(top_k > 0, vocab_size).clamp(max=vocab_size)
-        largest = weights.topk(int(wanted[top_k > 0].max().clamp(max=vocab_size))).values
-        kth = largest.gather(1, (wanted.clamp(max=largest.shape[1]) - 1)[:, None])
-        weights = weights.where((weights >= kth) | (top_k == 0)[:, None], 0)
-    if bool((top_p < 1).any()):
-        weights = weights.where((weights >= _top_p_cut(weights, top_p)) | (top_p >= 1)[:, None], 0)
-    reached = weights.cumsum(-1, dtype=torch.float64)
-    chosen = torch.searchsorted(reached, uniform[sampled, None].double() * reached[:, -1:], right=True).flatten()
-    # Rounding may leave `uniform` just past the last weight: the last token that has any is then meant.
-    last = vocab_size - 1 - (weights > 0).flip(-1).int().argmax(-1)
-    tokens[sampled] = torch.minimum(chosen, last)
-    return tokens
+def mask_tokens(logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None:
+    covered = min(logits.shape[1], 32 * bitmask.shape[1])
+    # numpy unpacks bits some ten times faster than torch can shift them out.
+    words = np.ascontiguousarray(bitmask.numpy(), dtype="<i4").view(np.uint8)
+    forbidden = torch.from_numpy(np.unpackbits(~words, axis=1, count=covered, bitorder="little")).view(torch.bool)
+    for row, mask in zip(rows.tolist(), forbidden, strict=True):
+        logits[row, :covered].masked_fill_(mask, float("-inf"))
 
 
-def _top_p_cut(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """The smallest weight [num_rows, 1] among the fewest tokens that hold `top_p` of each row."""
-    goal = top_p[:, None] * weights.sum(-1, keepdim=True, dtype=torch.float64)
-    vocab_size = weights.shape[-1]
-    for num_candidates in (min(TOP_P_CANDIDATES, vocab_size), vocab_size):
-        ordered = weights.topk(num_candidates).values
-        needed = (ordered.cumsum(-1, dtype=torch.float64) < goal).sum(-1, keepdim=True)
-        if num_candidates == vocab_size or bool((needed[top_p < 1] < num_candidates).all()):
-            break
-    return ordered.gather(1, needed.clamp(max=ordered.shape[1] - 1))
+def penalize(
+    logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor, repetition: torch.Tensor, offset: torch.Tensor
+) -> None:
+    values = logits[rows, tokens]
+    logits[rows, tokens] = torch.where(values > 0, values / repetition, values * repetition).add_(offset)
+
+
+def token_logprobs(
+    logits: torch.Tensor, tokens: torch.Tensor, num_top: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rows = logits if logits.dtype == torch.float64 else logits.float()
+    total = rows.logsumexp(-1, keepdim=True)
+    own = rows.gather(1, tokens[:, None]) - total
+    if num_top == 1:
+        ids = greedy(rows)[:, None]  # the first of equals, which topk does not promise
+        top = rows.gather(1, ids)
+    else:
+        ids = rows.topk(min(num_top, rows.shape[1])).indices.sort(-1).values
+        top, order = rows.gather(1, ids).sort(dim=-1, descending=True, stable=True)
+        ids = ids.gather(1, order)
+    return own[:, 0], ids, top - total

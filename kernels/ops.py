@@ -47,14 +47,28 @@ class Path(Protocol):
         sinks: torch.Tensor | None,
     ) -> torch.Tensor: ...
     def lora(self, y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None: ...
+    def mask_tokens(self, logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None: ...
+    def penalize(
+        self,
+        logits: torch.Tensor,
+        rows: torch.Tensor,
+        tokens: torch.Tensor,
+        repetition: torch.Tensor,
+        offset: torch.Tensor,
+    ) -> None: ...
+    def greedy(self, logits: torch.Tensor) -> torch.Tensor: ...
     def sample(
         self,
         logits: torch.Tensor,
         temperature: torch.Tensor,
         top_k: torch.Tensor,
         top_p: torch.Tensor,
+        min_p: torch.Tensor,
         uniform: torch.Tensor,
     ) -> torch.Tensor: ...
+    def token_logprobs(
+        self, logits: torch.Tensor, tokens: torch.Tensor, num_top: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: ...
 
 
 def path_for(x: torch.Tensor) -> Path:
@@ -141,18 +155,57 @@ def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, row
     path_for(y).lora(y, x, a, b, rows)
 
 
+def mask_tokens(logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None:
+    """Set to minus infinity, in place, what a grammar forbids.
+
+    logits [num_rows, vocab]; rows int64 [num_masked], none twice; bitmask int32 [num_masked, ceil(vocab / 32)], token
+    t allowed where bit t % 32 of word t // 32 is set, and also where the mask has no such word.
+    """
+    path_for(logits).mask_tokens(logits, rows, bitmask)
+
+
+def penalize(
+    logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor, repetition: torch.Tensor, offset: torch.Tensor
+) -> None:
+    """Change single logits [num_rows, vocab] in place, at the places (rows[i], tokens[i]), none named twice.
+
+    A positive logit is divided by repetition[i], a negative one multiplied by it (CTRL, arXiv:1909.05858); then
+    offset[i] is added. All [num_places]: rows and tokens int64, the others of the logits' type.
+    """
+    path_for(logits).penalize(logits, rows, tokens, repetition, offset)
+
+
+def greedy(logits: torch.Tensor) -> torch.Tensor:
+    """The largest logit of each row, the first of equals: logits [num_rows, vocab] -> int64 [num_rows]."""
+    return path_for(logits).greedy(logits)
+
+
 def sample(
     logits: torch.Tensor,
     temperature: torch.Tensor,
     top_k: torch.Tensor,
     top_p: torch.Tensor,
+    min_p: torch.Tensor,
     uniform: torch.Tensor,
 ) -> torch.Tensor:
     """One token per row: logits [num_rows, vocab], the rest [num_rows] -> int64 [num_rows].
 
     temperature 0 takes the largest logit (the first of equals). Otherwise the row's softmax at that temperature is
     cut to the top_k likeliest tokens (0: no cut), then to the fewest that hold top_p of what remains (1: no cut),
-    and `uniform` in [0, 1) picks by inverse distribution in vocabulary order. Equals at a cut all stay. A row's
-    result depends on nothing but its own inputs. temperature, top_p and uniform are floating, top_k is int64.
+    then to those of at least min_p times the likeliest one's probability; and `uniform` in [0, 1) picks by inverse
+    distribution in vocabulary order. Equals at a cut all stay. A row's result depends on nothing but its own inputs.
+    temperature, top_p, min_p and uniform are floating, top_k is int64. At least one logit of a row is finite.
     """
-    return path_for(logits).sample(logits, temperature, top_k, top_p, uniform)
+    return path_for(logits).sample(logits, temperature, top_k, top_p, min_p, uniform)
+
+
+def token_logprobs(
+    logits: torch.Tensor, tokens: torch.Tensor, num_top: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities under the softmax of each row: of the row's token, and the likeliest `num_top`.
+
+    logits [num_rows, vocab], tokens int64 [num_rows] -> (floating [num_rows], int64 ids [num_rows, num_top], their
+    log-probabilities [num_rows, num_top]), likeliest first and the smaller id first among equals; which of equals at
+    the cut are reported is left open, but a `num_top` of 1 names the first of them.
+    """
+    return path_for(logits).token_logprobs(logits, tokens, num_top)

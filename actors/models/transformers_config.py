@@ -63,6 +63,8 @@ def transformers_shape(folder: ModelFolder) -> TransformersShape:
     if latent := getattr(config, "qk_rope_head_dim", None):  # keys are kept as they enter the products
         head_dim = latent + config.qk_nope_head_dim
         num_kv_heads = num_heads
+    elif getattr(config, "multi_query", False):
+        num_kv_heads = 1
     else:
         num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
     return TransformersShape(

@@ -1,8 +1,8 @@
 """Any other causal model of transformers, with this engine's paged attention in its layers.
 
 The model's own code runs, layer by layer; only attention is replaced (`paged_in_transformers`). Whether that is all
-that its layers exchange over time cannot be read off a class, so it is tried: a model is served if a few tokens have
-the same logits as in transformers alone, and refused otherwise.
+that its layers exchange over time cannot be read off a class, so it is tried: a model is served if a few tokens, in
+pieces and beside others, have the same logits as in transformers alone, and refused otherwise.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from .paged_in_transformers import NAME, CurrentStep, current, register
 from .peft_folder import read_peft
 from .transformers_config import TransformersShape, transformers_config, transformers_shape
 
-# Tokens of the trial, and how far its logits may be from those of transformers, relative to their size. In bfloat16
-# two orders of rounding differ by some percent.
-_TRIAL_TOKENS = 8
+# The trial: a text that comes in two pieces of so many tokens, the second of them beside the whole of another text; and
+# how far its logits may be from those of transformers, relative to their size. In bfloat16 two orders of rounding
+# differ by some percent.
+_TRIAL_PIECES = (5, 3)
+_TRIAL_OTHER = 3
 _TRIAL_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
@@ -53,10 +55,11 @@ class TransformersModel:
         self.kv_shapes: tuple[tuple[int, int], ...] = ()
         register()
         with torch.inference_mode():
-            tokens = torch.arange(_TRIAL_TOKENS) % self.vocab_size
-            expected = _alone(model, tokens)
+            text = torch.arange(sum(_TRIAL_PIECES)) % self.vocab_size
+            other = text.flip(0)[:_TRIAL_OTHER]
+            expected = torch.cat([_alone(model, text), _alone(model, other)])
             self._decoder, self._head = _take_apart(model)
-            hidden = self._learn(tokens)
+            hidden = self._learn(text, other)
             _compare(type(model).__name__, self.logits(hidden), expected, _TRIAL_TOLERANCE[dtype])
         self.hidden_size: int = hidden.shape[-1]
 
@@ -136,26 +139,29 @@ class TransformersModel:
             current.reset(token)
         return out.last_hidden_state[0]
 
-    def _learn(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Run tokens once, to see which modules keep keys and values and of what size."""
-        batch = RaggedBatch.build([len(tokens)], [len(tokens)], [[0]], len(tokens))
-        cache = KVCache(self, 1, len(tokens), self.dtype)
+    def _learn(self, text: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Final hidden states of both texts' tokens. On the way it is seen which modules keep keys and values, and of
+        what size."""
         kind = type(self._head).__name__
-        step = CurrentStep(batch, cache, self._layers, learning=True)
+        begin, end = _TRIAL_PIECES[0], len(text)
+        cache = KVCache(self, 2, end, self.dtype)
+        first = CurrentStep(RaggedBatch.build([begin], [begin], [[1]], end), cache, self._layers, learning=True)
+        both = RaggedBatch.build([end, len(other)], [end - begin, len(other)], [[1], [0]], end)
         try:
-            hidden = self._run(tokens, step)
+            hidden = [self._run(text[:begin], first)]
+            if not self._layers:
+                raise UnsupportedModel(f"{kind} does not take its attention from transformers' registry")
+            hidden.append(self._run(torch.cat([text[begin:], other]), CurrentStep(both, cache, self._layers)))
         except CallboardError:
             raise
         except Exception as error:  # the model's own code, told to do what it may never have done before
             raise UnsupportedModel(f"{kind} does not run with paged attention: {_line(error)}") from error
-        if not self._layers:
-            raise UnsupportedModel(f"{kind} does not take its attention from transformers' registry")
         # The trial is shorter than most windows, so whether they arrive is looked at apart.
         types = getattr(self._head.config.get_text_config(), "layer_types", None) or ()
-        if types and sum(window > 0 for window in step.windows) != list(types).count("sliding_attention"):
+        if types and sum(window > 0 for window in first.windows) != list(types).count("sliding_attention"):
             raise UnsupportedModel(f"{kind} does not tell its attention how far back a layer looks")
         self.kv_shapes = tuple((k.shape[2], k.shape[3]) for k in cache.k)
-        return hidden
+        return torch.cat(hidden)
 
     def _read_adapter(self, path: Path) -> Adapter:
         pairs = read_peft(path)
@@ -180,8 +186,12 @@ class _AddLowRank:
 
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         step = current.get(None)
-        if step is not None and step.adapters is not None:
-            step.adapters.add(output.flatten(0, -2), args[0].flatten(0, -2), self._name)
+        if step is None or step.adapters is None:
+            return
+        x, y = args[0].flatten(0, -2), output.view(-1, output.shape[-1])
+        if len(x) != step.batch.num_tokens:
+            raise UnsupportedModel(f"'{self._name}' does not compute every token, so no adapter can change it")
+        step.adapters.add(y, x, self._name)
 
 
 class _Given(nn.Module):

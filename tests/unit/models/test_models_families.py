@@ -6,6 +6,7 @@ in any order: logits must be those of transformers' forward pass over each whole
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ import transformers
 from gguf import GGUFWriter
 from safetensors.torch import load_file, save_file
 
+from callboard.actors.models import paged_in_transformers
+from callboard.actors.models.config import LlamaConfig
 from callboard.actors.models.errors import UnsupportedModel
 from callboard.actors.models.kv_cache import kv_bytes_per_token
 from callboard.actors.models.llama import LlamaDecoder
@@ -79,6 +82,33 @@ LEAN: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-biases": ("Qwen3", {"head_dim": 16, "attention_bias": True, **HALF_SLIDING}),
 }
 MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}
+LATENT = {  # values smaller than keys, and keys that every head has for itself
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 8,
+    "first_k_dense_replace": 1,
+}
+SHARED = {  # layers that read the keys and values of earlier ones
+    "num_hidden_layers": 4,
+    "num_kv_shared_layers": 2,
+    "head_dim": 8,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCAB,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 5,
+    "altup_num_inputs": 2,
+    "laurel_rank": 4,
+    "activation_sparsity_pattern": [0.5, 0.0, 0.5, 0.0],
+}
 IN_TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-gelu": ("Llama", {"hidden_act": "gelu"}),
     "gemma2": ("Gemma2", {"head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8}),
@@ -99,12 +129,18 @@ IN_TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8},
     ),
     "smollm3": ("SmolLM3", {"no_rope_layers": [1, 0]}),
+    "cohere2": ("Cohere2", {"head_dim": 8, "sliding_window": 5}),
+    "exaone4": ("Exaone4", {"head_dim": 8, "sliding_window": 5}),
+    "starcoder2": ("Starcoder2", {"sliding_window": 5}),
+    "gpt-bigcode": ("GPTBigCode", {}),
+    "deepseek-v3": ("DeepseekV3", LATENT),
+    "gemma3n": ("Gemma3n", SHARED),
 }
 
 
 def make_model(kind: str, options: dict[str, Any], folder: Path, seed: int = 0) -> Any:
     """A random model of transformers, saved in `folder` and returned in evaluation mode."""
-    prefix = {"Gemma3": "Gemma3Text"}.get(kind, kind)
+    prefix = {"Gemma3": "Gemma3Text", "Gemma3n": "Gemma3nText"}.get(kind, kind)
     head = {"GPT2": "GPT2LMHeadModel", "Bert": "BertLMHeadModel"}.get(kind, f"{kind}ForCausalLM")
     torch.manual_seed(seed)
     config = getattr(transformers, f"{prefix}Config")(**{**COMMON, **options})
@@ -320,9 +356,56 @@ def test_models_whose_attention_cannot_be_replaced_are_refused(name: str, tmp_pa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_whose_layers_exchange_more_than_attention_is_refused(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer that looks at its neighbour's values as well: right for a whole text, wrong for pieces of several."""
+    make_model("Olmo", {}, tmp_path)
+    load_model(tmp_path, ModelOptions(dtype=dtype))
+    mlp = transformers.models.olmo.modeling_olmo.OlmoMLP
+    alone = mlp.forward
+    monkeypatch.setattr(mlp, "forward", lambda self, x: alone(self, x) + x.roll(1, dims=1))
+    with pytest.raises(UnsupportedModel, match="exchange more than keys and values"):
+        load_model(tmp_path, ModelOptions(dtype=dtype))
+
+
+def test_a_window_that_does_not_reach_the_attention_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows are mostly longer than the texts that a model is tried on."""
+    make_model(*IN_TRANSFORMERS["exaone4"], tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert "sliding_attention" in config["layer_types"]
+    (tmp_path / "config.json").write_text(json.dumps({**config, "sliding_window": 64}))
+    load_model(tmp_path, ModelOptions())
+    attention = paged_in_transformers.paged_attention
+    forgets = functools.partial(_without_window, attention)
+    monkeypatch.setattr(paged_in_transformers, "paged_attention", forgets)
+    with pytest.raises(UnsupportedModel, match="how far back"):
+        load_model(tmp_path, ModelOptions())
+
+
+def _without_window(attention: Callable[..., Any], *args: Any, sliding_window: int | None = None, **others: Any) -> Any:
+    return attention(*args, **others)
+
+
 def test_encoders_and_unknown_families_are_refused(tmp_path: Path) -> None:
     for family in ("t5", "no-such-family", None):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
         for load in (load_config, lambda path: load_model(path, ModelOptions())):
             with pytest.raises((UnsupportedModel, ModelDamaged)):
                 load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"use_sliding_window": False}, {"max_window_layers": 0}, {"sliding_window": None}]
+)
+def test_layers_that_look_back_less_are_those_of_transformers(change: dict[str, Any]) -> None:
+    """Older files have no list of layers, only from where on windows apply."""
+    raw = {**COMMON, "num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 3}
+    raw = {**raw, "rms_norm_eps": 1e-6, **change}
+    theirs = transformers.Qwen2Config(**raw)
+    ours = LlamaConfig.from_hf({"model_type": "qwen2", **raw})
+    assert theirs.layer_types is not None
+    assert [ours.window(layer) for layer in range(4)] == [
+        theirs.sliding_window if kind == "sliding_attention" else 0 for kind in theirs.layer_types
+    ]

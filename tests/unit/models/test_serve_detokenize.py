@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from callboard.actors.models.tokenizer import TokenType, byte_alphabet
 from callboard.actors.models.tokenizer_gguf import BytePairTokenizer
 from callboard.actors.serve.detokenize import Detokenizer, StopFinder
-from callboard.actors.serve.sequence import Text
+from callboard.actors.serve.text import Text
 
 BYTES = byte_alphabet()
 TOKENIZER = BytePairTokenizer(
