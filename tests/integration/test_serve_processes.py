@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from callboard.actors.serve.engine import Engine, EngineConfig
 from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
-from callboard.schemas.serve import EngineStats, Generate, GetStats
+from callboard.schemas.serve import EngineStats, Generate, GetStats, Grammar, GrammarKind
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +68,7 @@ async def test_an_answer_goes_on_with_the_same_tokens_after_its_replica_was_kill
         stats = await scheduler.ask(GetStats())
         assert stats.replica_failures == 1
         assert (stats.finished, stats.failed, stats.aborted) == (2, 0, 0)
-        assert await collect(scheduler, LONG) == undisturbed
+        assert await collect(scheduler, request) == undisturbed
 
 
 async def test_with_two_replicas_the_other_one_takes_over(node: Node, tiny_path: Path) -> None:
