@@ -54,11 +54,15 @@ async def collect(scheduler: Ref, request: Generate) -> list[int]:
     return ids
 
 
-async def test_an_answer_goes_on_with_the_same_tokens_after_its_replica_was_killed(node: Node, tiny_path: Path) -> None:
+@pytest.mark.parametrize("shape", [None, Grammar(GrammarKind.REGEX, "([a-z]{3} [0-9]{4},){20}")])
+async def test_an_answer_goes_on_with_the_same_tokens_after_its_replica_was_killed(
+    node: Node, tiny_path: Path, shape: Grammar | None
+) -> None:
+    request = msgspec.structs.replace(LONG, grammar=shape)
     async with serving(node, tiny_path) as scheduler:
-        undisturbed = await collect(scheduler, LONG)
+        undisturbed = await collect(scheduler, request)
         ids: list[int] = []
-        async with scheduler.stream(LONG) as pieces:
+        async with scheduler.stream(request) as pieces:
             while len(ids) < 10:
                 ids += (await anext(pieces)).token_ids
             kill(node, "engine-replica")
