@@ -187,6 +187,31 @@ def test_guesses_go_past_allowed_tokens_only_and_can_be_taken_back(tokenizer: To
     assert state.ended
 
 
+def test_a_grammar_that_becomes_slow_fails_its_answer_alone(
+    runner: Runner, tokenizer: Tokenizer, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10**9))
+    slow = start(tokenizer, Grammar(GrammarKind.REGEX, "[a-f]{5,90}"), stop_ids=(EOS,))
+    usual = SequenceStart(token_ids=slow.token_ids, num_prompt_tokens=slow.num_prompt_tokens)
+    check_grammar(slow.sampling.grammar, tokenizer)  # type: ignore[arg-type]
+    monkeypatch.setattr("time.thread_time", lambda: 0.1 * next(clock))
+    failing, other = drive(runner).run([slow, usual], 30)
+    assert failing.failed.code == "serve.grammar"
+    assert "too long" in failing.failed.message
+    assert 0 < len(failing.tokens) < 30
+    assert len(other.tokens) == 30
+
+
+def test_a_grammar_that_is_slow_from_the_beginning_is_refused(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes 100 ms a token by the clock takes longer than is tried out."""
+    clock = iter(range(10**9))
+    monkeypatch.setattr("time.thread_time", lambda: 0.1 * next(clock))
+    with pytest.raises(RequestInvalid, match="too long to follow"):
+        check_grammar(Grammar(GrammarKind.REGEX, "[a-f]{5,91}"), tokenizer)
+
+
 BAD = {
     "regex syntax": Grammar(GrammarKind.REGEX, "(a"),
     "anchor inside": Grammar(GrammarKind.REGEX, "a$b"),
