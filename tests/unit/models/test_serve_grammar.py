@@ -202,6 +202,20 @@ def test_a_grammar_that_becomes_slow_fails_its_answer_alone(
     assert len(other.tokens) == 30
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_that_can_draw_nothing_its_grammar_allows_fails_alone(
+    temperature: float, runner: Runner, tokenizer: Tokenizer, drive: Drive
+) -> None:
+    bias = tuple((tokenizer.encode(letter)[0], float("-inf")) for letter in "ab")
+    grammar = Grammar(GrammarKind.REGEX, "[ab]+")
+    dead = start(tokenizer, grammar, logit_bias=bias, temperature=temperature, stop_ids=(EOS,))
+    alive = start(tokenizer, grammar, temperature=temperature, stop_ids=(EOS,))
+    failing, other = drive(runner).run([dead, alive], 5)
+    assert failing.failed.code == "serve.nothing_to_draw"
+    assert other.failed is None
+    assert len(other.tokens) > 0
+
+
 def test_a_grammar_that_is_slow_from_the_beginning_is_refused(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
