@@ -43,7 +43,7 @@ from .starting import START_TIMEOUT_S
 from .threads import default_threads, prepare_process, process_env
 
 if TYPE_CHECKING:
-    from ..models.config import LlamaConfig
+    from ..models.served import ModelShape
 
 MIB = 1 << 20
 AUTO_CACHE_MIB = 1024
@@ -227,7 +227,7 @@ class Engine(Actor[EngineConfig]):
     async def stats(self, message: GetStats) -> EngineStats:
         return await self._scheduler.ask(message)
 
-    def _look_at_model(self) -> tuple[Path, LlamaConfig]:
+    def _look_at_model(self) -> tuple[Path, ModelShape]:
         from ..models.loading import dtype_of, load_config
 
         dtype_of(self.config.dtype)
@@ -244,7 +244,7 @@ class Engine(Actor[EngineConfig]):
         return ModelStore(Path(folder) if folder else None)
 
 
-def auto_num_blocks(config: EngineConfig, model: LlamaConfig, context_length: int) -> int:
+def auto_num_blocks(config: EngineConfig, model: ModelShape, context_length: int) -> int:
     """Blocks for each replica's cache: as many as the memory for it holds."""
     block_bytes = config.block_size * kv_bytes(model, config.kv_cache or config.dtype)
     if config.cache_mib:
@@ -255,7 +255,7 @@ def auto_num_blocks(config: EngineConfig, model: LlamaConfig, context_length: in
     return max(1, max(usual, min(full_context, free // 2)) // block_bytes)
 
 
-def kv_bytes(model: LlamaConfig, kv_type: str) -> int:
+def kv_bytes(model: ModelShape, kv_type: str) -> int:
     """Bytes that a token's keys and values take."""
     import torch
 

@@ -108,10 +108,6 @@ class Planner:
         return self.pool.num_blocks * self.block_size
 
     @property
-    def num_in_flight(self) -> int:
-        return len(self._in_flight)
-
-    @property
     def load(self) -> int:
         """Sequences that are here."""
         return len(self.running) + len(self.waiting)
