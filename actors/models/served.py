@@ -16,11 +16,12 @@ from .kv_cache import KVCache
 
 class ModelOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a model is loaded. `dtype`: what is computed in, float32 or bfloat16. `weights`: how weights are kept
-    ("": as `dtype`); `kv`: how keys and values are kept ("": as `dtype`)."""
+    ("": as `dtype`); `kv`: how keys and values are kept ("": as `dtype`). `threads`: of one operation (0: as torch)."""
 
     dtype: str = "float32"
     weights: str = ""
     kv: str = ""
+    threads: int = 0
 
 
 class ModelShape(Protocol):

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from callboard.actors.models.errors import NoSuchAdapter
-from callboard.actors.models.loading import ServedLlama
+from callboard.actors.models.llama import LlamaDecoder
 from callboard.actors.serve.errors import ReplicaChanged
 from callboard.actors.serve.replica import Replica, ReplicaConfig
 from callboard.actors.serve.runner import Runner
@@ -114,18 +114,24 @@ async def test_adapters_come_and_go_between_steps(tiny_path: Path, monkeypatch: 
     loaded: dict[str, AdapterInfo] = {}
     threads: set[str] = set()
 
-    def load(model: ServedLlama, name: str, path: Path) -> AdapterInfo:
+    def load(model: LlamaDecoder, name: str, path: Path) -> AdapterInfo:
         threads.add(threading.current_thread().name)
         return loaded.setdefault(name, AdapterInfo(name, str(path), 8, 100))
 
-    def unload(model: ServedLlama, name: str) -> None:
+    def unload(model: LlamaDecoder, name: str) -> None:
         if name not in loaded:
             raise NoSuchAdapter(f"there is no adapter '{name}'")
         del loaded[name]
 
-    monkeypatch.setattr(ServedLlama, "load_adapter", load)
-    monkeypatch.setattr(ServedLlama, "unload_adapter", unload)
-    monkeypatch.setattr(ServedLlama, "adapters", lambda model: tuple(loaded.values()))
+    compute = LlamaDecoder.forward
+
+    def forward(model: LlamaDecoder, token_ids: Any, cache: Any, batch: Any, *_: object) -> Any:
+        return compute(model, token_ids, cache, batch)
+
+    monkeypatch.setattr(LlamaDecoder, "forward", forward)
+    monkeypatch.setattr(LlamaDecoder, "load_adapter", load)
+    monkeypatch.setattr(LlamaDecoder, "unload_adapter", unload)
+    monkeypatch.setattr(LlamaDecoder, "adapters", lambda model: tuple(loaded.values()))
     async with computing(tiny_path, adapters=(("early", "/somewhere"),)) as (_, replica):
         life = (await replica.ask(AskReplica())).life
         assert [info.name for info in (await replica.ask(ListAdapters())).adapters] == ["early"]
