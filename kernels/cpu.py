@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from .cpu_sampling import greedy as greedy
 from .cpu_sampling import sample as sample
+from .lora import Rows
 from .ragged import RaggedBatch
 
 
@@ -71,12 +72,20 @@ class _Extend:
 
 
 def paged_attention(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: RaggedBatch, scale: float
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    batch: RaggedBatch,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    name = f"cpu.{q.dtype}"
+    plain = not softcap and sinks is None
+    name = f"cpu.{q.dtype}.{window}.{plain}"
     plan = batch.plans.get(name)
     if plan is None:
-        plan = batch.plans[name] = _plan(batch, q.dtype)
+        plan = batch.plans[name] = _plan(batch, q.dtype, window, allow_causal=plain)
     num_kv_heads, head_dim = k_cache.shape[2:]
     group = q.shape[1] // num_kv_heads
     out = torch.empty_like(q)
@@ -85,29 +94,61 @@ def paged_attention(
         if isinstance(part, _Decode):
             # Queries that share a key/value head stand as several queries of that one head: no copy of the keys.
             shape = (part.num_seqs, -1, num_kv_heads, head_dim)
-            attended = F.scaled_dot_product_attention(
-                q[part.rows].view(part.num_seqs, num_kv_heads, group, head_dim),
-                keys.view(shape).transpose(1, 2),
-                values.view(shape).transpose(1, 2),
-                attn_mask=part.mask,
-                scale=scale,
-            )
+            queries = q[part.rows].view(part.num_seqs, num_kv_heads, group, head_dim)
+            keys, values = keys.view(shape).transpose(1, 2), values.view(shape).transpose(1, 2)
+            if plain:
+                attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=part.mask, scale=scale)
+            else:
+                by_query = None if sinks is None else sinks.view(num_kv_heads, group)
+                attended = _attend(queries, keys, values, part.mask, scale, softcap, by_query)
             out[part.rows] = attended.reshape(part.num_seqs, -1, head_dim)
-        else:
+            continue
+        queries = q[part.rows].transpose(0, 1)[None]
+        keys = keys.flatten(0, 1)[: part.seq_len].transpose(0, 1)[None]
+        values = values.flatten(0, 1)[: part.seq_len].transpose(0, 1)[None]
+        if plain:
             attended = F.scaled_dot_product_attention(
-                q[part.rows].transpose(0, 1)[None],
-                keys.flatten(0, 1)[: part.seq_len].transpose(0, 1)[None],
-                values.flatten(0, 1)[: part.seq_len].transpose(0, 1)[None],
+                queries,
+                keys,
+                values,
                 attn_mask=part.mask,
                 is_causal=part.mask is None,
                 scale=scale,
                 enable_gqa=group > 1,
             )
-            out[part.rows] = attended[0].transpose(0, 1)
+        else:
+            assert part.mask is not None
+            keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
+            by_head = None if sinks is None else sinks[:, None]
+            attended = _attend(queries, keys, values, part.mask, scale, softcap, by_head)
+        out[part.rows] = attended[0].transpose(0, 1)
     return out
 
 
-def _plan(batch: RaggedBatch, dtype: torch.dtype) -> list[_Decode | _Extend]:
+def _attend(
+    q: torch.Tensor,  # [num_seqs, num_heads, num_queries, head_dim]
+    k: torch.Tensor,  # [num_seqs, num_heads, num_keys, head_dim]
+    v: torch.Tensor,
+    mask: torch.Tensor,  # added to the scores; broadcasts to them
+    scale: float,
+    softcap: float,
+    sinks: torch.Tensor | None,  # [num_heads, num_queries or 1]
+) -> torch.Tensor:
+    """What PyTorch's own attention does not offer: capped scores and sinks."""
+    scores = (q @ k.transpose(-1, -2)).float() if q.dtype != torch.float64 else q @ k.transpose(-1, -2)
+    scores = scores.mul_(scale)
+    if softcap:
+        scores = scores.div_(softcap).tanh_().mul_(softcap)
+    scores = scores.add_(mask)
+    if sinks is not None:
+        column = sinks.to(scores.dtype)[None, :, :, None].expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, column], -1)
+    weights = scores.softmax(-1)[..., : k.shape[2]]
+    return weights.to(v.dtype) @ v
+
+
+def _plan(batch: RaggedBatch, dtype: torch.dtype, window: int, *, allow_causal: bool) -> list[_Decode | _Extend]:
+    """`allow_causal`: a prompt that is a whole sequence, and limited by nothing but its order, goes without a mask."""
     starts, seq_lens = batch.query_starts.tolist(), batch.seq_lens.tolist()
     parts: list[_Decode | _Extend] = []
     decodes: dict[int, list[int]] = defaultdict(list)  # bit length of the number of blocks: sequences
@@ -118,16 +159,14 @@ def _plan(batch: RaggedBatch, dtype: torch.dtype) -> list[_Decode | _Extend]:
             decodes[num_blocks.bit_length()].append(seq)
         elif end > begin:
             mask = None
-            if end - begin < seq_len:
-                later = torch.arange(seq_len) > batch.positions[begin:end, None]
-                mask = torch.zeros(later.shape, dtype=dtype).masked_fill_(later, float("-inf"))
+            if not allow_causal or end - begin < seq_len or 0 < window < seq_len:
+                mask = _mask(batch.positions[begin:end, None], seq_len, dtype, window)
             parts.append(_Extend(slice(begin, end), seq_len, batch.block_tables[seq, :num_blocks], mask))
     for seqs in decodes.values():
         num_blocks = max(-(-seq_lens[seq] // batch.block_size) for seq in seqs)
         index = torch.tensor(seqs)
         rows = batch.query_starts[index]
-        beyond = torch.arange(num_blocks * batch.block_size) >= batch.seq_lens[index, None]
-        mask = torch.zeros(beyond.shape, dtype=dtype).masked_fill_(beyond, float("-inf"))
+        mask = _mask(batch.seq_lens[index, None] - 1, num_blocks * batch.block_size, dtype, window)
         first = int(rows[0])
         contiguous = seqs == list(range(seqs[0], seqs[0] + len(seqs)))
         parts.append(
@@ -139,6 +178,21 @@ def _plan(batch: RaggedBatch, dtype: torch.dtype) -> list[_Decode | _Extend]:
             )
         )
     return parts
+
+
+def _mask(positions: torch.Tensor, num_keys: int, dtype: torch.dtype, window: int) -> torch.Tensor:
+    """positions [num_queries, 1] -> [num_queries, num_keys]: 0 where a query sees a key, else minus infinity."""
+    age = positions - torch.arange(num_keys)
+    hidden = (age < 0) | (age >= window) if window else age < 0
+    return torch.zeros(age.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
+
+
+def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None:
+    low = F.linear(x[rows], a)
+    if isinstance(rows, slice):
+        y[rows].addmm_(low, b.T)
+    else:
+        y.index_add_(0, rows, F.linear(low, b))
 
 
 def mask_tokens(logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None:

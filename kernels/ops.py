@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from . import cpu, reference
+from .lora import Rows
 from .ragged import RaggedBatch
 
 
@@ -35,8 +36,17 @@ class Path(Protocol):
         slots: torch.Tensor,
     ) -> None: ...
     def paged_attention(
-        self, q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: RaggedBatch, scale: float
+        self,
+        q: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        batch: RaggedBatch,
+        scale: float,
+        window: int,
+        softcap: float,
+        sinks: torch.Tensor | None,
     ) -> torch.Tensor: ...
+    def lora(self, y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None: ...
     def mask_tokens(self, logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None: ...
     def penalize(
         self,
@@ -106,13 +116,24 @@ def write_kv(
 
 
 def paged_attention(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: RaggedBatch, scale: float
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    batch: RaggedBatch,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Causal attention of each new token over its own sequence, prompts and decoding mixed.
 
     q [num_tokens, num_heads, head_dim]; caches [num_blocks, block_size, num_kv_heads, head_dim], into which the new
     keys and values are already written; query head h reads key/value head h // (num_heads / num_kv_heads). Softmax
     in at least float32. Returns [num_tokens, num_heads, head_dim].
+
+    `window`: a query at position p sees the keys p - window + 1 to p (0: all up to p). `softcap`: scores s become
+    softcap * tanh(s / softcap) (0: as they are). `sinks` [num_heads]: a score more in each head's softmax, which
+    takes its share of the weight and brings no value.
     """
     if q.shape[0] != batch.num_tokens:
         raise ValueError(f"q has {q.shape[0]} tokens, the batch {batch.num_tokens}")
@@ -120,7 +141,18 @@ def paged_attention(
         raise ValueError(f"q {tuple(q.shape)} does not go with a cache of {tuple(k_cache.shape)}")
     if k_cache.shape[1] != batch.block_size:
         raise ValueError(f"the cache has blocks of {k_cache.shape[1]}, the batch of {batch.block_size}")
-    return path_for(q).paged_attention(q, k_cache, v_cache, batch, scale)
+    if sinks is not None and sinks.shape != q.shape[1:2]:
+        raise ValueError(f"there are {q.shape[1]} heads, but sinks of the shape {tuple(sinks.shape)}")
+    return path_for(q).paged_attention(q, k_cache, v_cache, batch, scale, window, softcap, sinks)
+
+
+def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None:
+    """Add a low-rank product to some rows in place: y[rows] += (x[rows] @ a.T) @ b.T.
+
+    y [num_tokens, num_out], x [num_tokens, num_in], a [rank, num_in], b [num_out, rank] (the adapter's scale is in
+    it); `rows` is a slice, or int64 indices of which none occurs twice.
+    """
+    path_for(y).lora(y, x, a, b, rows)
 
 
 def mask_tokens(logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .lora import Rows
 from .ragged import RaggedBatch
 
 
@@ -47,7 +48,14 @@ def write_kv(
 
 
 def paged_attention(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: RaggedBatch, scale: float
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    batch: RaggedBatch,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     out = torch.empty_like(q)
     group = q.shape[1] // k_cache.shape[2]
@@ -58,10 +66,20 @@ def paged_attention(
         keys = _wide(k_cache[table].flatten(0, 1)[:seq_len]).repeat_interleave(group, dim=1)
         values = _wide(v_cache[table].flatten(0, 1)[:seq_len]).repeat_interleave(group, dim=1)
         scores = torch.einsum("qhd,khd->hqk", _wide(q[begin:end]), keys) * scale
-        later = torch.arange(seq_len, device=q.device) > batch.positions[begin:end, None]  # [queries, keys]
-        weights = scores.masked_fill(later, float("-inf")).softmax(dim=-1)
+        if softcap:
+            scores = softcap * torch.tanh(scores / softcap)
+        age = batch.positions[begin:end, None] - torch.arange(seq_len, device=q.device)  # [queries, keys]
+        hidden = (age < 0) | (age >= window) if window else age < 0
+        scores = scores.masked_fill(hidden, float("-inf"))
+        if sinks is not None:
+            scores = torch.cat([scores, _wide(sinks)[:, None, None].expand(-1, end - begin, 1)], dim=-1)
+        weights = scores.softmax(dim=-1)[..., :seq_len]
         out[begin:end] = torch.einsum("hqk,khd->qhd", weights, values).to(q.dtype)
     return out
+
+
+def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None:
+    y[rows] += ((_wide(x[rows]) @ _wide(a).T) @ _wide(b).T).to(y.dtype)
 
 
 def mask_tokens(logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None:

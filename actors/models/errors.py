@@ -3,7 +3,7 @@
 ModelError
 ├── UnsupportedModel    model.unsupported    a sound file of a kind that this version does not read
 ├── PullFailed          model.pull           a model could not be fetched
-└── NoSuchAdapter       model.no_adapter     no LoRA adapter of that name is loaded
+└── NoSuchAdapter       model.no_adapter     no adapter of that name is loaded
 """
 
 from __future__ import annotations
@@ -21,4 +21,4 @@ class PullFailed(ModelError):
 
 class NoSuchAdapter(ModelError):
     code = "model.no_adapter"
-    default_hint = "load it first: `serve.load_adapter`"
+    default_hint = "load it first, or send the request without an adapter"

@@ -1,23 +1,25 @@
-"""From a file of the store to what serves it: a tokenizer, a decoder. Never touches the network."""
+"""From a model's path to what serves it: a tokenizer, a decoder. Never touches the network.
+
+A path is a GGUF file or a folder in Hugging Face's layout. A LLaMA-shaped model gets the lean decoder, any other
+causal model runs in transformers with this engine's attention.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from ...kernels.ragged import RaggedBatch
 from ...runtime.errors import ConfigError
-from ...schemas.serve import AdapterInfo
 from .config import LlamaConfig
-from .errors import NoSuchAdapter, UnsupportedModel
+from .config_hf import FAMILIES
+from .errors import UnsupportedModel
+from .folder import ModelFolder
 from .gguf import GGUFFile
-from .kv_cache import KVCache
 from .llama import LlamaDecoder
-from .served import ModelOptions, ServedModel
+from .served import ModelOptions, ModelShape, ServedModel
 from .tokenizer import Tokenizer
-from .weights import gguf_weights
+from .weights import gguf_weights, hf_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -29,65 +31,61 @@ def dtype_of(name: str) -> torch.dtype:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
+    if path.is_dir():
+        from .tokenizer_folder import tokenizer_from_folder
+
+        return tokenizer_from_folder(ModelFolder(path))
     with GGUFFile(path) as file:
         return Tokenizer.from_gguf(file)
 
 
-def load_config(path: Path) -> LlamaConfig:
-    with GGUFFile(path) as file:
-        return LlamaConfig.from_gguf(file)
+def load_config(path: Path) -> ModelShape:
+    """What the model's files say of its size, without its weights."""
+    if not path.is_dir():
+        with GGUFFile(path) as file:
+            return LlamaConfig.from_gguf(file)
+    folder = ModelFolder(path)
+    lean = lean_config(folder)
+    if lean is not None:
+        return lean
+    from .transformers_config import transformers_shape
 
-
-def load_decoder(path: Path, dtype: torch.dtype) -> LlamaDecoder:
-    """The decoder with its weights dequantized to `dtype`, ready to run."""
-    with GGUFFile(path) as file:
-        decoder = LlamaDecoder(LlamaConfig.from_gguf(file), dtype)
-        decoder.load_weights(gguf_weights(file, decoder.config))
-    return decoder.eval()
-
-
-class ServedLlama:
-    """The lean decoder as a `ServedModel`, without adapters and other weight formats."""
-
-    kernels = "torch"
-
-    def __init__(self, decoder: LlamaDecoder) -> None:
-        self._decoder = decoder
-        self.vocab_size = decoder.config.vocab_size
-        self.hidden_size = decoder.config.hidden_size
-        self.context_length = decoder.config.context_length
-        self.dtype = decoder.dtype
-
-    @property
-    def weight_bytes(self) -> int:
-        return sum(parameter.nbytes for parameter in self._decoder.parameters())
-
-    def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
-        return KVCache(self._decoder.config, num_blocks, block_size, self.dtype)
-
-    def forward(
-        self,
-        token_ids: torch.Tensor,
-        cache: KVCache,
-        batch: RaggedBatch,
-        adapters: Sequence[str] | None = None,
-        deterministic: bool = False,
-    ) -> torch.Tensor:
-        return self._decoder(token_ids, cache, batch)
-
-    def logits(self, hidden: torch.Tensor, deterministic: bool = False) -> torch.Tensor:
-        return self._decoder.logits(hidden).float()
-
-    def load_adapter(self, name: str, path: Path) -> AdapterInfo:
-        raise UnsupportedModel("this decoder takes no adapters")
-
-    def unload_adapter(self, name: str) -> None:
-        raise NoSuchAdapter(f"there is no adapter '{name}'")
-
-    def adapters(self) -> tuple[AdapterInfo, ...]:
-        return ()
+    return transformers_shape(folder)
 
 
 def load_model(path: Path, options: ModelOptions) -> ServedModel:
-    """The model with its weights, ready to run."""
-    return ServedLlama(load_decoder(path, dtype_of(options.dtype)))
+    """The model with its weights, ready to run. Raises NoSuchModel, ModelDamaged, UnsupportedModel, ConfigError."""
+    dtype = dtype_of(options.dtype)
+    for asked in (options.weights, options.kv):
+        if asked not in ("", options.dtype):
+            raise ConfigError(f"there is no weight or cache format '{asked}' for {options.dtype}")
+    if path.is_dir():
+        folder = ModelFolder(path)
+        if lean_config(folder) is None:
+            from .transformers_model import TransformersModel
+
+            return TransformersModel.load(folder, dtype)
+    return load_decoder(path, dtype)
+
+
+def load_decoder(path: Path, dtype: torch.dtype) -> LlamaDecoder:
+    """The lean decoder with its weights converted to `dtype`. `UnsupportedModel` for other than its families."""
+    if path.is_dir():
+        folder = ModelFolder(path)
+        decoder = LlamaDecoder(LlamaConfig.from_hf(folder.config), dtype)
+        decoder.load_weights(hf_weights(folder.tensors(), decoder.config))
+    else:
+        with GGUFFile(path) as file:
+            decoder = LlamaDecoder(LlamaConfig.from_gguf(file), dtype)
+            decoder.load_weights(gguf_weights(file, decoder.config))
+    return decoder.eval()
+
+
+def lean_config(folder: ModelFolder) -> LlamaConfig | None:
+    """The decoder's shape, or None where the lean decoder does not do what the configuration asks for."""
+    if folder.config.get("model_type") not in FAMILIES:
+        return None
+    try:
+        return LlamaConfig.from_hf(folder.config)
+    except UnsupportedModel:
+        return None

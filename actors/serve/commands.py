@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def _configure(parser: ArgumentParser) -> None:
     parser.add_argument("-p", "--prompt", help="ask this and print the answer; without it, standard input is read")
     parser.add_argument("--system", metavar="TEXT", help="what the model is told to be")
-    parser.add_argument("--model", help="a model's name, or the path of a .gguf file (CALLBOARD_MODEL)")
+    parser.add_argument("--model", help="a model's name, or the path of a .gguf file or a folder (CALLBOARD_MODEL)")
     add_json_option(parser)
     parser.add_argument("--trace", action="store_true", help="trace one prompt: `callboard trace ID` then draws it")
     sampling = parser.add_argument_group("the answer")
@@ -35,8 +35,11 @@ def _configure(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace) -> int:
-    if args.model and args.model.endswith(".gguf"):
-        args.model = str(Path(args.model).expanduser().absolute())
+    if args.model:
+        from ..models.store import is_path
+
+        # The engine's process stands in another folder.
+        args.model = str(Path(args.model).expanduser().absolute()) if is_path(args.model) else args.model
     if args.prompt is None and sys.stdin.isatty():
         if args.trace:
             raise UsageError("--trace follows one prompt", hint="give it with -p or on standard input")

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -27,6 +27,7 @@ from callboard.schemas.serve import (
 
 if TYPE_CHECKING:
     from callboard.actors.models.llama import LlamaDecoder
+    from callboard.actors.models.served import ServedModel
     from callboard.actors.serve.runner import Runner
 
 prepare_process()  # tests run beside each other: torch, which is imported after this, must not spin for long
@@ -128,6 +129,50 @@ def write_tiny_model(path: Path, *, seed: int = 0, tied: bool = True, context_le
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., list[Any]]:
+    """Runs texts through a served model as an engine would, and returns the logits of each text's tokens."""
+    return serve_ragged
+
+
+def serve_ragged(
+    model: ServedModel,
+    texts: list[list[int]],
+    *,
+    chunk: int,
+    adapters: list[str] | None = None,
+    deterministic: bool = False,
+) -> list[Any]:
+    """All texts in one batch. In a step each gets `chunk` tokens of its first two thirds, then one at a time, so that
+    prompts and decoding are mixed. Their blocks lie in any order. Tensors [len(text), vocab]."""
+    import torch
+
+    from callboard.kernels.ragged import RaggedBatch
+
+    block_size = 4
+    counts = [-(-len(text) // block_size) for text in texts]
+    free = torch.randperm(sum(counts)).tolist()
+    tables = [[free.pop() for _ in range(count)] for count in counts]
+    cache = model.new_cache(sum(counts), block_size)
+    done = [0] * len(texts)
+    logits: list[list[torch.Tensor]] = [[] for _ in texts]
+    with torch.inference_mode():
+        while any(have < len(text) for have, text in zip(done, texts, strict=True)):
+            new = [
+                text[have : min(have + chunk, 2 * len(text) // 3)] or text[have : have + 1]
+                for have, text in zip(done, texts, strict=True)
+            ]
+            done = [have + len(part) for have, part in zip(done, new, strict=True)]
+            batch = RaggedBatch.build(done, [len(part) for part in new], tables, block_size)
+            token_ids = torch.tensor([token for part in new for token in part])
+            hidden = model.forward(token_ids, cache, batch, adapters, deterministic)
+            assert hidden.shape == (batch.num_tokens, model.hidden_size)
+            rows = model.logits(hidden, deterministic)
+            for have, part in zip(logits, rows.split([len(part) for part in new]), strict=True):
+                have.append(part)
+    return [torch.cat(parts) for parts in logits]
 
 
 @dataclass

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from callboard.actors.models.tokenizer import Tokenizer, TokenType, byte_alphabet
+from callboard.actors.models.tokenizer import TokenType, byte_alphabet
+from callboard.actors.models.tokenizer_gguf import BytePairTokenizer
 from callboard.actors.serve.errors import Overloaded
 from callboard.actors.serve.planner import Limits, Planner
 from callboard.actors.serve.sequence import SamplingParams, Sequence, Text
@@ -21,7 +22,7 @@ from callboard.schemas.serve import FinishReason, Step, StepResult
 
 BLOCK_SIZE = 4
 VOCAB = list(byte_alphabet().values())
-TOKENIZER = Tokenizer(VOCAB, [], [TokenType.NORMAL] * len(VOCAB), pre="gpt-2", stop_ids=frozenset({0}))
+TOKENIZER = BytePairTokenizer(VOCAB, [], [TokenType.NORMAL] * len(VOCAB), pre="gpt-2", stop_ids=frozenset({0}))
 
 
 def next_token(tokens: list[int]) -> int:
