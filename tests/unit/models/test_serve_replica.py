@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,9 +12,10 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from callboard.actors.models.errors import NoSuchAdapter
-from callboard.actors.models.llama import LlamaDecoder
 from callboard.actors.serve.errors import ReplicaChanged
 from callboard.actors.serve.replica import Replica, ReplicaConfig
 from callboard.actors.serve.runner import Runner
@@ -22,7 +24,6 @@ from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
 from callboard.schemas.base import Message
 from callboard.schemas.serve import (
-    AdapterInfo,
     AskReplica,
     ListAdapters,
     LoadAdapter,
@@ -109,37 +110,36 @@ async def test_a_step_that_contradicts_its_books_crashes_it(tiny_path: Path) -> 
         assert (await replica.ask(AskReplica())).life != life
 
 
-async def test_adapters_come_and_go_between_steps(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What loading an adapter does to the model is the model's matter; that it happens in its thread is checked."""
-    loaded: dict[str, AdapterInfo] = {}
-    threads: set[str] = set()
+def write_adapter(folder: Path, seed: int) -> Path:
+    """A LoRA adapter of rank 2 on the query projection of the tiny model's first layer, strong enough to be seen."""
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 16, "target_modules": ["q_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    generator = torch.Generator().manual_seed(seed)
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    halves = {f"{module}.lora_A.weight": (2, 48), f"{module}.lora_B.weight": (48, 2)}
+    save_file(
+        {name: torch.randn(shape, generator=generator) for name, shape in halves.items()},
+        folder / "adapter_model.safetensors",
+    )
+    return folder
 
-    def load(model: LlamaDecoder, name: str, path: Path) -> AdapterInfo:
-        threads.add(threading.current_thread().name)
-        return loaded.setdefault(name, AdapterInfo(name, str(path), 8, 100))
 
-    def unload(model: LlamaDecoder, name: str) -> None:
-        if name not in loaded:
-            raise NoSuchAdapter(f"there is no adapter '{name}'")
-        del loaded[name]
-
-    compute = LlamaDecoder.forward
-
-    def forward(model: LlamaDecoder, token_ids: Any, cache: Any, batch: Any, *_: object) -> Any:
-        return compute(model, token_ids, cache, batch)
-
-    monkeypatch.setattr(LlamaDecoder, "forward", forward)
-    monkeypatch.setattr(LlamaDecoder, "load_adapter", load)
-    monkeypatch.setattr(LlamaDecoder, "unload_adapter", unload)
-    monkeypatch.setattr(LlamaDecoder, "adapters", lambda model: tuple(loaded.values()))
-    async with computing(tiny_path, adapters=(("early", "/somewhere"),)) as (_, replica):
+async def test_adapters_come_and_go_between_steps(tiny_path: Path, tmp_path: Path) -> None:
+    early, late = write_adapter(tmp_path / "early", 1), write_adapter(tmp_path / "late", 2)
+    async with computing(tiny_path, adapters=(("early", str(early)),)) as (_, replica):
         life = (await replica.ask(AskReplica())).life
         assert [info.name for info in (await replica.ask(ListAdapters())).adapters] == ["early"]
-        after = await replica.ask(LoadAdapter("late", "/elsewhere"))
-        assert [(info.name, info.path) for info in after.adapters] == [("early", "/somewhere"), ("late", "/elsewhere")]
-        assert threads == {"replica_0"}
-        result = await replica.ask(Step(1, (prompt(1, adapter="late"), prompt(2, adapter="early")), life))
+        after = await replica.ask(LoadAdapter("late", str(late)))
+        assert [(info.name, info.path, info.rank) for info in after.adapters] == [
+            ("early", str(early), 2),
+            ("late", str(late), 2),
+        ]
+        scored = {"prompt_logprobs": 0}
+        parts = (prompt(1, adapter="late", **scored), prompt(2, adapter="early", **scored), prompt(3, **scored))
+        result = await replica.ask(Step(1, parts, life))
         assert result.failed == ()
+        assert len({scores.tokens[-1].logprob for scores in result.prompt_logprobs}) == 3
         assert [info.name for info in (await replica.ask(UnloadAdapter("late"))).adapters] == ["early"]
         with pytest.raises(NoSuchAdapter):
             await replica.ask(UnloadAdapter("late"))

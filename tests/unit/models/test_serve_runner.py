@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from callboard.actors.models.loading import load_model, load_tokenizer
 from callboard.actors.models.served import ModelOptions, ServedModel
 from callboard.actors.serve.block_tables import BlockTables
+from callboard.actors.serve.draft_ngram import NgramDrafter
 from callboard.actors.serve.grammar import grammar_compiler
 from callboard.actors.serve.runner import Runner
 from callboard.kernels.ragged import RaggedBatch
@@ -305,3 +306,21 @@ def test_block_tables_grow_and_rows_are_used_again() -> None:
     tables.give_back(rows[7])
     assert tables.take() == rows[7]
     assert tables.num_blocks(rows[7]) == 0
+
+
+def test_deterministic_answers_are_the_same_to_the_last_bit_in_any_company(
+    model: ServedModel, runner: Runner, drive: Drive
+) -> None:
+    """Alone, among others, in chunks, after preemptions, and with guesses: tokens and log-probabilities."""
+    samplings = [Sampling(logprobs=1), Sampling(temperature=0.9, seed=4, repetition_penalty=1.1, logprobs=0)]
+    starts = [start(9, sampling=sampling, deterministic=True, prompt_logprobs=1) for sampling in samplings]
+    alone = [drive(runner).run([one], 12)[0] for one in starts]
+    crowd = [start(length, deterministic=length % 2 == 0) for length in (3, 8, 21)]
+    guessing = Runner(model, 64, 4, lambda: pytest.fail("no grammar here"), NgramDrafter(), 4)
+    for driver in (drive(runner), drive(runner, chunk=4, preempt_every=3), drive(guessing, num_draft=4)):
+        together = driver.run([*crowd, *starts], 12)[3:]
+        for one, other in zip(alone, together, strict=True):
+            assert (one.tokens, one.logprobs) == (other.tokens, other.logprobs)
+            assert {place: one.prompt_logprobs[place] for place in range(1, 9)} == {
+                place: other.prompt_logprobs[place] for place in range(1, 9)
+            }
