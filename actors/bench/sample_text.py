@@ -1,0 +1,43 @@
+"""A text that every installation has: the documentation strings of Python's own library, of modules that are prose
+enough to be read. Perplexities are compared within a run, so it need not be the same in every Python."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+
+MODULES = (
+    "argparse", "ast", "asyncio", "calendar", "collections", "contextlib", "csv", "dataclasses", "datetime", "decimal",
+    "difflib", "doctest", "email.message", "fractions", "functools", "heapq", "inspect", "ipaddress", "json", "locale",
+    "logging", "optparse", "os", "pathlib", "pickle", "pprint", "random", "shutil", "socket", "statistics", "string",
+    "subprocess", "tarfile", "tempfile", "textwrap", "threading", "typing", "unittest", "urllib.request", "zipfile",
+)  # fmt: skip
+# Shorter ones are hardly prose.
+LEAST_CHARS = 120
+# About 350 tokens: within the context of any model, and long enough for most tokens to have something before them.
+CHUNK_CHARS = 1500
+
+
+def sample_texts(num_chars: int) -> tuple[str, ...]:
+    """Chunks of that many characters in all."""
+    text = ""
+    for doc in _docs():
+        if len(text) >= num_chars:
+            break
+        text += doc + "\n\n"
+    text = text[:num_chars]
+    return tuple(text[at : at + CHUNK_CHARS] for at in range(0, len(text), CHUNK_CHARS))
+
+
+def _docs() -> Iterator[str]:
+    seen: set[str] = set()
+    for name in MODULES:
+        module = importlib.import_module(name)
+        things = [module, *(thing for _, thing in sorted(vars(module).items(), key=lambda pair: pair[0]))]
+        for thing in things:
+            own = thing is module or getattr(thing, "__module__", None) == name
+            doc = inspect.getdoc(thing) if own else None
+            if doc and len(doc) >= LEAST_CHARS and doc not in seen:
+                seen.add(doc)
+                yield doc
