@@ -15,3 +15,9 @@ class ContenderFailed(BenchFailed):
     """A process that was to be measured could not be started, ended, or fell silent."""
 
     code = "bench.contender"
+
+
+class DatasetInvalid(BenchFailed):
+    """A data set that is not what it should be, or holds nothing of use."""
+
+    code = "bench.dataset"

@@ -20,7 +20,7 @@ PERPLEXITY_GOALS = {"int8": 1.01, "int4": 1.05}
 
 
 def second_turn(company: Company) -> None:
-    """Time to the first token of a follow-up whose session kept the conversation, over that of a cold prompt as long."""
+    """Time to the first token of a follow-up whose session kept the history, over that of a cold prompt as long."""
     name, goal = "second_turn_ttft_ratio", 0.1
     row, ours = _main(company)
     if ours is None:
