@@ -127,7 +127,7 @@ def _peers(args: Namespace) -> Mapping[str, Path]:
 
     peers: dict[str, Path] = {}
     if not args.no_transformers and importlib.util.find_spec("transformers") is not None:
-        peers |= dict.fromkeys(("transformers", "continuous"), Path(sys.executable))
+        peers |= dict.fromkeys(("transformers", "transformers_cb"), Path(sys.executable))
     for name, python in (("vllm", args.vllm_python), ("llamacpp", args.llamacpp_python)):
         if python:
             peers[name] = Path(python).expanduser().absolute()  # no resolve: a venv's Python is a link

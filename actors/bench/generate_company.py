@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from .contenders import BatchAnswer, Contender, StepTimes
 from .errors import BenchFailed, ContenderFailed
 from .generate_orders import PeerBatch, RunBatch
-from .generate_rows import GenerateOptions, Row
+from .generate_rows import HOW_TO_NAME, GenerateOptions, Row
 from .report import Report
 
 OURS = "ours_"
@@ -70,7 +70,7 @@ class Company:
             return self._lost[name]
         if name.startswith(OURS):
             return f"our engine was not run in {name.removeprefix(OURS)}"
-        return f"{name} is not installed, or was left out (`callboard bench generate --help` says how it is named)"
+        return f"{name} was left out: {HOW_TO_NAME[name]}"
 
     def of(self, row: Row) -> list[Contender]:
         names = [*(OURS + weights for weights in row.weights), *row.peers]

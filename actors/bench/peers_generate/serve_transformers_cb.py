@@ -1,4 +1,4 @@
-"""transformers' continuous batching: `python serve_continuous.py FOLDER CACHE_MIB MAX_LENGTH`."""
+"""transformers' continuous batching: `python serve_transformers_cb.py FOLDER CACHE_MIB MAX_LENGTH`."""
 
 from __future__ import annotations
 
