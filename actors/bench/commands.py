@@ -200,8 +200,8 @@ def _run_serve(args: Namespace) -> int:
 
 def serve_options(args: Namespace) -> ServeOptions:
     """What the flags say. Raises UsageError."""
-    from .serve import CONCURRENCY, RATE, ServeOptions
-    from .serve_report import Bounds
+    from .serve import ServeOptions
+    from .serve_report import CONCURRENCY, RATE, Bounds
 
     kind, listed = (CONCURRENCY, args.closed_loop) if args.closed_loop else (RATE, args.rate)
     try:

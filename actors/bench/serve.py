@@ -25,7 +25,7 @@ from . import processes
 from .errors import BenchFailed
 from .load import Run, closed_loop, open_loop
 from .machine import machine_facts
-from .serve_report import Bounds, Level, ServeReport, errors_of, level_of
+from .serve_report import CONCURRENCY, RATE, Bounds, Level, ServeReport, errors_of, level_of
 from .workload import Asked, Lengths, from_pairs, poisson_arrivals, read_sharegpt, synthetic
 
 Step = Callable[[str], None]
@@ -33,7 +33,6 @@ Step = Callable[[str], None]
 Way = Callable[[], AbstractAsyncContextManager[Ref]]
 
 KIND = "serve.engine"
-RATE, CONCURRENCY = "rate", "concurrency"
 # Before anything is measured, so that nothing is done for the first time in it.
 WARM_UP = 4
 # An engine that is loading answers when it is done.

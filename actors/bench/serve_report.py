@@ -15,6 +15,7 @@ from .report import Report
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+RATE, CONCURRENCY = "rate", "concurrency"
 LATENCIES = ("ttft", "itl", "e2e")
 TITLES = {"ttft": "time to first token", "itl": "between tokens", "e2e": "end to end"}
 
@@ -38,6 +39,10 @@ class Level:
     @property
     def name(self) -> str:
         return f"{self.kind}_{self.value:g}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.value:g} requests/s" if self.kind == RATE else f"{self.value:g} clients"
 
 
 def level_of(kind: str, value: float, run: Run, bounds: Bounds) -> Level:
@@ -68,7 +73,7 @@ def errors_of(run: Run) -> dict[str, int]:
 
 
 class ServeReport(Report):
-    """The same contract as every report, and a table with a row for each load."""
+    """The same contract as every report, and a table with a column for each load."""
 
     levels: Sequence[Level] = ()
 
@@ -81,19 +86,22 @@ class ServeReport(Report):
     def tables(self) -> list[RenderableType]:
         from rich.table import Table
 
-        table = Table("load", title="callboard bench serve", title_justify="left")
-        columns = ("request_rate", "goodput", "output_rate", "total_rate", "errors")
-        latencies = [f"{name}_p{percent}" for name in LATENCIES for percent in PERCENTS]
-        for heading in ("requests/s", "good/s", "output tokens/s", "all tokens/s", "errors"):
-            table.add_column(heading, justify="right")
-        for name in LATENCIES:
-            for percent in PERCENTS:
-                table.add_column(f"{TITLES[name]} p{percent}, ms", justify="right")
+        table = Table("", title="callboard bench serve", title_justify="left")
         for level in self.levels:
-            found = [level.figures.get(name) for name in (*columns, *latencies)]
-            table.add_row(level.name, *("-" if each is None else _readable(each[0]) for each in found))
+            table.add_column(level.title, justify="right")
+        for figure in dict.fromkeys(name for level in self.levels for name in level.figures):
+            found = [level.figures.get(figure) for level in self.levels]
+            unit = next(each[1] for each in found if each is not None)
+            table.add_row(_label(figure, unit), *("-" if each is None else _readable(each[0]) for each in found))
         machine = "  ".join(f"{key}: {value}" for key, value in self.machine.items())
         return [machine, table]
+
+
+def _label(figure: str, unit: str) -> str:
+    name, _, percent = figure.partition("_p")
+    if name in TITLES:
+        return f"{TITLES[name]}, {percent}th percentile, {unit}"
+    return f"{figure.replace('_', ' ')}, {unit}" if figure != unit else figure
 
 
 def _readable(value: float) -> str:
@@ -102,7 +110,7 @@ def _readable(value: float) -> str:
 
 def charts(levels: Sequence[Level]) -> list[Chart]:
     """Latencies and throughput over the load."""
-    along = "requests a second" if levels[0].kind == "rate" else "clients at once"
+    along = "requests a second" if levels[0].kind == RATE else "clients at once"
 
     def series(title: str, figure: str) -> Series:
         points = [(level.value, level.figures[figure][0]) for level in levels if figure in level.figures]
