@@ -65,7 +65,7 @@ def _run_bus(args: Namespace) -> int:
     return _show(args, lambda step: bus.run(args.loop, bus.QUICK if args.quick else bus.Sizes(), step))
 
 
-def _configure_generate(parser: ArgumentParser) -> None:
+def configure_generate(parser: ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="one short round: a check, not a measurement")
     parser.add_argument("--model", default="smollm2", help="a model's name or path")
     parser.add_argument("--rows", metavar="NAMES", default="", help="only these rows of the table, by commas")
@@ -244,7 +244,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     ),
     "generate": Benchmark(
         "our engine beside transformers, vLLM and llama.cpp: batches of prompts, offline",
-        _configure_generate,
+        configure_generate,
         _run_generate,
     ),
     "serve": Benchmark(

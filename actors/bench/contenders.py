@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import msgspec
 import psutil
@@ -68,10 +68,11 @@ class Contender:
         self._command = command
         self._env = env or {}
         self._process: subprocess.Popen[bytes] | None = None
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (`close` closes it)
+        self._log: IO[bytes] | None = None
 
     def start(self) -> None:
         """Raises ContenderFailed, with the last that it said."""
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (`close` closes it)
         self._process = subprocess.Popen(
             dying_with_us(self._command),
             stdin=subprocess.PIPE,
@@ -105,7 +106,8 @@ class Contender:
                 self._process.wait(STOP_S)
             end_processes([process for process in tree if process.is_running()], STOP_S)
             self._process.wait()
-        self._log.close()
+        if self._log is not None:
+            self._log.close()
 
     def _read(self, kind: type[T], seconds: float) -> T:
         assert self._process is not None
@@ -122,6 +124,7 @@ class Contender:
             raise self._failed(f"its answer makes no sense ({error})") from error
 
     def _failed(self, what: str) -> ContenderFailed:
+        assert self._log is not None
         self._log.seek(0)
         lines = [line for line in self._log.read().decode("utf-8", "replace").splitlines() if line.strip()]
         hint = "its last words: " + " | ".join(lines[-LAST_LINES:]) if lines else "it said nothing"

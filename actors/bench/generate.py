@@ -63,11 +63,12 @@ def run(options: GenerateOptions, step: Step) -> Report:
         report_agreement(company)
         report_promises(company)
         report_overhead(company)
-        second_turn(company)
-        contended(company)
-        if options.deterministic:
-            deterministic(company)
-        perplexity(company)
+        if not options.only_rows:
+            second_turn(company)
+            contended(company)
+            if options.deterministic:
+                deterministic(company)
+            perplexity(company)
         report_memory(company)
     return report
 
@@ -77,7 +78,8 @@ def _ours(options: GenerateOptions) -> Iterator[Contender]:
     from ..serve.engine import EngineConfig
 
     of_rows = [weights for row in options.rows for weights in row.weights]
-    for weights in dict.fromkeys([*of_rows, REFERENCE, *PERPLEXITY_GOALS]):
+    of_more = [] if options.only_rows else [REFERENCE, *PERPLEXITY_GOALS]
+    for weights in dict.fromkeys([*of_rows, *of_more]):
         settings: dict[str, Any] = {
             "model": str(options.model),
             "dtype": "float32" if weights == "float32" else "bfloat16",

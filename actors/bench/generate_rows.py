@@ -79,7 +79,8 @@ PROMISES = (
 class GenerateOptions:
     """One run. `engine`: options of our engine over its defaults. `peers`: the Python that runs each of them.
 
-    `cache_mib`: memory for keys and values, the same for all who take a number.
+    `cache_mib`: memory for keys and values, the same for all who take a number. `only_rows`: the rates of the rows, and
+    none of what our engine is measured in by itself.
     """
 
     model: Path
@@ -89,6 +90,7 @@ class GenerateOptions:
     engine: Mapping[str, object] = field(default_factory=dict)
     cache_mib: int = 1024
     deterministic: bool = False
+    only_rows: bool = False
     history: int = 1000
     perplexity_chars: int = 24_000
 

@@ -100,7 +100,7 @@ class ServeReport(Report):
 def _label(figure: str, unit: str) -> str:
     name, _, percent = figure.partition("_p")
     if name in TITLES:
-        return f"{TITLES[name]}, {percent}th percentile, {unit}"
+        return f"{TITLES[name]} p{percent}, {unit}"
     return f"{figure.replace('_', ' ')}, {unit}" if figure != unit else figure
 
 
