@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation import ContinuousBatchingConfig
 
 PAGE_TOKENS = 256
+# More than any row needs; its work space grows with their number.
+MOST_PAGES = 256
 
 
 def load() -> Callable[[Batch], Outcome]:
@@ -21,7 +23,8 @@ def load() -> Callable[[Batch], Outcome]:
     head_dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
     page_bytes = 2 * 2 * shape.num_hidden_layers * shape.num_key_value_heads * head_dim * PAGE_TOKENS
     # Left alone it takes nearly all of the machine's memory.
-    batching = ContinuousBatchingConfig(page_size=PAGE_TOKENS, num_blocks=max(1, cache_bytes // page_bytes))
+    num_pages = min(MOST_PAGES, max(1, cache_bytes // page_bytes))
+    batching = ContinuousBatchingConfig(page_size=PAGE_TOKENS, num_blocks=num_pages)
 
     def generate(batch: Batch) -> Outcome:
         # No token ends an answer before its length.
