@@ -66,7 +66,7 @@ def deterministic(company: Company) -> None:
 
 def perplexity(company: Company) -> None:
     """What a format costs in quality: its perplexity over bfloat16's, on one text, by the engine's own scores."""
-    texts = sample_texts(company.options.perplexity_chars)
+    texts = sample_texts(company.options.perplexity_chars, company.options.chunk_chars)
     found: dict[str, float] = {}
     for weights in (REFERENCE, *PERPLEXITY_GOALS):
         ours = company.contenders.get(OURS + weights)

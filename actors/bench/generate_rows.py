@@ -93,6 +93,8 @@ class GenerateOptions:
     only_rows: bool = False
     history: int = 1000
     perplexity_chars: int = 24_000
+    # About 350 tokens: short enough for any model, and most tokens have something before them.
+    chunk_chars: int = 1_500
 
     def quick(self) -> GenerateOptions:
         """A check that all of it runs, not a measurement: a small model with a short context is enough for it."""
@@ -100,7 +102,7 @@ class GenerateOptions:
             replace(row, size=min(row.size, 4), prompt=min(row.prompt, 16), output=min(row.output, 8))
             for row in self.rows
         )
-        return replace(self, rows=rows, rounds=1, cache_mib=64, history=64, perplexity_chars=2_000)
+        return replace(self, rows=rows, rounds=1, cache_mib=64, history=64, perplexity_chars=2_000, chunk_chars=200)
 
 
 def choose_rows(names: Sequence[str], weights: Sequence[str]) -> tuple[Row, ...]:

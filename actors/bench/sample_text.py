@@ -15,19 +15,17 @@ MODULES = (
 )  # fmt: skip
 # Shorter ones are hardly prose.
 LEAST_CHARS = 120
-# About 350 tokens: within the context of any model, and long enough for most tokens to have something before them.
-CHUNK_CHARS = 1500
 
 
-def sample_texts(num_chars: int) -> tuple[str, ...]:
-    """Chunks of that many characters in all."""
+def sample_texts(num_chars: int, chunk_chars: int) -> tuple[str, ...]:
+    """`num_chars` characters in chunks of `chunk_chars`."""
     text = ""
     for doc in _docs():
         if len(text) >= num_chars:
             break
         text += doc + "\n\n"
     text = text[:num_chars]
-    return tuple(text[at : at + CHUNK_CHARS] for at in range(0, len(text), CHUNK_CHARS))
+    return tuple(text[at : at + chunk_chars] for at in range(0, len(text), chunk_chars))
 
 
 def _docs() -> Iterator[str]:

@@ -203,7 +203,8 @@ def test_rows_are_chosen_by_name_and_formats_by_row() -> None:
 
 
 def test_the_text_for_perplexities_is_long_enough_and_says_nothing_twice() -> None:
-    texts = sample_texts(24_000)
+    texts = sample_texts(24_000, 1_500)
+    assert {len(text) for text in texts} == {1_500}
     assert sum(map(len, texts)) == 24_000
     assert len(set(texts)) == len(texts)
-    assert sample_texts(24_000) == texts
+    assert sample_texts(24_000, 1_500) == texts
