@@ -41,13 +41,14 @@ def run(options: GenerateOptions, step: Step) -> Report:
     Peers that fail are noted, and their targets say why. Raises ModelDamaged, ConfigError for options that our engine
     does not have, ContenderFailed where none of our own engines started.
     """
+    ours = list(_ours(options))  # before anything that takes time: options may be wrong
     from ..models.loading import load_config
 
     report = Report("generate", machine_facts("torch", "transformers"))
     report.machine |= {"model": options.model.stem, "cache_mib": options.cache_mib, "engine": dict(options.engine)}
     company = Company(options, load_config(options.model).vocab_size, report, step)
     with ExitStack() as stack:
-        for contender in _ours(options):
+        for contender in ours:
             company.start(contender, stack)
         if not company.contenders:
             raise ContenderFailed("our own engine did not start", hint=report.notes[0])
