@@ -110,7 +110,7 @@ def generate_options(args: Namespace) -> GenerateOptions:
     if args.rounds < 1 or args.cache_mib < 1:
         raise UsageError("--rounds and --cache-mib are 1 or more")
     options = GenerateOptions(
-        model=ModelStore().path(args.model),
+        model=ModelStore().path(args.model).absolute(),
         rows=choose_rows([name for name in args.rows.split(",") if name], args.weights),
         rounds=args.rounds,
         peers=_peers(args),

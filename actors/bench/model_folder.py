@@ -55,6 +55,7 @@ def convert(path: Path, folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     from ..models.config import LlamaConfig
     from ..models.gguf import GGUFFile
@@ -67,7 +68,7 @@ def convert(path: Path, folder: Path) -> None:
             tensors = {name: tensor.to(torch.bfloat16) for name, tensor in weights}
         save_file(tensors, staging / "model.safetensors", metadata={"format": "pt"})
         config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name, dtype="bfloat16")
-        config.architectures = ["LlamaForCausalLM"]
+        config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
         config.tie_word_embeddings = "lm_head.weight" not in tensors
         config.save_pretrained(staging)
         AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(staging)
