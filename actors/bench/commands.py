@@ -190,6 +190,7 @@ def _run_serve(args: Namespace) -> int:
 
     def measure(step: Callable[[str], None]) -> Report:
         reports.append(anyio.run(serve.run, way, options, step, backend_options=backend_options()))
+        reports[0].machine["engine"] = args.address or _own_settings(args)
         return reports[0]
 
     code = _show(args, measure)
@@ -233,9 +234,11 @@ def _way(args: Namespace) -> Way:
 
     if args.address:
         return engine_at(args.address, args.nats or "", args.creds or "", args.state_dir, tls_of(args))
-    settings = _engine_settings(args)
-    settings |= {key: value for key in ("model", "weights") if (value := getattr(args, key))}
-    return own_engine(settings)
+    return own_engine(_own_settings(args))
+
+
+def _own_settings(args: Namespace) -> dict[str, object]:
+    return _engine_settings(args) | {key: value for key in ("model", "weights") if (value := getattr(args, key))}
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {

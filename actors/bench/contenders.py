@@ -33,9 +33,10 @@ LAST_LINES = 3
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """The first line of a contender. `versions`: of the packages that compute."""
+    """The first line of a contender. `versions`: of the packages that compute. `kernels`: which of ours do."""
 
     versions: dict[str, str]
+    kernels: str = ""
 
 
 class StepTimes(msgspec.Struct, frozen=True):
@@ -64,7 +65,7 @@ class Contender:
     def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.peak_bytes = 0
-        self.versions: dict[str, str] = {}
+        self.ready = Ready({})
         self._command = command
         self._env = env or {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -81,7 +82,7 @@ class Contender:
             bufsize=0,
             env={**os.environ, "HF_HUB_OFFLINE": "1", **self._env},
         )
-        self.versions = self._read(Ready, READY_S).versions
+        self.ready = self._read(Ready, READY_S)
 
     def ask(self, order: msgspec.Struct, answer: type[T]) -> T:
         """Raises ContenderFailed where it ended, or did not answer in time."""

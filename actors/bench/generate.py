@@ -52,9 +52,11 @@ def run(options: GenerateOptions, step: Step) -> Report:
             company.start(contender, stack)
         if not company.contenders:
             raise ContenderFailed("our own engine did not start", hint=report.notes[0])
+        kernels = {contender.ready.kernels for contender in company.contenders.values()}
+        report.machine["kernels"] = ", ".join(sorted(kernels))
         for contender in _peers(company):
             company.start(contender, stack)
-            report.machine["versions"] |= contender.versions
+            report.machine["versions"] |= contender.ready.versions
         for row in options.rows:
             _warm_up(company, row)
         for number in range(options.rounds):

@@ -10,7 +10,6 @@ import random
 import sys
 import time
 from importlib.metadata import version
-from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -30,6 +29,7 @@ from .generate_orders import (
     SecondTurn,
     SecondTurnAnswer,
 )
+from .machine import kernels_of
 from .peers_generate.orders import Batch
 
 # What the first turn of a conversation is answered with.
@@ -40,7 +40,8 @@ async def main(config: EngineConfig) -> None:
     async with Node("bench") as node:
         await node.spawn(Engine, config, name="engine")
         scheduler = node.actor("engine.scheduler")
-        _say(Ready({"torch": version("torch")}))
+        stats = await scheduler.ask(GetStats())
+        _say(Ready({"torch": version("torch")}, kernels_of(stats)))
         while line := await anyio.to_thread.run_sync(sys.stdin.readline):
             match msgspec.json.decode(line, type=Order):
                 case RunBatch() as order:
@@ -115,7 +116,7 @@ def _times(before: EngineStats, after: EngineStats) -> StepTimes:
     )
 
 
-def _say(answer: msgspec.Struct | Any) -> None:
+def _say(answer: msgspec.Struct) -> None:
     print(msgspec.json.encode(answer).decode(), flush=True)
 
 

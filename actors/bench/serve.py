@@ -24,7 +24,7 @@ from ...schemas.serve import EngineStats, GetStats
 from . import processes
 from .errors import BenchFailed
 from .load import Run, closed_loop, open_loop
-from .machine import machine_facts
+from .machine import kernels_of, machine_facts
 from .serve_report import CONCURRENCY, RATE, Bounds, Level, ServeReport, errors_of, level_of
 from .workload import Asked, Lengths, from_pairs, poisson_arrivals, read_sharegpt, synthetic
 
@@ -69,7 +69,8 @@ async def run(way: Way, options: ServeOptions, step: Step) -> ServeReport:
         stats = await engine.ask(GetStats(), timeout=STATS_TIMEOUT_S)
         report = ServeReport("serve", machine_facts("nats-py", "torch"))
         load = await anyio.to_thread.run_sync(_load_maker, options, stats)
-        report.machine |= {"model": Path(stats.model).stem, "dtype": stats.dtype, "load": load.describe()}
+        report.machine |= {"model": Path(stats.model).stem, "dtype": stats.dtype, "kernels": kernels_of(stats)}
+        report.machine |= {"load": load.describe(), "seed": options.seed}
         step("warming up")
         warm_up = await closed_loop(engine, load.make(WARM_UP, "warm-up"), WARM_UP, lambda _: None)
         if failed := errors_of(warm_up):

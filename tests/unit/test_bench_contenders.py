@@ -53,7 +53,7 @@ def started(program: str, stack: ExitStack) -> Contender:
 def test_a_contender_answers_orders_whatever_it_prints() -> None:
     with ExitStack() as stack:
         peer = started(COUNTING, stack)
-        assert peer.versions.keys() == {"msgspec"}
+        assert peer.ready.versions.keys() == {"msgspec"}
         for size in (1, 3):
             answer = peer.ask(PeerBatch(size, 4, 7, seed=1, vocab_size=50), BatchAnswer)
             assert answer == BatchAnswer(0.5, (7,) * size, (0,) * size, ())
