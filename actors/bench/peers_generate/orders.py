@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class Outcome:
 
 def serve(load: Callable[[], Callable[[Batch], Outcome]], *packages: str) -> None:
     """Load the contender, say that it is ready, then answer orders until standard input ends."""
+    # When the benchmark is killed so are we; an exit in order takes along the processes that a framework started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # Frameworks greet on standard output: from here on that goes where their logs go.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
