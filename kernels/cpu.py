@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .cpu_sampling import greedy as greedy
+from .cpu_sampling import sample as sample
+from .lora import Rows
 from .ragged import RaggedBatch
-
-# Sorting a whole vocabulary costs milliseconds a row; nearly always this many tokens hold the top_p asked for.
-TOP_P_CANDIDATES = 1024
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -71,12 +72,20 @@ class _Extend:
 
 
 def paged_attention(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: RaggedBatch, scale: float
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    batch: RaggedBatch,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    name = f"cpu.{q.dtype}"
+    plain = not softcap and sinks is None
+    name = f"cpu.{q.dtype}.{window}.{plain}"
     plan = batch.plans.get(name)
     if plan is None:
-        plan = batch.plans[name] = _plan(batch, q.dtype)
+        plan = batch.plans[name] = _plan(batch, q.dtype, window, allow_causal=plain)
     num_kv_heads, head_dim = k_cache.shape[2:]
     group = q.shape[1] // num_kv_heads
     out = torch.empty_like(q)
@@ -85,29 +94,61 @@ def paged_attention(
         if isinstance(part, _Decode):
             # Queries that share a key/value head stand as several queries of that one head: no copy of the keys.
             shape = (part.num_seqs, -1, num_kv_heads, head_dim)
-            attended = F.scaled_dot_product_attention(
-                q[part.rows].view(part.num_seqs, num_kv_heads, group, head_dim),
-                keys.view(shape).transpose(1, 2),
-                values.view(shape).transpose(1, 2),
-                attn_mask=part.mask,
-                scale=scale,
-            )
+            queries = q[part.rows].view(part.num_seqs, num_kv_heads, group, head_dim)
+            keys, values = keys.view(shape).transpose(1, 2), values.view(shape).transpose(1, 2)
+            if plain:
+                attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=part.mask, scale=scale)
+            else:
+                by_query = None if sinks is None else sinks.view(num_kv_heads, group)
+                attended = _attend(queries, keys, values, part.mask, scale, softcap, by_query)
             out[part.rows] = attended.reshape(part.num_seqs, -1, head_dim)
-        else:
+            continue
+        queries = q[part.rows].transpose(0, 1)[None]
+        keys = keys.flatten(0, 1)[: part.seq_len].transpose(0, 1)[None]
+        values = values.flatten(0, 1)[: part.seq_len].transpose(0, 1)[None]
+        if plain:
             attended = F.scaled_dot_product_attention(
-                q[part.rows].transpose(0, 1)[None],
-                keys.flatten(0, 1)[: part.seq_len].transpose(0, 1)[None],
-                values.flatten(0, 1)[: part.seq_len].transpose(0, 1)[None],
+                queries,
+                keys,
+                values,
                 attn_mask=part.mask,
                 is_causal=part.mask is None,
                 scale=scale,
                 enable_gqa=group > 1,
             )
-            out[part.rows] = attended[0].transpose(0, 1)
+        else:
+            assert part.mask is not None
+            keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
+            by_head = None if sinks is None else sinks[:, None]
+            attended = _attend(queries, keys, values, part.mask, scale, softcap, by_head)
+        out[part.rows] = attended[0].transpose(0, 1)
     return out
 
 
-def _plan(batch: RaggedBatch, dtype: torch.dtype) -> list[_Decode | _Extend]:
+def _attend(
+    q: torch.Tensor,  # [num_seqs, num_heads, num_queries, head_dim]
+    k: torch.Tensor,  # [num_seqs, num_heads, num_keys, head_dim]
+    v: torch.Tensor,
+    mask: torch.Tensor,  # added to the scores; broadcasts to them
+    scale: float,
+    softcap: float,
+    sinks: torch.Tensor | None,  # [num_heads, num_queries or 1]
+) -> torch.Tensor:
+    """What PyTorch's own attention does not offer: capped scores and sinks."""
+    scores = (q @ k.transpose(-1, -2)).float() if q.dtype != torch.float64 else q @ k.transpose(-1, -2)
+    scores = scores.mul_(scale)
+    if softcap:
+        scores = scores.div_(softcap).tanh_().mul_(softcap)
+    scores = scores.add_(mask)
+    if sinks is not None:
+        column = sinks.to(scores.dtype)[None, :, :, None].expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, column], -1)
+    weights = scores.softmax(-1)[..., : k.shape[2]]
+    return weights.to(v.dtype) @ v
+
+
+def _plan(batch: RaggedBatch, dtype: torch.dtype, window: int, *, allow_causal: bool) -> list[_Decode | _Extend]:
+    """`allow_causal`: a prompt that is a whole sequence, and limited by nothing but its order, goes without a mask."""
     starts, seq_lens = batch.query_starts.tolist(), batch.seq_lens.tolist()
     parts: list[_Decode | _Extend] = []
     decodes: dict[int, list[int]] = defaultdict(list)  # bit length of the number of blocks: sequences
@@ -118,16 +159,14 @@ def _plan(batch: RaggedBatch, dtype: torch.dtype) -> list[_Decode | _Extend]:
             decodes[num_blocks.bit_length()].append(seq)
         elif end > begin:
             mask = None
-            if end - begin < seq_len:
-                later = torch.arange(seq_len) > batch.positions[begin:end, None]
-                mask = torch.zeros(later.shape, dtype=dtype).masked_fill_(later, float("-inf"))
+            if not allow_causal or end - begin < seq_len or 0 < window < seq_len:
+                mask = _mask(batch.positions[begin:end, None], seq_len, dtype, window)
             parts.append(_Extend(slice(begin, end), seq_len, batch.block_tables[seq, :num_blocks], mask))
     for seqs in decodes.values():
         num_blocks = max(-(-seq_lens[seq] // batch.block_size) for seq in seqs)
         index = torch.tensor(seqs)
         rows = batch.query_starts[index]
-        beyond = torch.arange(num_blocks * batch.block_size) >= batch.seq_lens[index, None]
-        mask = torch.zeros(beyond.shape, dtype=dtype).masked_fill_(beyond, float("-inf"))
+        mask = _mask(batch.seq_lens[index, None] - 1, num_blocks * batch.block_size, dtype, window)
         first = int(rows[0])
         contiguous = seqs == list(range(seqs[0], seqs[0] + len(seqs)))
         parts.append(
@@ -141,44 +180,48 @@ def _plan(batch: RaggedBatch, dtype: torch.dtype) -> list[_Decode | _Extend]:
     return parts
 
 
-def sample(
-    logits: torch.Tensor,
-    temperature: torch.Tensor,
-    top_k: torch.Tensor,
-    top_p: torch.Tensor,
-    uniform: torch.Tensor,
-) -> torch.Tensor:
-    tokens = logits.argmax(dim=-1)
-    sampled = temperature.nonzero().flatten()
-    if not len(sampled):
-        return tokens
-    rows = logits[sampled]
-    rows = rows if rows.dtype == torch.float64 else rows.float()
-    top_k, top_p = top_k[sampled], top_p[sampled].double()
-    weights = ((rows - rows.amax(-1, keepdim=True)) / temperature[sampled, None].to(rows.dtype)).exp()
-    vocab_size = weights.shape[-1]
-    if bool((top_k > 0).any()):
-        wanted = top_k.where(top_k > 0, vocab_size).clamp(max=vocab_size)
-        largest = weights.topk(int(wanted[top_k > 0].max().clamp(max=vocab_size))).values
-        kth = largest.gather(1, (wanted.clamp(max=largest.shape[1]) - 1)[:, None])
-        weights = weights.where((weights >= kth) | (top_k == 0)[:, None], 0)
-    if bool((top_p < 1).any()):
-        weights = weights.where((weights >= _top_p_cut(weights, top_p)) | (top_p >= 1)[:, None], 0)
-    reached = weights.cumsum(-1, dtype=torch.float64)
-    chosen = torch.searchsorted(reached, uniform[sampled, None].double() * reached[:, -1:], right=True).flatten()
-    # Rounding may leave `uniform` just past the last weight: the last token that has any is then meant.
-    last = vocab_size - 1 - (weights > 0).flip(-1).int().argmax(-1)
-    tokens[sampled] = torch.minimum(chosen, last)
-    return tokens
+def _mask(positions: torch.Tensor, num_keys: int, dtype: torch.dtype, window: int) -> torch.Tensor:
+    """positions [num_queries, 1] -> [num_queries, num_keys]: 0 where a query sees a key, else minus infinity."""
+    age = positions - torch.arange(num_keys)
+    hidden = (age < 0) | (age >= window) if window else age < 0
+    return torch.zeros(age.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
 
 
-def _top_p_cut(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """The smallest weight [num_rows, 1] among the fewest tokens that hold `top_p` of each row."""
-    goal = top_p[:, None] * weights.sum(-1, keepdim=True, dtype=torch.float64)
-    vocab_size = weights.shape[-1]
-    for num_candidates in (min(TOP_P_CANDIDATES, vocab_size), vocab_size):
-        ordered = weights.topk(num_candidates).values
-        needed = (ordered.cumsum(-1, dtype=torch.float64) < goal).sum(-1, keepdim=True)
-        if num_candidates == vocab_size or bool((needed[top_p < 1] < num_candidates).all()):
-            break
-    return ordered.gather(1, needed.clamp(max=ordered.shape[1] - 1))
+def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None:
+    low = F.linear(x[rows], a)
+    if isinstance(rows, slice):
+        y[rows].addmm_(low, b.T)
+    else:
+        y.index_add_(0, rows, F.linear(low, b))
+
+
+def mask_tokens(logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None:
+    covered = min(logits.shape[1], 32 * bitmask.shape[1])
+    # numpy unpacks bits some ten times faster than torch can shift them out.
+    words = np.ascontiguousarray(bitmask.numpy(), dtype="<i4").view(np.uint8)
+    forbidden = torch.from_numpy(np.unpackbits(~words, axis=1, count=covered, bitorder="little")).view(torch.bool)
+    for row, mask in zip(rows.tolist(), forbidden, strict=True):
+        logits[row, :covered].masked_fill_(mask, float("-inf"))
+
+
+def penalize(
+    logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor, repetition: torch.Tensor, offset: torch.Tensor
+) -> None:
+    values = logits[rows, tokens]
+    logits[rows, tokens] = torch.where(values > 0, values / repetition, values * repetition).add_(offset)
+
+
+def token_logprobs(
+    logits: torch.Tensor, tokens: torch.Tensor, num_top: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rows = logits if logits.dtype == torch.float64 else logits.float()
+    total = rows.logsumexp(-1, keepdim=True)
+    own = rows.gather(1, tokens[:, None]) - total
+    if num_top == 1:
+        ids = greedy(rows)[:, None]  # the first of equals, which topk does not promise
+        top = rows.gather(1, ids)
+    else:
+        ids = rows.topk(min(num_top, rows.shape[1])).indices.sort(-1).values
+        top, order = rows.gather(1, ids).sort(dim=-1, descending=True, stable=True)
+        ids = ids.gather(1, order)
+    return own[:, 0], ids, top - total

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from . import cpu, reference
+from .lora import Rows
 from .ragged import RaggedBatch
 
 
@@ -35,16 +36,39 @@ class Path(Protocol):
         slots: torch.Tensor,
     ) -> None: ...
     def paged_attention(
-        self, q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: RaggedBatch, scale: float
+        self,
+        q: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        batch: RaggedBatch,
+        scale: float,
+        window: int,
+        softcap: float,
+        sinks: torch.Tensor | None,
     ) -> torch.Tensor: ...
+    def lora(self, y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None: ...
+    def mask_tokens(self, logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None: ...
+    def penalize(
+        self,
+        logits: torch.Tensor,
+        rows: torch.Tensor,
+        tokens: torch.Tensor,
+        repetition: torch.Tensor,
+        offset: torch.Tensor,
+    ) -> None: ...
+    def greedy(self, logits: torch.Tensor) -> torch.Tensor: ...
     def sample(
         self,
         logits: torch.Tensor,
         temperature: torch.Tensor,
         top_k: torch.Tensor,
         top_p: torch.Tensor,
+        min_p: torch.Tensor,
         uniform: torch.Tensor,
     ) -> torch.Tensor: ...
+    def token_logprobs(
+        self, logits: torch.Tensor, tokens: torch.Tensor, num_top: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: ...
 
 
 def path_for(x: torch.Tensor) -> Path:
@@ -92,13 +116,24 @@ def write_kv(
 
 
 def paged_attention(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: RaggedBatch, scale: float
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    batch: RaggedBatch,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Causal attention of each new token over its own sequence, prompts and decoding mixed.
 
     q [num_tokens, num_heads, head_dim]; caches [num_blocks, block_size, num_kv_heads, head_dim], into which the new
     keys and values are already written; query head h reads key/value head h // (num_heads / num_kv_heads). Softmax
     in at least float32. Returns [num_tokens, num_heads, head_dim].
+
+    `window`: a query at position p sees the keys p - window + 1 to p (0: all up to p). `softcap`: scores s become
+    softcap * tanh(s / softcap) (0: as they are). `sinks` [num_heads]: a score more in each head's softmax, which
+    takes its share of the weight and brings no value.
     """
     if q.shape[0] != batch.num_tokens:
         raise ValueError(f"q has {q.shape[0]} tokens, the batch {batch.num_tokens}")
@@ -106,7 +141,43 @@ def paged_attention(
         raise ValueError(f"q {tuple(q.shape)} does not go with a cache of {tuple(k_cache.shape)}")
     if k_cache.shape[1] != batch.block_size:
         raise ValueError(f"the cache has blocks of {k_cache.shape[1]}, the batch of {batch.block_size}")
-    return path_for(q).paged_attention(q, k_cache, v_cache, batch, scale)
+    if sinks is not None and sinks.shape != q.shape[1:2]:
+        raise ValueError(f"there are {q.shape[1]} heads, but sinks of the shape {tuple(sinks.shape)}")
+    return path_for(q).paged_attention(q, k_cache, v_cache, batch, scale, window, softcap, sinks)
+
+
+def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None:
+    """Add a low-rank product to some rows in place: y[rows] += (x[rows] @ a.T) @ b.T.
+
+    y [num_tokens, num_out], x [num_tokens, num_in], a [rank, num_in], b [num_out, rank] (the adapter's scale is in
+    it); `rows` is a slice, or int64 indices of which none occurs twice.
+    """
+    path_for(y).lora(y, x, a, b, rows)
+
+
+def mask_tokens(logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None:
+    """Set to minus infinity, in place, what a grammar forbids.
+
+    logits [num_rows, vocab]; rows int64 [num_masked], none twice; bitmask int32 [num_masked, ceil(vocab / 32)], token
+    t allowed where bit t % 32 of word t // 32 is set, and also where the mask has no such word.
+    """
+    path_for(logits).mask_tokens(logits, rows, bitmask)
+
+
+def penalize(
+    logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor, repetition: torch.Tensor, offset: torch.Tensor
+) -> None:
+    """Change single logits [num_rows, vocab] in place, at the places (rows[i], tokens[i]), none named twice.
+
+    A positive logit is divided by repetition[i], a negative one multiplied by it (CTRL, arXiv:1909.05858); then
+    offset[i] is added. All [num_places]: rows and tokens int64, the others of the logits' type.
+    """
+    path_for(logits).penalize(logits, rows, tokens, repetition, offset)
+
+
+def greedy(logits: torch.Tensor) -> torch.Tensor:
+    """The largest logit of each row, the first of equals: logits [num_rows, vocab] -> int64 [num_rows]."""
+    return path_for(logits).greedy(logits)
 
 
 def sample(
@@ -114,13 +185,27 @@ def sample(
     temperature: torch.Tensor,
     top_k: torch.Tensor,
     top_p: torch.Tensor,
+    min_p: torch.Tensor,
     uniform: torch.Tensor,
 ) -> torch.Tensor:
     """One token per row: logits [num_rows, vocab], the rest [num_rows] -> int64 [num_rows].
 
     temperature 0 takes the largest logit (the first of equals). Otherwise the row's softmax at that temperature is
     cut to the top_k likeliest tokens (0: no cut), then to the fewest that hold top_p of what remains (1: no cut),
-    and `uniform` in [0, 1) picks by inverse distribution in vocabulary order. Equals at a cut all stay. A row's
-    result depends on nothing but its own inputs. temperature, top_p and uniform are floating, top_k is int64.
+    then to those of at least min_p times the likeliest one's probability; and `uniform` in [0, 1) picks by inverse
+    distribution in vocabulary order. Equals at a cut all stay. A row's result depends on nothing but its own inputs.
+    temperature, top_p, min_p and uniform are floating, top_k is int64. At least one logit of a row is finite.
     """
-    return path_for(logits).sample(logits, temperature, top_k, top_p, uniform)
+    return path_for(logits).sample(logits, temperature, top_k, top_p, min_p, uniform)
+
+
+def token_logprobs(
+    logits: torch.Tensor, tokens: torch.Tensor, num_top: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities under the softmax of each row: of the row's token, and the likeliest `num_top`.
+
+    logits [num_rows, vocab], tokens int64 [num_rows] -> (floating [num_rows], int64 ids [num_rows, num_top], their
+    log-probabilities [num_rows, num_top]), likeliest first and the smaller id first among equals; which of equals at
+    the cut are reported is left open, but a `num_top` of 1 names the first of them.
+    """
+    return path_for(logits).token_logprobs(logits, tokens, num_top)

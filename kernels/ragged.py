@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -74,6 +75,45 @@ class RaggedBatch:
             positions=tensor(positions),
             slots=tensor(slots),
             block_tables=tensor([[*table, *[0] * (width - len(table))] for table in block_tables]).view(-1, width),
+            seq_lens=tensor(seq_lens),
+            query_starts=tensor(starts),
+            block_size=block_size,
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        seq_lens: np.ndarray,
+        query_lens: np.ndarray,
+        block_tables: np.ndarray,
+        block_size: int,
+        device: torch.device | str = "cpu",
+    ) -> RaggedBatch:
+        """The same from int64 arrays: [num_seqs], [num_seqs], and [num_seqs, max_blocks] of any padding.
+
+        Unchecked but for the shapes: for who calls it every step and knows that they agree. The arrays are taken
+        over, not copied.
+        """
+        num_seqs = len(seq_lens)
+        starts = np.zeros(num_seqs + 1, np.int64)
+        np.cumsum(query_lens, out=starts[1:])
+        num_tokens = int(starts[-1])
+        if num_tokens == num_seqs and query_lens.all():  # one token each: nothing but decoding
+            positions = seq_lens - 1
+            rows = np.arange(num_seqs)
+        else:
+            rows = np.repeat(np.arange(num_seqs), query_lens)
+            positions = np.arange(num_tokens) + (seq_lens - query_lens - starts[:-1])[rows]
+        blocks, offsets = np.divmod(positions, block_size)
+        slots = block_tables[rows, blocks] * block_size + offsets
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array).to(device)
+
+        return cls(
+            positions=tensor(positions),
+            slots=tensor(slots),
+            block_tables=tensor(block_tables),
             seq_lens=tensor(seq_lens),
             query_starts=tensor(starts),
             block_size=block_size,

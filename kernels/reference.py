@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .lora import Rows
 from .ragged import RaggedBatch
 
 
@@ -47,7 +48,14 @@ def write_kv(
 
 
 def paged_attention(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, batch: RaggedBatch, scale: float
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    batch: RaggedBatch,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     out = torch.empty_like(q)
     group = q.shape[1] // k_cache.shape[2]
@@ -58,10 +66,41 @@ def paged_attention(
         keys = _wide(k_cache[table].flatten(0, 1)[:seq_len]).repeat_interleave(group, dim=1)
         values = _wide(v_cache[table].flatten(0, 1)[:seq_len]).repeat_interleave(group, dim=1)
         scores = torch.einsum("qhd,khd->hqk", _wide(q[begin:end]), keys) * scale
-        later = torch.arange(seq_len, device=q.device) > batch.positions[begin:end, None]  # [queries, keys]
-        weights = scores.masked_fill(later, float("-inf")).softmax(dim=-1)
+        if softcap:
+            scores = softcap * torch.tanh(scores / softcap)
+        age = batch.positions[begin:end, None] - torch.arange(seq_len, device=q.device)  # [queries, keys]
+        hidden = (age < 0) | (age >= window) if window else age < 0
+        scores = scores.masked_fill(hidden, float("-inf"))
+        if sinks is not None:
+            scores = torch.cat([scores, _wide(sinks)[:, None, None].expand(-1, end - begin, 1)], dim=-1)
+        weights = scores.softmax(dim=-1)[..., :seq_len]
         out[begin:end] = torch.einsum("hqk,khd->qhd", weights, values).to(q.dtype)
     return out
+
+
+def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None:
+    y[rows] += ((_wide(x[rows]) @ _wide(a).T) @ _wide(b).T).to(y.dtype)
+
+
+def mask_tokens(logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None:
+    for row, words in zip(rows.tolist(), bitmask.tolist(), strict=True):
+        for token in range(min(logits.shape[1], 32 * len(words))):
+            if not words[token // 32] >> token % 32 & 1:
+                logits[row, token] = float("-inf")
+
+
+def penalize(
+    logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor, repetition: torch.Tensor, offset: torch.Tensor
+) -> None:
+    for row, token, factor, added in zip(
+        rows.tolist(), tokens.tolist(), repetition.unbind(), offset.unbind(), strict=True
+    ):
+        value = logits[row, token]
+        logits[row, token] = (value / factor if value > 0 else value * factor) + added
+
+
+def greedy(logits: torch.Tensor) -> torch.Tensor:
+    return (logits == logits.amax(-1, keepdim=True)).int().argmax(-1)
 
 
 def sample(
@@ -69,18 +108,17 @@ def sample(
     temperature: torch.Tensor,
     top_k: torch.Tensor,
     top_p: torch.Tensor,
+    min_p: torch.Tensor,
     uniform: torch.Tensor,
 ) -> torch.Tensor:
-    picked = [
-        _sample_row(_wide(row), t, k, p, u)
-        for row, t, k, p, u in zip(
-            logits, temperature.tolist(), top_k.tolist(), top_p.tolist(), uniform.tolist(), strict=True
-        )
-    ]
+    columns = (temperature.tolist(), top_k.tolist(), top_p.tolist(), min_p.tolist(), uniform.tolist())
+    picked = [_sample_row(_wide(row), *values) for row, *values in zip(logits, *columns, strict=True)]
     return torch.tensor(picked, dtype=torch.int64, device=logits.device)
 
 
-def _sample_row(logits: torch.Tensor, temperature: float, top_k: int, top_p: float, uniform: float) -> int:
+def _sample_row(
+    logits: torch.Tensor, temperature: float, top_k: int, top_p: float, min_p: float, uniform: float
+) -> int:
     if temperature == 0:
         return int(logits.argmax())
     weights = ((logits - logits.max()) / temperature).exp()
@@ -91,9 +129,18 @@ def _sample_row(logits: torch.Tensor, temperature: float, top_k: int, top_p: flo
         ordered = weights.sort(descending=True).values
         needed = int((ordered.cumsum(0) < top_p * weights.sum()).sum())
         weights = weights.where(weights >= ordered[min(needed, len(ordered) - 1)], 0)
+    weights = weights.where(weights >= min_p, 0)  # the likeliest token weighs 1
     reached = weights.cumsum(0)
     chosen = int((reached <= uniform * reached[-1]).sum())
     return min(chosen, int(weights.nonzero()[-1]))  # rounding may leave `uniform` just past the last weight
+
+
+def token_logprobs(
+    logits: torch.Tensor, tokens: torch.Tensor, num_top: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    logprobs = _wide(logits).log_softmax(-1)
+    ordered, ids = logprobs.sort(dim=-1, descending=True, stable=True)
+    return logprobs.gather(1, tokens[:, None])[:, 0], ids[:, :num_top], ordered[:, :num_top]
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:

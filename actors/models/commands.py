@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def _configure_pull(parser: ArgumentParser) -> None:
-    parser.add_argument("name", help="the model's name, smollm2 say")
+    parser.add_argument(
+        "name",
+        help="a known model's name, smollm2 say; or hf:ORG/NAME[@REVISION] of the Hugging Face hub, ms:ORG/NAME of "
+        "ModelScope, hf:ORG/NAME/FILE.gguf for one file",
+    )
     parser.add_argument("--force", action="store_true", help="fetch it again, although it is there")
     add_json_option(parser)
 
@@ -89,7 +93,7 @@ def _models(args: Namespace) -> int:
 def _described(store: ModelStore, model: InstalledModel) -> dict[str, object]:
     import msgspec
 
-    return {**msgspec.to_builtins(model), "size": model.size, "folder": str(store.root / model.name)}
+    return {**msgspec.to_builtins(model), "size": model.size, "folder": str(store.folder(model.name))}
 
 
 models = Command("list the models in the store", _configure_models, _models)

@@ -1,18 +1,28 @@
-"""The shape of a LLaMA-like decoder, as a frozen value."""
+"""The shape of a LLaMA-like decoder, as a frozen value, whatever file it is read from."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from ...runtime.errors import ModelDamaged
-from .errors import UnsupportedModel
 from .gguf import GGUFFile
+from .rope import RopeScaling
 
 # Far beyond what any model of this shape was made for; more is a damaged number.
 MAX_CONTEXT_LENGTH = 1 << 24
 
 
 class LlamaConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the families share, and where they differ.
+
+    `qkv_bias`, `o_bias`, `mlp_bias`: which products have one. `qk_norm`: queries and keys are normalised, head by
+    head, before they are turned. `windows`: how far each layer looks back (0: to the beginning); empty where none has
+    a limit.
+    """
+
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -24,6 +34,12 @@ class LlamaConfig(msgspec.Struct, frozen=True, kw_only=True):
     rope_theta: float
     context_length: int
     tied_embeddings: bool
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    windows: tuple[int, ...] = ()
+    rope_scaling: RopeScaling = RopeScaling()
 
     def __post_init__(self) -> None:
         sizes = (self.hidden_size, self.intermediate_size, self.num_layers, self.num_heads, self.num_kv_heads)
@@ -34,54 +50,30 @@ class LlamaConfig(msgspec.Struct, frozen=True, kw_only=True):
                 f"a decoder cannot have {self.num_heads} heads, {self.num_kv_heads} key/value heads "
                 f"and head size {self.head_dim}"
             )
+        if self.windows and (len(self.windows) != self.num_layers or min(self.windows) < 0):
+            raise ModelDamaged(f"{self.num_layers} layers cannot have the attention windows {self.windows}")
+        factors = self.rope_scaling.factors
+        if factors and len(factors) != self.head_dim // 2:
+            raise ModelDamaged(f"{len(factors)} rotary factors do not go with head size {self.head_dim}")
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> LlamaConfig:
-        """From the metadata of a file whose architecture is `llama`; anything else raises `UnsupportedModel`.
+        """From the metadata of a GGUF file; see `config_gguf`."""
+        from .config_gguf import config_from_gguf
 
-        `ModelDamaged` where sizes do not fit the file's own tensors: so whoever builds a decoder from it needs about
-        as much memory as the file, whatever the numbers in the file say.
-        """
-        architecture = file.get("general.architecture", str)
-        if architecture != "llama":
-            raise UnsupportedModel(f"{file.path} has the architecture '{architecture}'; 'llama' is read here")
-        scaling = file.get("llama.rope.scaling.type", str, "none")
-        if scaling != "none":
-            raise UnsupportedModel(f"{file.path} wants '{scaling}' rotary scaling, which is not implemented here")
-        hidden_size = file.get("llama.embedding_length", int)
-        num_heads = file.get("llama.attention.head_count", int)
-        head_dim = file.get("llama.attention.key_length", int, hidden_size // max(1, num_heads))
-        if file.get("llama.rope.dimension_count", int, head_dim) != head_dim:
-            raise UnsupportedModel(f"{file.path} rotates only a part of each head, which is not implemented here")
-        config = cls(
-            vocab_size=file.get("llama.vocab_size", int, len(file.get("tokenizer.ggml.tokens", list))),
-            hidden_size=hidden_size,
-            intermediate_size=file.get("llama.feed_forward_length", int),
-            num_layers=file.get("llama.block_count", int),
-            num_heads=num_heads,
-            num_kv_heads=file.get("llama.attention.head_count_kv", int, num_heads),
-            head_dim=head_dim,
-            rms_norm_eps=file.get("llama.attention.layer_norm_rms_epsilon", float),
-            rope_theta=file.get("llama.rope.freq_base", float, 10000.0),
-            context_length=file.get("llama.context_length", int),
-            tied_embeddings="output.weight" not in file.tensors,
-        )
-        config._check_tensors(file)
-        return config
+        return config_from_gguf(file)
 
-    def _check_tensors(self, file: GGUFFile) -> None:
-        expected = {
-            "token_embd.weight": (self.vocab_size, self.hidden_size),
-            "blk.0.attn_q.weight": (self.num_heads * self.head_dim, self.hidden_size),
-            "blk.0.attn_k.weight": (self.num_kv_heads * self.head_dim, self.hidden_size),
-            "blk.0.ffn_gate.weight": (self.intermediate_size, self.hidden_size),
-            f"blk.{self.num_layers - 1}.attn_norm.weight": (self.hidden_size,),
-        }
-        for name, shape in expected.items():
-            tensor = file.tensors.get(name)
-            if tensor is None or tensor.shape != shape:
-                found = "is missing" if tensor is None else f"has the shape {tensor.shape}"
-                raise ModelDamaged(f"{file.path} is damaged: tensor '{name}' {found}; the metadata says {shape}")
-        num_tokens = len(file.get("tokenizer.ggml.tokens", list))
-        if num_tokens > self.vocab_size:
-            raise ModelDamaged(f"{file.path} is damaged: {num_tokens} tokens for {self.vocab_size} embeddings")
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> LlamaConfig:
+        """From the content of a `config.json`; see `config_hf`."""
+        from .config_hf import config_from_hf
+
+        return config_from_hf(raw)
+
+    def window(self, layer: int) -> int:
+        return self.windows[layer] if self.windows else 0
+
+    @property
+    def kv_shapes(self) -> tuple[tuple[int, int], ...]:
+        """(number of key/value heads, their size) of each layer that keeps keys and values."""
+        return ((self.num_kv_heads, self.head_dim),) * self.num_layers

@@ -2,7 +2,8 @@
 
 ModelError
 ├── UnsupportedModel    model.unsupported    a sound file of a kind that this version does not read
-└── PullFailed          model.pull           a model could not be fetched
+├── PullFailed          model.pull           a model could not be fetched
+└── NoSuchAdapter       model.no_adapter     no adapter of that name is loaded
 """
 
 from __future__ import annotations
@@ -16,3 +17,8 @@ class UnsupportedModel(ModelError):
 
 class PullFailed(ModelError):
     code = "model.pull"
+
+
+class NoSuchAdapter(ModelError):
+    code = "model.no_adapter"
+    default_hint = "load it first, or send the request without an adapter"

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from .config import LlamaConfig
+
+class CacheShape(Protocol):
+    """What a cache must know of a model: (number of key/value heads, their size) of each layer that keeps any."""
+
+    @property
+    def kv_shapes(self) -> tuple[tuple[int, int], ...]: ...
 
 
 class KVCache:
-    """`k[layer]` and `v[layer]` are [num_blocks, block_size, num_kv_heads, head_dim].
+    """`k[layer]` and `v[layer]` are [num_blocks, block_size, num_kv_heads, head_dim], by that layer's own sizes.
 
     Zeroed, because a masked place still enters a product with weight zero, and zero times NaN is NaN. Blocks cost
     memory, and the time to get it, only once they are used.
@@ -19,17 +25,21 @@ class KVCache:
 
     def __init__(
         self,
-        config: LlamaConfig,
+        config: CacheShape,
         num_blocks: int,
         block_size: int,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (num_blocks, block_size, config.num_kv_heads, config.head_dim)
+        shapes = [(num_blocks, block_size, *heads) for heads in config.kv_shapes]
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self.k = [_zeros(shape, dtype, device) for _ in range(config.num_layers)]
-        self.v = [_zeros(shape, dtype, device) for _ in range(config.num_layers)]
+        self.k = [_zeros(shape, dtype, device) for shape in shapes]
+        self.v = [_zeros(shape, dtype, device) for shape in shapes]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (*self.k, *self.v))
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
@@ -39,5 +49,5 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | st
     return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
 
 
-def kv_bytes_per_token(config: LlamaConfig, dtype: torch.dtype) -> int:
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
+def kv_bytes_per_token(config: CacheShape, dtype: torch.dtype) -> int:
+    return 2 * dtype.itemsize * sum(num_kv_heads * head_dim for num_kv_heads, head_dim in config.kv_shapes)

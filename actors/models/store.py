@@ -22,6 +22,8 @@ from ...runtime.errors import ModelDamaged, NoSuchModel
 from ...runtime.messages import UNDECODABLE
 from ...schemas.models import InstalledModel, ModelFile, PullProgress, PullStage
 from .errors import PullFailed
+from .folder import CONFIG, is_model_folder
+from .hub import is_hub_name, look_up
 from .sources import PackageSource, Progress, Source
 
 MANIFEST = "manifest.json"
@@ -62,6 +64,11 @@ def default_root() -> Path:
     return (Path(data).expanduser() if data else user_data_path("callboard", appauthor=False)) / "models"
 
 
+def is_path(name: str) -> bool:
+    """Whether a model's name is meant as a path: a `.gguf` file, or a folder (`./model`, `~/model`, `a/model`)."""
+    return not is_hub_name(name) and (name.endswith(".gguf") or os.sep in name or name in (".", ".."))
+
+
 class ModelStore:
     """The models under `root` (default: `default_root()`). Blocking; call it from a thread where that matters."""
 
@@ -70,88 +77,119 @@ class ModelStore:
         self._known = known
 
     def pull(self, name: str, progress: Progress = lambda _: None, *, force: bool = False) -> InstalledModel:
-        """Fetch a known model unless it is there; `force` fetches it again and replaces it.
+        """Fetch a known model, or one of a hub (`hf:ORG/NAME`), unless it is there; `force` fetches it again and
+        replaces it.
 
-        Waits for another pull of the same model. Raises NoSuchModel for a name that is not known, PullFailed.
+        Waits for another pull of the same model. Raises NoSuchModel for a name that is not known, PullFailed. What a
+        pull from a hub had fetched before it failed, or was killed, the next one does not fetch again.
         """
-        model = self._known.get(name)
-        if model is None:
+        known = None if is_hub_name(name) else self._known.get(name)
+        if known is None and not is_hub_name(name):
             raise NoSuchModel(
-                f"no model named '{name}' can be pulled", hint=f"known names: {', '.join(sorted(self._known))}"
+                f"there is no model '{name}' that can be pulled", hint=f"known names: {', '.join(sorted(self._known))}"
             )
         try:
-            with self._lock(name):
-                installed = self._manifest(name)
-                if installed is None or force or installed.files != model.files:
-                    installed = self._fetch(model, progress)
-                else:
+            with self._lock(self.folder(name).name):
+                installed = self._manifest(self.folder(name))
+                if installed is not None and not force and (known is None or installed.files == known.files):
                     progress(PullProgress(PullStage.DOWNLOAD, installed.size, installed.size))
-                return installed
+                    return installed
+                return self._fetch_known(known, progress) if known else self._fetch_from_hub(name, progress)
         except OSError as error:
             raise PullFailed(f"the model store {self.root} cannot be written: {error}") from error
 
+    def folder(self, name: str) -> Path:
+        """Where a model of this name lies, or would."""
+        return self.root / name.replace(":", "--").replace("/", "--")
+
     def installed(self) -> list[InstalledModel]:
         """The models that are there, by name."""
-        folders = sorted(path.parent.name for path in self.root.glob(f"*/{MANIFEST}"))
+        folders = sorted(path.parent for path in self.root.glob(f"*/{MANIFEST}"))
         return [model for model in map(self._manifest, folders) if model is not None]
 
     def path(self, name: str) -> Path:
-        """The file to load for `name`: a model of the store, or itself the path of a `.gguf` file.
+        """What to load for `name`: a model of the store, or itself the path of a `.gguf` file or a model's folder.
 
-        Raises NoSuchModel, or ModelDamaged where the file has not the size that the manifest says.
+        A model of several files is its folder. Raises NoSuchModel, or ModelDamaged where a file has not the size that
+        the manifest says.
         """
-        if name.endswith(".gguf"):
+        if is_path(name):
             path = Path(name).expanduser()
-            if not path.is_file():
+            if name.endswith(".gguf") and not path.is_file():
                 raise NoSuchModel(f"there is no file {path}", hint="give the path of a .gguf file, or a model's name")
+            if not name.endswith(".gguf") and not is_model_folder(path):
+                raise NoSuchModel(f"{path} is no model's folder: it has no {CONFIG}")
             return path
-        model = self._manifest(name) if name and Path(name).name == name else None
+        usable = is_hub_name(name) or (name and Path(name).name == name)
+        model = self._manifest(self.folder(name)) if usable else None
         if model is None:
-            known = f"`callboard pull {name}` fetches it" if name in self._known else ""
+            known = f"`callboard pull {name}` fetches it" if name in self._known or is_hub_name(name) else ""
             raise NoSuchModel(f"the model '{name}' is not in the store ({self.root})", hint=known)
         for file in model.files:
-            path = self.root / name / file.name
+            path = self.folder(name) / file.name
             size = path.stat().st_size if path.is_file() else 0
             if size != file.size:
                 raise ModelDamaged(
                     f"{path} is damaged: it has {size:,} bytes and should have {file.size:,}",
                     hint=f"`callboard pull {name} --force` fetches it again",
                 )
-        return self.root / name / model.files[0].name
+        folder = self.folder(name)
+        return folder if is_model_folder(folder) else folder / model.files[0].name
 
-    def _fetch(self, model: KnownModel, progress: Progress) -> InstalledModel:
-        folder = self.root / model.name
+    def _fetch_known(self, model: KnownModel, progress: Progress) -> InstalledModel:
         # We hold the lock, so these are what pulls left that were killed (a pip of theirs may still be writing).
         for leftover in self.root.glob(f".{model.name}.partial-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{model.name}.partial-", dir=self.root))
         try:
             model.source.fetch(model.files, staging, progress)
-            folder.mkdir(exist_ok=True)
-            manifest = folder / MANIFEST
-            manifest.unlink(missing_ok=True)
-            for file in model.files:
-                # A process that has the old file mapped keeps it: a rename replaces the name, not the content.
-                os.replace(staging / file.name, folder / file.name)
-            _sync_folder(folder)
-            installed = InstalledModel(
-                model.name, model.description, model.license, model.source.describe(), model.files
+            return self._install(
+                staging,
+                InstalledModel(model.name, model.description, model.license, model.source.describe(), model.files),
             )
-            _write_synced(staging / MANIFEST, msgspec.json.format(msgspec.json.encode(installed)))
-            os.replace(staging / MANIFEST, manifest)
-            _sync_folder(folder)
-            return installed
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    def _manifest(self, name: str) -> InstalledModel | None:
-        path = self.root / name / MANIFEST
+    def _fetch_from_hub(self, name: str, progress: Progress) -> InstalledModel:
+        model = look_up(name)
+        # Kept until the model is whole, so that a pull that broke can go on.
+        staging = self.root / f".{self.folder(name).name}.download"
+        staging.mkdir(exist_ok=True)
+        model.fetch(model.model_files(), staging, progress)
+        installed = self._install(
+            staging,
+            InstalledModel(name, model.description, model.license, model.describe(), model.fetched_files(staging)),
+        )
+        shutil.rmtree(staging, ignore_errors=True)
+        return installed
+
+    def _install(self, staging: Path, model: InstalledModel) -> InstalledModel:
+        """Move the model's files to their place, in place of what is there; its manifest comes last."""
+        folder = self.folder(model.name)
+        folder.mkdir(exist_ok=True)
+        manifest = folder / MANIFEST
+        manifest.unlink(missing_ok=True)
+        for old in {path.name for path in folder.iterdir()} - {file.name for file in model.files}:
+            (folder / old).unlink()
+        for file in model.files:
+            # A process that has the old file mapped keeps it: a rename replaces the name, not the content.
+            os.replace(staging / file.name, folder / file.name)
+        _sync_folder(folder)
+        _write_synced(staging / MANIFEST, msgspec.json.format(msgspec.json.encode(model)))
+        os.replace(staging / MANIFEST, manifest)
+        _sync_folder(folder)
+        return model
+
+    def _manifest(self, folder: Path) -> InstalledModel | None:
+        path = folder / MANIFEST
         try:
             return msgspec.json.decode(path.read_bytes(), type=InstalledModel)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except UNDECODABLE as error:
-            raise ModelDamaged(f"{path} is damaged: {error}", hint=f"delete it and `callboard pull {name}`") from error
+            raise ModelDamaged(
+                f"{path} is damaged: {error}", hint="delete it and pull the model again with `callboard pull`"
+            ) from error
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The engine: one model being served, as a supervisor of its replica and its scheduler.
+"""The engine: one model being served, as a supervisor of its replicas and its scheduler.
 
 It settles what they share (the model's file, the size of the cache) and passes requests on. What needs torch is
 imported when it starts, after the process was prepared for it.
@@ -6,27 +6,51 @@ imported when it starts, after the process was prepared for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import anyio
 import anyio.to_thread
 import msgspec
 import psutil
 
 from ...runtime.actor import Actor, handler
 from ...runtime.errors import ConfigError
+from ...runtime.exception_groups import leaves
+from ...runtime.placement import Process
 from ...runtime.supervision import Restart, Strategy, Supervision
-from ...schemas.serve import Completion, EngineStats, Generate, GetStats, Token
+from ...schemas.serve import (
+    Adapters,
+    CloseSession,
+    Completion,
+    Embed,
+    Embeddings,
+    EngineStats,
+    Generate,
+    GetStats,
+    ListAdapters,
+    LoadAdapter,
+    Score,
+    Scores,
+    SessionClosed,
+    Token,
+    UnloadAdapter,
+)
 from ..models.store import ModelStore
-from .threads import default_threads, prepare_process
+from .threads import default_threads, prepare_process, process_env
 
 if TYPE_CHECKING:
-    from ..models.config import LlamaConfig
+    from ..models.served import ModelShape
 
 MIB = 1 << 20
 AUTO_CACHE_MIB = 1024
 AUTO_CACHE_SHARE = 0.25
+
+KV_VALUE_BYTES = {"float32": 4, "bfloat16": 2}
+# A head's keys, and its values, have a scale for each token in the int8 cache.
+SCALE_BYTES = 4
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -34,17 +58,29 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The engine's options, `[engine]` in the configuration file.
 
-    `model`: a name of the store, or the path of a .gguf file. `dtype`: float32 (answers equal those of transformers)
-    or bfloat16 (half the memory). `cache_mib`: memory for keys and values; 0 takes up to 1 GiB, at most a quarter of
-    what is free, or more where one full context needs it and half of what is free holds that. `num_blocks` sets their
-    number outright instead. `context_length`: 0 for the model's own, or a smaller one. `max_batch_tokens`: tokens
-    computed in one step, the most that a decoding stream waits for others' prompts. `threads`: 0 for all cores (of
-    more than two, all but one).
+    `model`: a name of the store, or the path of a model. `dtype`: what is computed in, float32 (answers equal those of
+    transformers) or bfloat16 (half the memory). `weights`: how weights are kept, "" for as `dtype`, or float32,
+    bfloat16, int8, int4, nf4. `kv_cache`: how keys and values are, "" for as `dtype`, or float32, bfloat16, int8.
+
+    `cache_mib`: memory for keys and values; 0 takes up to 1 GiB, at most a quarter of what is free, or more where one
+    full context needs it and half of what is free holds that. `num_blocks` sets their number outright instead, for
+    each replica. `context_length`: 0 for the model's own, or a smaller one. `max_batch_tokens`: tokens computed in one
+    step, the most that a decoding stream waits for others' prompts. `max_running`: sequences that one replica computes
+    at once. `max_waiting`: requests that may wait beside those. `threads`: 0 for all cores (of more than two, all but
+    one), divided over the replicas.
+
+    `overlap`: plan the next step while one is computed (off: to compare). `replicas`: copies of the model, between
+    which requests are divided; `replica_process` gives each a process of its own, whose death the engine survives.
+    `max_sessions`, `session_ttl_s`: conversations that keep their keys and values, and how long after a turn.
+    `draft`: what guesses ahead, "" for nothing, "ngram", or a smaller model; `num_draft` is how many tokens at most.
+    `adapters`: LoRA adapters to begin with, folders by name.
     """
 
     model: str = "smollm2"
     models_folder: str = ""
     dtype: str = "float32"
+    weights: str = ""
+    kv_cache: str = ""
     cache_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
     num_blocks: Annotated[int, msgspec.Meta(ge=0)] = 0
     block_size: Count = 16
@@ -54,23 +90,33 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_running: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     max_waiting: Annotated[int, msgspec.Meta(ge=1, le=2048)] = 256
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+    overlap: bool = True
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    replica_process: bool = False
+    max_sessions: Annotated[int, msgspec.Meta(ge=0)] = 256
+    session_ttl_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
+    draft: str = ""
+    num_draft: Annotated[int, msgspec.Meta(ge=0, le=32)] = 4
+    adapters: dict[str, str] = {}
     step_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 120.0
 
 
 class Engine(Actor[EngineConfig]):
-    """Starts `replica` and `scheduler` below itself, and serves `Generate` and `GetStats` by asking the scheduler.
+    """Starts replicas and `scheduler` below itself, and serves what the scheduler does by asking it.
 
     Clients may as well go to `<address>.scheduler` directly. Start raises NoSuchModel, ModelDamaged,
     UnsupportedModel, ConfigError.
     """
 
-    supervision = Supervision(strategy=Strategy.ONE_FOR_ONE)
+    # A replica that a request kills is started again at once, several times over, before that request is given up.
+    supervision = Supervision(
+        strategy=Strategy.ONE_FOR_ONE, max_restarts=20, period_s=60.0, backoff_s=0.05, backoff_max_s=1.0
+    )
     mailbox_size = 4096
 
     async def started(self) -> None:
         prepare_process()
         await anyio.to_thread.run_sync(_import_torch)
-        from .replica import Replica, ReplicaConfig
         from .scheduler import Scheduler, SchedulerConfig
 
         config = self.config
@@ -82,26 +128,14 @@ class Engine(Actor[EngineConfig]):
         path, model = await anyio.to_thread.run_sync(self._look_at_model)
         context_length = min(config.context_length or model.context_length, model.context_length)
         num_blocks = config.num_blocks or auto_num_blocks(config, model, context_length)
-        threads = config.threads or default_threads()
-        replica = await self.spawn(
-            Replica,
-            ReplicaConfig(
-                path=str(path),
-                dtype=config.dtype,
-                num_blocks=num_blocks,
-                block_size=config.block_size,
-                threads=threads,
-            ),
-            name="replica",
-            restart=Restart.PERMANENT,
-        )
+        replicas = await self._start_replicas(path, num_blocks)
         self._scheduler = await self.spawn(
             Scheduler,
             SchedulerConfig(
                 model=config.model,
                 path=str(path),
                 dtype=config.dtype,
-                replica=replica.address,
+                replicas=replicas,
                 num_blocks=num_blocks,
                 block_size=config.block_size,
                 context_length=context_length,
@@ -110,10 +144,52 @@ class Engine(Actor[EngineConfig]):
                 max_running=config.max_running,
                 max_waiting=config.max_waiting,
                 step_timeout_s=config.step_timeout_s,
+                overlap=config.overlap,
+                num_draft=config.num_draft if config.draft else 0,
+                max_sessions=config.max_sessions,
+                session_ttl_s=config.session_ttl_s,
             ),
             name="scheduler",
             restart=Restart.PERMANENT,
         )
+
+    async def _start_replicas(self, path: Path, num_blocks: int) -> tuple[str, ...]:
+        """Start them at once, each in a process of its own where that is wanted. Returns their addresses."""
+        from .replica import Replica, ReplicaConfig
+
+        config = self.config
+        replica = ReplicaConfig(
+            path=str(path),
+            dtype=config.dtype,
+            weights=config.weights,
+            kv=config.kv_cache,
+            num_blocks=num_blocks,
+            block_size=config.block_size,
+            threads=config.threads or max(1, default_threads() // config.replicas),
+            draft=await anyio.to_thread.run_sync(self._draft),
+            num_draft=config.num_draft if config.draft else 0,
+            adapters=tuple(config.adapters.items()),
+        )
+        addresses: dict[int, str] = {}
+
+        async def start(index: int) -> None:
+            name = "replica" if config.replicas == 1 else f"replica-{index}"
+            if config.replica_process:
+                # A process is a root of the bus, so its name says whose it is.
+                name = f"{self.address.replace('.', '-')}-{name}"
+                where = Process(env=process_env())
+                ref = await self.spawn("serve.replica", replica, name=name, where=where, restart=Restart.PERMANENT)
+            else:
+                ref = await self.spawn(Replica, replica, name=name, restart=Restart.PERMANENT)
+            addresses[index] = ref.address
+
+        try:
+            async with anyio.create_task_group() as group:
+                for index in range(config.replicas):
+                    group.start_soon(start, index)
+        except BaseExceptionGroup as group_of_errors:
+            raise next(leaves(group_of_errors)) from None  # the first is why the others were given up
+        return tuple(addresses[index] for index in range(config.replicas))
 
     @handler(concurrent=True)
     async def generate(self, message: Generate) -> AsyncIterator[Token | Completion]:
@@ -123,30 +199,76 @@ class Engine(Actor[EngineConfig]):
             yield tokens.result
 
     @handler(concurrent=True)
+    async def embed(self, message: Embed) -> Embeddings:
+        return await self._scheduler.ask(message, timeout=math.inf)  # the caller's own deadline cancels this
+
+    @handler(concurrent=True)
+    async def score(self, message: Score) -> Scores:
+        return await self._scheduler.ask(message, timeout=math.inf)
+
+    @handler(concurrent=True)
+    async def close_session(self, message: CloseSession) -> SessionClosed:
+        return await self._scheduler.ask(message)
+
+    @handler(concurrent=True)
+    async def load_adapter(self, message: LoadAdapter) -> Adapters:
+        return await self._scheduler.ask(message, timeout=math.inf)
+
+    @handler(concurrent=True)
+    async def unload_adapter(self, message: UnloadAdapter) -> Adapters:
+        return await self._scheduler.ask(message, timeout=math.inf)
+
+    @handler(concurrent=True)
+    async def list_adapters(self, message: ListAdapters) -> Adapters:
+        return await self._scheduler.ask(message)
+
+    @handler(concurrent=True)
     async def stats(self, message: GetStats) -> EngineStats:
         return await self._scheduler.ask(message)
 
-    def _look_at_model(self) -> tuple[Path, LlamaConfig]:
+    def _look_at_model(self) -> tuple[Path, ModelShape]:
         from ..models.loading import dtype_of, load_config
 
         dtype_of(self.config.dtype)
-        folder = self.config.models_folder
-        path = ModelStore(Path(folder) if folder else None).path(self.config.model)
+        path = self._store().path(self.config.model)
         return path, load_config(path)
 
+    def _draft(self) -> str:
+        """What the replica is told of who guesses: nothing, "ngram", or where the model lies."""
+        draft = self.config.draft
+        return draft if draft in ("", "ngram") else str(self._store().path(draft))
 
-def auto_num_blocks(config: EngineConfig, model: LlamaConfig, context_length: int) -> int:
-    """Blocks for the cache: as many as the memory for it holds."""
-    from ..models.kv_cache import kv_bytes_per_token
-    from ..models.loading import dtype_of
+    def _store(self) -> ModelStore:
+        folder = self.config.models_folder
+        return ModelStore(Path(folder) if folder else None)
 
-    block_bytes = config.block_size * kv_bytes_per_token(model, dtype_of(config.dtype))
+
+def auto_num_blocks(config: EngineConfig, model: ModelShape, context_length: int) -> int:
+    """Blocks for each replica's cache: as many as the memory for it holds."""
+    block_bytes = config.block_size * kv_bytes(model, config.kv_cache or config.dtype)
     if config.cache_mib:
-        return max(1, config.cache_mib * MIB // block_bytes)
-    free = psutil.virtual_memory().available
+        return max(1, config.cache_mib * MIB // config.replicas // block_bytes)
+    free = psutil.virtual_memory().available // config.replicas
     full_context = -(-context_length // config.block_size) * block_bytes
-    usual = min(AUTO_CACHE_MIB * MIB, int(free * AUTO_CACHE_SHARE))
+    usual = min(AUTO_CACHE_MIB * MIB // config.replicas, int(free * AUTO_CACHE_SHARE))
     return max(1, max(usual, min(full_context, free // 2)) // block_bytes)
+
+
+def kv_bytes(model: ModelShape, kv_type: str) -> int:
+    """Bytes that a token's keys and values take."""
+    import torch
+
+    from ..models.kv_cache import kv_bytes_per_token
+
+    num_values = kv_bytes_per_token(model, torch.int8)  # of one byte each
+    if kv_type == "int8":
+        return num_values + num_values // model.head_dim * SCALE_BYTES
+    if kv_type not in KV_VALUE_BYTES:
+        raise ConfigError(
+            f"there is no type of keys and values '{kv_type}'",
+            hint=f"choose one of {', '.join((*KV_VALUE_BYTES, 'int8'))}",
+        )
+    return num_values * KV_VALUE_BYTES[kv_type]
 
 
 def _import_torch() -> None:

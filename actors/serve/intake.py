@@ -1,101 +1,237 @@
-"""From a request to a sequence: everything that can be wrong with it is found here, before any block is taken."""
+"""From a request to sequences: everything that can be wrong with it is found here, before any block is taken."""
 
 from __future__ import annotations
 
-import math
-from typing import NoReturn
+from dataclasses import dataclass
 
 import msgspec
 
-from ...runtime.errors import RequestInvalid
-from ...schemas.serve import Generate
+from ...schemas.serve import Embed, Generate, Pooling, Sampling, Score
 from ..models.tokenizer import Tokenizer
-from .sampling import new_seed
-from .sequence import SamplingParams, Sequence, Text
+from .adapter_book import AdapterBook
+from .checks import check_embed, check_generate, check_score, refuse
+from .sampling import new_seed, uniform
+from .sequence import Sequence
+from .text import Text
 
-MAX_STOPS = 16
+# A text of this many characters is tokenized in one or two milliseconds; a thread would not help anybody.
+QUICK_CHARACTERS = 2000
 
 
 class IntakeConfig(msgspec.Struct, frozen=True):
-    """What requests are held against."""
+    """What requests are held against. `num_draft`: guesses a step, for those who do not say that they want none."""
 
     model: str
     context_length: int
     default_max_tokens: int
+    num_draft: int = 0
 
 
-def admit(request: Generate, tokenizer: Tokenizer, config: IntakeConfig) -> Sequence:
-    """A new sequence for `request`. RequestInvalid, with what is wrong, if it can never be served."""
-    _check(request, config)
-    prompt_ids = _encode(request, tokenizer, config.context_length)
-    room = config.context_length - len(prompt_ids)
-    if not prompt_ids:
-        _refuse("the prompt is empty")
-    if room < 1:
-        _refuse(
-            f"the prompt has {len(prompt_ids):,} tokens; the model's context holds {config.context_length:,}, "
-            "answer included"
+@dataclass
+class Intake:
+    """Makes sequences of requests. Its methods may take as long as tokenizing a long text and compiling a grammar do,
+    and may be called in a thread. They raise RequestInvalid for what can never be served."""
+
+    config: IntakeConfig
+    tokenizer: Tokenizer
+    adapters: AdapterBook
+
+    def generate(self, request: Generate) -> list[Sequence]:
+        """A sequence for each answer that is to be computed."""
+        check_generate(request)
+        self._check_target(request)
+        self._check_ids(request)
+        prompt_ids = tuple(self._encode(request))
+        max_tokens = self._max_tokens(request, len(prompt_ids))
+        if request.grammar is not None:
+            from .grammar import check_grammar
+
+            check_grammar(request.grammar, self.tokenizer)
+        seed = new_seed() if request.seed is None else request.seed
+        stop_ids = frozenset() if request.ignore_eos else self.tokenizer.stop_ids
+        sampling = Sampling(
+            temperature=request.temperature,
+            top_k=min(request.top_k, self.tokenizer.vocab_size),
+            top_p=request.top_p,
+            min_p=request.min_p,
+            repetition_penalty=request.repetition_penalty,
+            presence_penalty=request.presence_penalty,
+            frequency_penalty=request.frequency_penalty,
+            logit_bias=request.logit_bias,
+            min_tokens=min(request.min_tokens, max_tokens),
+            stop_ids=tuple(sorted(stop_ids)),
+            logprobs=self._num_logprobs(request),
+            grammar=request.grammar,
         )
-    if request.max_tokens is not None and request.max_tokens > room:
-        _refuse(
-            f"max_tokens {request.max_tokens:,} and a prompt of {len(prompt_ids):,} tokens are more than the "
-            f"model's context of {config.context_length:,}",
-            hint=f"at most {room:,} tokens can follow this prompt",
+        return [
+            Sequence(
+                prompt_ids,
+                max_tokens,
+                msgspec.structs.replace(sampling, seed=choice_seed(seed, index)),
+                stop_ids,
+                Text(self.tokenizer, request.stop),
+                client=request.client,
+                priority=request.priority,
+                adapter=request.adapter,
+                adapter_generation=self.adapters.generation(request.adapter),
+                deterministic=request.deterministic,
+                num_draft=0 if request.speculative is False else self.config.num_draft,
+                # The prompt is the same for all answers: the first one's sequence reports on it.
+                prompt_logprobs=-1 if request.prompt_logprobs is None or index else request.prompt_logprobs,
+                max_cached=None if request.prompt_logprobs is None or index else 0,
+            )
+            for index in range(request.best_of or request.n)
+        ]
+
+    def embed(self, request: Embed) -> list[Sequence]:
+        """A sequence for each text."""
+        check_embed(request)
+        self._check_target(request)
+        return [
+            Sequence(
+                self._fitting(self._encode_text(text), 0),
+                0,
+                client=request.client,
+                priority=request.priority,
+                adapter=request.adapter,
+                adapter_generation=self.adapters.generation(request.adapter),
+                pooling=request.pooling,
+                # For a mean every hidden state is needed; keys and values alone do not give it back.
+                max_cached=0 if request.pooling is Pooling.MEAN else None,
+            )
+            for text in request.texts
+        ]
+
+    def score(self, request: Score) -> list[Sequence]:
+        """A sequence for each continuation; its scores begin at the first token of the continuation.
+
+        Context and continuation are tokenized together, since that is how a model sees text; the tokens of the
+        context alone are then taken off (as EleutherAI's evaluation harness does). Spaces between the two belong to
+        the continuation: tokens begin with a space, they do not end with one.
+        """
+        check_score(request)
+        self._check_target(request)
+        prefix = self._prefix()
+        sequences: list[Sequence] = []
+        for context, continuation in zip(
+            request.contexts or ("",) * len(request.continuations), request.continuations, strict=True
+        ):
+            whole = self._fitting((*prefix, *self._encode_text(context + continuation, bare=True)), 0)
+            # The very first token is where scoring cannot begin: nothing stands before it.
+            first = max(1, len(prefix) + len(self._encode_text(context.rstrip(), bare=True)))
+            if first >= len(whole):
+                refuse("a continuation has no token of its own to score: nothing stands before it, or it is too short")
+            sequences.append(
+                Sequence(
+                    whole,
+                    0,
+                    client=request.client,
+                    priority=request.priority,
+                    adapter=request.adapter,
+                    adapter_generation=self.adapters.generation(request.adapter),
+                    prompt_logprobs=1,
+                    first_scored=first,
+                    # The hidden state before the first scored token is needed, those before it are not.
+                    max_cached=first - 1,
+                )
+            )
+        return sequences
+
+    # What requests are held against
+
+    def _check_target(self, request: Generate | Embed | Score) -> None:
+        if request.model and request.model != self.config.model:
+            refuse(
+                f"this engine serves '{self.config.model}', not '{request.model}'",
+                hint=f"`callboard stop engine`, then `callboard chat --model {request.model}` starts one that does",
+            )
+        if request.adapter:
+            self.adapters.check(request.adapter)
+
+    def _check_ids(self, request: Generate) -> None:
+        num_tokens = self.tokenizer.vocab_size
+        for name, ids in (
+            ("prompt_ids", request.prompt_ids),
+            ("logit_bias", tuple(token_id for token_id, _ in request.logit_bias)),
+        ):
+            if ids and not (min(ids) >= 0 and max(ids) < num_tokens):
+                wrong = next(token_id for token_id in ids if not 0 <= token_id < num_tokens)
+                refuse(f"{name} has the token {wrong}; the vocabulary has {num_tokens:,}, counted from 0")
+
+    @staticmethod
+    def _num_logprobs(request: Generate) -> int:
+        if request.logprobs is not None:
+            return request.logprobs
+        return 0 if request.best_of is not None and request.best_of > request.n else -1
+
+    def _max_tokens(self, request: Generate, num_prompt_tokens: int) -> int:
+        room = self.config.context_length - num_prompt_tokens
+        if not num_prompt_tokens:
+            refuse("the prompt is empty")
+        if room < 1:
+            self._refuse_long(num_prompt_tokens, ", answer included")
+        if request.max_tokens is not None and request.max_tokens > room:
+            refuse(
+                f"max_tokens {request.max_tokens:,} and a prompt of {num_prompt_tokens:,} tokens are more than the "
+                f"model's context of {self.config.context_length:,}",
+                hint=f"at most {room:,} tokens can follow this prompt",
+            )
+        if request.min_tokens > room:
+            refuse(f"min_tokens {request.min_tokens:,} is more than the {room:,} tokens that can follow this prompt")
+        return request.max_tokens or min(max(self.config.default_max_tokens, request.min_tokens), room)
+
+    # Tokens
+
+    def _encode(self, request: Generate) -> list[int]:
+        if request.prompt_ids:
+            return list(request.prompt_ids)
+        self._check_size(
+            sum(len(message.content.encode()) for message in request.messages) + len(request.prompt.encode())
         )
-    return Sequence(
-        prompt_ids=tuple(prompt_ids),
-        max_tokens=request.max_tokens or min(config.default_max_tokens, room),
-        sampling=SamplingParams(
-            request.temperature,
-            min(request.top_k, tokenizer.vocab_size),
-            request.top_p,
-            new_seed() if request.seed is None else request.seed,
-        ),
-        stop_ids=frozenset() if request.ignore_eos else tokenizer.stop_ids,
-        text=Text(tokenizer, request.stop),
-    )
+        if request.messages:
+            turns = [{"role": turn.role, "content": turn.content} for turn in request.messages]
+            return self.tokenizer.encode_chat(turns)
+        return self.tokenizer.encode(request.prompt)
+
+    def _encode_text(self, text: str, *, bare: bool = False) -> tuple[int, ...]:
+        """`bare`: without what the model wants around a text."""
+        self._check_size(len(text.encode()))
+        return tuple(self.tokenizer.encode(text, add_bos=not bare))
+
+    def _prefix(self) -> tuple[int, ...]:
+        """What the model wants before a text: its start token, say."""
+        text = "a"
+        whole, bare = self._encode_text(text), self._encode_text(text, bare=True)
+        start = next(start for start in range(len(whole)) if whole[start : start + len(bare)] == bare)
+        return whole[:start]
+
+    def _check_size(self, num_bytes: int) -> None:
+        """Refuse what is far too long before the time is spent to tokenize it."""
+        most = self.config.context_length
+        if num_bytes > most * self.tokenizer.longest_token_bytes:
+            refuse(f"the prompt has {num_bytes:,} bytes, more than the model's {most:,} tokens can hold")
+
+    def _fitting(self, ids: tuple[int, ...], room: int) -> tuple[int, ...]:
+        if not ids:
+            refuse("a text has no tokens")
+        if len(ids) + room > self.config.context_length:
+            self._refuse_long(len(ids), "")
+        return ids
+
+    def _refuse_long(self, num_tokens: int, what: str) -> None:
+        refuse(f"the prompt has {num_tokens:,} tokens; the model's context holds {self.config.context_length:,}{what}")
 
 
-def _check(request: Generate, config: IntakeConfig) -> None:
-    if request.model and request.model != config.model:
-        _refuse(
-            f"this engine serves '{config.model}', not '{request.model}'",
-            hint=f"`callboard stop engine`, then `callboard chat --model {request.model}` starts one that does",
-        )
-    if bool(request.messages) == bool(request.prompt):
-        _refuse("a request needs either `messages` or a `prompt`" + (", not both" if request.prompt else ""))
-    if not (math.isfinite(request.temperature) and request.temperature >= 0):
-        _refuse(f"temperature {request.temperature} is not a number from 0 up")
-    if request.top_k < 0:
-        _refuse(f"top_k {request.top_k} is below 0 (0 means all tokens)")
-    if not 0 < request.top_p <= 1:
-        _refuse(f"top_p {request.top_p} does not lie above 0 and up to 1")
-    if request.max_tokens is not None and request.max_tokens < 1:
-        _refuse(f"max_tokens {request.max_tokens} is below 1")
-    if len(request.stop) > MAX_STOPS or not all(request.stop):
-        _refuse(f"stop takes up to {MAX_STOPS} strings, none of them empty")
-    texts = [request.prompt, *(text for message in request.messages for text in (message.role, message.content))]
-    for text in (*texts, *request.stop):
-        if not _is_unicode(text):
-            _refuse("a text holds half a character (a lone surrogate), which is not valid Unicode")
+def choice_seed(seed: int, index: int) -> int:
+    """The seed of one of several answers: the request's own for the first, and one that follows from it for others."""
+    return seed if not index else int(uniform(~seed, index) * (1 << 53))
 
 
-def _encode(request: Generate, tokenizer: Tokenizer, context_length: int) -> list[int]:
-    num_bytes = len(request.prompt.encode()) + sum(len(message.content.encode()) for message in request.messages)
-    if num_bytes > context_length * tokenizer.longest_token_bytes:
-        _refuse(f"the prompt has {num_bytes:,} bytes, more than the model's {context_length:,} tokens can hold")
-    if request.messages:
-        return tokenizer.encode_chat([{"role": turn.role, "content": turn.content} for turn in request.messages])
-    return tokenizer.encode(request.prompt)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
+def needs_a_thread(request: Generate | Embed | Score) -> bool:
+    """Whether making sequences of it may take longer than others should wait for."""
+    if isinstance(request, Generate):
+        if request.grammar is not None:
+            return True
+        num_characters = len(request.prompt) + sum(len(message.content) for message in request.messages)
+        return num_characters + len(request.prompt_ids) > QUICK_CHARACTERS
     return True
-
-
-def _refuse(message: str, hint: str = "") -> NoReturn:
-    raise RequestInvalid(message, hint=hint)

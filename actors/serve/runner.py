@@ -1,64 +1,270 @@
-"""What a replica computes: one step over the decoder and its cache. Blocking; one thread at a time."""
+"""What a replica computes: steps over a model and its paged cache. Blocking; one thread at a time."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
-from ...kernels import ops
-from ...kernels.ragged import RaggedBatch
-from ...schemas.serve import Sampling, Step, StepResult
-from ..models.kv_cache import KVCache
-from ..models.llama import LlamaDecoder
+from ...runtime.errors import CallboardError
+from ...schemas.serve import (
+    Adapters,
+    Drawn,
+    FailedSequence,
+    Pooled,
+    PromptLogprobs,
+    Step,
+    StepResult,
+    StepSequence,
+)
+from ..models.errors import NoSuchAdapter
+from ..models.served import ServedModel
+from .block_tables import BlockTables
+from .drafts import Drafter
+from .draw_plan import DrawnRows, DrawPlan
+from .errors import GrammarFailed, UnknownSequence
+from .grammar import GrammarCompiler
+from .pooling import pool
+from .prompt_scores import score_prompt
+from .replica_sequence import ReplicaSequence
+from .step_batch import Part, build_batch
+
+_NOTHING = Drawn(())
+
+
+@dataclass
+class _Outcome:
+    """What comes of a step, as it is found out."""
+
+    drawn: dict[int, Drawn] = field(default_factory=dict)
+    prompt_logprobs: list[PromptLogprobs] = field(default_factory=list)
+    pooled: list[Pooled] = field(default_factory=list)
+    failed: list[FailedSequence] = field(default_factory=list)
 
 
 class Runner:
-    """A decoder and its paged cache. Keeps nothing between steps but the cache."""
+    """A model, its cache, and what is known of each sequence that was started and not forgotten.
 
-    def __init__(self, decoder: LlamaDecoder, num_blocks: int, block_size: int) -> None:
-        self.decoder = decoder
-        self.cache = KVCache(decoder.config, num_blocks, block_size, decoder.dtype)
+    `compiler` makes the compiler of grammars when the first one is needed. `drafter` guesses ahead where a step allows
+    it, at most `num_draft` tokens.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        num_blocks: int,
+        block_size: int,
+        compiler: Callable[[], GrammarCompiler],
+        drafter: Drafter | None = None,
+        num_draft: int = 0,
+    ) -> None:
+        self.model = model
+        self.cache = model.new_cache(num_blocks, block_size)
+        self.drafter = drafter
+        self._num_draft = num_draft
+        self._make_compiler = compiler
+        self._compiler: GrammarCompiler | None = None
+        self._tables = BlockTables()
+        self._sequences: dict[int, ReplicaSequence] = {}
+        self._adapters: frozenset[str] = frozenset()
+        self.adapters()
+        self._is_batch_invariant: bool = getattr(model, "batch_invariant", False)
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self._sequences)
 
     @torch.inference_mode()
     def execute(self, step: Step) -> StepResult:
-        """Compute the step's tokens, write their keys and values, and draw the next tokens that it wants."""
+        """Compute the step's tokens, write their keys and values, and draw the next tokens that it wants.
+
+        A sequence that cannot be computed is in `failed` and forgotten; where it was to draw, its `Drawn` is empty.
+        ValueError for a step that contradicts what is known here.
+        """
         began = time.perf_counter()
-        hidden = self.decoder(*self._inputs(step))
-        rows, wanted = self._wanted(step)
-        tokens = self._draw(hidden[rows], wanted) if wanted else ()
-        return StepResult(step.step_id, tokens, time.perf_counter() - began)
-
-    def _inputs(self, step: Step) -> tuple[torch.Tensor, KVCache, RaggedBatch]:
-        sequences = step.sequences
-        token_ids = torch.tensor([token for sequence in sequences for token in sequence.token_ids])
-        batch = RaggedBatch.build(
-            [sequence.num_cached + len(sequence.token_ids) for sequence in sequences],
-            [len(sequence.token_ids) for sequence in sequences],
-            [sequence.blocks for sequence in sequences],
-            self.cache.block_size,
+        for sequence_id in step.forget:
+            self._forget(sequence_id)
+        outcome = _Outcome()
+        parts = [part for asked in step.sequences if (part := self._take(asked, outcome)) is not None]
+        self._guess(parts)
+        for deterministic in (False, True):
+            group = [part for part in parts if self._computes_alike(part) is deterministic]
+            if group:
+                self._compute(group, deterministic, outcome)
+        drawn = tuple(outcome.drawn.get(part.sequence_id, _NOTHING) for part in step.sequences if part.draws)
+        return StepResult(
+            step_id=step.step_id,
+            drawn=drawn,
+            seconds=time.perf_counter() - began,
+            prompt_logprobs=tuple(outcome.prompt_logprobs),
+            pooled=tuple(outcome.pooled),
+            failed=tuple(outcome.failed),
         )
-        return token_ids, self.cache, batch
 
-    @staticmethod
-    def _wanted(step: Step) -> tuple[list[int], list[Sampling]]:
-        """The rows of hidden states that a token is drawn from (each sequence's last), and how."""
-        rows: list[int] = []
-        wanted: list[Sampling] = []
-        end = 0
-        for sequence in step.sequences:
-            end += len(sequence.token_ids)
-            if sequence.sampling is not None:
-                rows.append(end - 1)
-                wanted.append(sequence.sampling)
-        return rows, wanted
+    def load_adapter(self, name: str, path: Path) -> Adapters:
+        """Load a LoRA adapter, or replace the one of that name."""
+        self.model.load_adapter(name, path)
+        return self.adapters()
 
-    def _draw(self, hidden: torch.Tensor, wanted: list[Sampling]) -> tuple[int, ...]:
-        tokens = ops.sample(
-            self.decoder.logits(hidden),
-            torch.tensor([sampling.temperature for sampling in wanted]),
-            torch.tensor([sampling.top_k for sampling in wanted]),
-            torch.tensor([sampling.top_p for sampling in wanted]),
-            torch.tensor([sampling.uniform for sampling in wanted], dtype=torch.float64),
-        )
-        return tuple(tokens.tolist())
+    def unload_adapter(self, name: str) -> Adapters:
+        """A sequence that goes on with it fails. Raises NoSuchAdapter."""
+        self.model.unload_adapter(name)
+        return self.adapters()
+
+    def adapters(self) -> Adapters:
+        infos = self.model.adapters()
+        self._adapters = frozenset(info.name for info in infos)
+        return Adapters(infos)
+
+    def _take(self, asked: StepSequence, outcome: _Outcome) -> Part | None:
+        """The part as it can be computed; None if its sequence has failed."""
+        try:
+            sequence = self._started(asked)
+            if sequence.adapter and sequence.adapter not in self._adapters:
+                raise NoSuchAdapter(f"there is no adapter '{sequence.adapter}'")
+        except CallboardError as error:
+            self._fail(asked.sequence_id, error, outcome)
+            return None
+        self._tables.extend(sequence.row, asked.new_blocks)
+        part = Part(asked, sequence)
+        self._check(part)
+        return part
+
+    def _started(self, asked: StepSequence) -> ReplicaSequence:
+        if asked.start is None:
+            sequence = self._sequences.get(asked.sequence_id)
+            if sequence is None:
+                raise UnknownSequence(f"the replica holds no sequence {asked.sequence_id}")
+            return sequence
+        self._forget(asked.sequence_id)
+        start = asked.start
+        grammar = None
+        if start.sampling.grammar is not None:
+            generated = start.token_ids[start.num_prompt_tokens :]
+            grammar = self._grammars().start(start.sampling.grammar, start.sampling.stop_ids, generated)
+        sequence = ReplicaSequence(asked.sequence_id, start, self._tables.take(), grammar)
+        self._sequences[asked.sequence_id] = sequence
+        return sequence
+
+    def _check(self, part: Part) -> None:
+        asked, known = part.asked, len(part.sequence.tokens)
+        room = self._tables.num_blocks(part.sequence.row) * self.cache.block_size
+        if asked.num_tokens < 1 or part.end > min(known, room) or (asked.draws and part.end != known):
+            raise ValueError(
+                f"sequence {asked.sequence_id} has {known} tokens and room for {room}: tokens {asked.num_cached} to "
+                f"{part.end} cannot be computed" + (" and one drawn after them" if asked.draws else "")
+            )
+
+    def _forget(self, sequence_id: int) -> None:
+        sequence = self._sequences.pop(sequence_id, None)
+        if sequence is not None:
+            self._tables.give_back(sequence.row)
+            if self.drafter is not None:
+                self.drafter.forget(sequence_id)
+
+    def _fail(self, sequence_id: int, error: CallboardError, outcome: _Outcome) -> None:
+        self._forget(sequence_id)
+        outcome.failed.append(FailedSequence(sequence_id, error.code, str(error)))
+
+    def _grammars(self) -> GrammarCompiler:
+        if self._compiler is None:
+            self._compiler = self._make_compiler()
+        return self._compiler
+
+    def _computes_alike(self, part: Part) -> bool:
+        """Whether the part is computed with the deterministic ones of the step."""
+        return part.sequence.deterministic and not self._is_batch_invariant
+
+    def _guess(self, parts: list[Part]) -> None:
+        if self.drafter is None:
+            return
+        wanted = [(part, limit) for part in parts if part.asked.num_draft and (limit := self._guess_limit(part)) > 0]
+        if wanted:
+            guesses = self.drafter.propose([(part.sequence, limit) for part, limit in wanted], self._tables)
+            for (part, _), proposed in zip(wanted, guesses, strict=True):
+                part.guesses = proposed
+
+    def _guess_limit(self, part: Part) -> int:
+        sequence = part.sequence
+        if not part.asked.draws or sequence.has_ended:
+            return 0
+        room = self._tables.num_blocks(sequence.row) * self.cache.block_size
+        most = min(part.asked.num_draft, self._num_draft, min(room, self.model.context_length) - part.end)
+        return sequence.pace.limit(most) if most > 0 else 0
+
+    def _compute(self, parts: list[Part], deterministic: bool, outcome: _Outcome) -> None:
+        """One forward pass over these parts, and all that is wanted of it."""
+        plan = DrawPlan()
+        drawing: list[Part] = []
+        computed: list[Part] = []
+        for part in parts:
+            if part.asked.draws and not part.sequence.has_ended:
+                try:
+                    plan_rows(part, plan)
+                except GrammarFailed as error:
+                    self._fail(part.asked.sequence_id, error, outcome)
+                    continue
+                drawing.append(part)
+            elif part.asked.draws:
+                outcome.drawn[part.asked.sequence_id] = Drawn((), ended=True)
+            computed.append(part)
+        if not computed:
+            return
+        hidden = self._forward(computed, deterministic)
+        for part in computed:
+            if part.sequence.prompt_logprobs >= 0:
+                scores = score_prompt(self.model, hidden, part, deterministic)
+                outcome.prompt_logprobs += () if scores is None else (scores,)
+            if part.sequence.pooling is not None:
+                pooled = pool(hidden, part)
+                outcome.pooled += () if pooled is None else (pooled,)
+        if drawing:
+            rows = [row for part in drawing for row in range(part.last_row, part.last_row + len(part.guesses) + 1)]
+            picked = hidden if len(rows) == len(hidden) else hidden[rows]
+            self._take_drawn(drawing, plan.draw(self.model.logits(picked, deterministic)), outcome)
+
+    def _forward(self, parts: list[Part], deterministic: bool) -> torch.Tensor:
+        token_ids, batch = build_batch(parts, self._tables, self.cache.block_size)
+        adapters = [part.sequence.adapter for part in parts]
+        return self.model.forward(token_ids, self.cache, batch, adapters if any(adapters) else None, deterministic)
+
+    def _take_drawn(self, drawing: list[Part], drawn: DrawnRows, outcome: _Outcome) -> None:
+        row = 0
+        for part in drawing:
+            sequence, guesses = part.sequence, part.guesses
+            tokens = drawn.tokens[row : row + len(guesses) + 1]
+            num_right = 0
+            while num_right < len(guesses) and tokens[num_right] == guesses[num_right]:
+                num_right += 1
+            del tokens[num_right + 1 :]
+            for token in tokens:
+                sequence.append(token)
+            if guesses:
+                sequence.pace.record(len(guesses), num_right)
+                if self.drafter is not None:
+                    self.drafter.settle(sequence, num_right)
+            logprobs = (
+                tuple(drawn.logprobs[row + i] for i in range(len(tokens))) if sequence.sampling.logprobs >= 0 else ()
+            )
+            outcome.drawn[sequence.sequence_id] = Drawn(tuple(tokens), logprobs, len(guesses), sequence.has_ended)
+            row += len(guesses) + 1
+
+
+def plan_rows(part: Part, plan: DrawPlan) -> None:
+    """Rows for the part's next token and for the one behind each guess; guesses that cannot be drawn are dropped.
+
+    GrammarFailed where no token can be drawn at all.
+    """
+    sequence = part.sequence
+    plan.add(sequence)
+    if not part.guesses:
+        return
+    for place, guess in enumerate(part.guesses):
+        if not sequence.advance(guess):
+            del part.guesses[place:]
+            break
+        plan.add(sequence)
+    sequence.retreat()

@@ -1,62 +1,65 @@
-"""The scheduler: takes requests, keeps the replica busy, hands out tokens.
+"""The scheduler: takes requests, keeps the replicas busy, hands out what they compute.
 
-A thin shell around the planner. One task makes steps and takes their results; each request's handler waits for news
-of its own sequence and streams it out.
+A thin shell around the planners. Each replica has a lane, whose task makes steps and takes their results; each
+request's handler waits for news of its own sequences and streams it out.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
 import msgspec
 
 from ...runtime.actor import Actor, handler
-from ...runtime.errors import (
-    ActorStopped,
-    BusError,
-    CallboardError,
-    DeadlineExceeded,
-    HandlerFailed,
-    NoSuchActor,
-)
+from ...runtime.errors import CallboardError, ConfigError, ModelError, RequestInvalid
+from ...runtime.log import log
 from ...schemas.serve import (
+    AdapterInfo,
+    Adapters,
+    CloseSession,
     Completion,
+    Embed,
+    Embeddings,
     EngineStats,
     Generate,
     GetStats,
-    Step,
-    StepResult,
-    Timings,
+    ListAdapters,
+    LoadAdapter,
+    Score,
+    Scores,
+    SessionClosed,
     Token,
-    Usage,
+    UnloadAdapter,
 )
 from ..models.loading import load_tokenizer
-from .errors import ReplicaLost
-from .intake import IntakeConfig, admit
+from .adapter_book import AdapterBook
+from .admission import Admission
+from .fairness import Accounts
+from .generation import Generation
+from .intake import Intake, IntakeConfig, needs_a_thread
+from .lane import Lane
 from .planner import Limits, Planner
+from .routing import route
 from .sequence import Sequence
+from .text_batch import TextBatch, embeddings, scores
 
-# What a replica that died, is being restarted, or cannot be reached is known by.
-REPLICA_ERRORS = (HandlerFailed, ActorStopped, NoSuchActor, BusError, DeadlineExceeded)
-# A request that was in this many lost steps one after another may well be what kills the replica.
-MAX_FAILURES = 3
-# A replica that is nowhere is looked for this often, for this long; then the scheduler gives up and is restarted.
-LOOK_EVERY_S = 0.25
-LOOK_FOR_S = 60.0
+R = TypeVar("R", Generate, Embed, Score)
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """`path` is the model's file, `replica` the address of what computes."""
+    """`path` is the model's file, `replicas` the addresses of what computes, all with the same sizes."""
 
     model: str
     path: str
     dtype: str
-    replica: str
+    replicas: tuple[str, ...]
     num_blocks: int
     block_size: int
     context_length: int
@@ -65,193 +68,292 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_running: int
     max_waiting: int
     step_timeout_s: float
+    overlap: bool = True
+    num_draft: int = 0
+    max_sessions: int = 256
+    session_ttl_s: float = 300.0
 
 
 @dataclass
 class Counts:
-    """What happened since the start; the fields of `EngineStats` of the same names."""
+    """What became of requests; the fields of `EngineStats` of the same names."""
 
     requests: int = 0
     finished: int = 0
     aborted: int = 0
     failed: int = 0
-    replica_failures: int = 0
     prompt_tokens: int = 0
-    generated_tokens: int = 0
-    steps: int = 0
-    step_seconds: float = 0.0
-    compute_seconds: float = 0.0
-
-
-@dataclass(eq=False)
-class Listener:
-    """A request's handler, waiting for news of its sequence. Times are of one monotonic clock."""
-
-    sequence: Sequence
-    arrived: float
-    first_token: float = 0.0
-    last_token: float = 0.0
-    news: anyio.Event = field(default_factory=anyio.Event)
-    num_sent: int = 0
-
-    def take(self) -> Token | None:
-        """The piece of the answer that is ready to go. Ids whose text is held back wait for it, or for the end."""
-        sequence = self.sequence
-        text = sequence.text.take()
-        if not text and not (sequence.is_done and self.num_sent < sequence.num_generated):
-            return None
-        start, self.num_sent = self.num_sent, sequence.num_generated
-        return Token(text, tuple(sequence.token_ids[sequence.num_prompt_tokens + start :]))
-
-    def completion(self) -> Completion:
-        sequence = self.sequence
-        if sequence.finish_reason is None:
-            raise RuntimeError(f"sequence {sequence.sequence_id} is not finished")
-        generated = sequence.num_generated
-        if generated > 1:
-            rate = (generated - 1) / max(self.last_token - self.first_token, 1e-9)
-        else:
-            rate = 1 / max(self.first_token - self.arrived, 1e-9)
-        return Completion(
-            text=sequence.text.whole(),
-            finish_reason=sequence.finish_reason,
-            usage=Usage(sequence.num_prompt_tokens, generated),
-            timings=Timings(round(1e3 * (self.first_token - self.arrived), 3), round(rate, 3)),
-        )
 
 
 class Scheduler(Actor[SchedulerConfig]):
-    """Serves `Generate`, many at once.
+    """Serves `Generate`, `Embed` and `Score`, many at once.
 
-    A caller that goes away takes its request with it: its blocks are free before the next step is planned. If the
-    replica dies, what ran is computed again from its prompt and what it had generated, and goes on with the same
-    random numbers; a request that keeps meeting dying replicas ends in ReplicaLost.
+    A caller that goes away takes its request with it: its blocks are free before the next step is planned. If a
+    replica dies, what ran on it is computed again from its prompt and what it had generated, by another one or by the
+    next life of the same, and goes on with the same random numbers; a request that keeps meeting dying replicas ends
+    in ReplicaLost.
     """
 
     mailbox_size = 4096  # above what the engine lets wait and run, so that who is one too many hears Overloaded
 
     async def started(self) -> None:
         config = self.config
-        self._tokenizer = await anyio.to_thread.run_sync(load_tokenizer, Path(config.path))
-        self._intake = IntakeConfig(config.model, config.context_length, config.default_max_tokens)
-        limits = Limits(config.max_batch_tokens, config.max_running, config.max_waiting)
-        self._planner = Planner(config.num_blocks, config.block_size, limits)
-        self._replica = self.actor(config.replica)
-        self._listeners: dict[Sequence, Listener] = {}
+        tokenizer = await anyio.to_thread.run_sync(load_tokenizer, Path(config.path))
+        self._adapters = AdapterBook()
+        limits = IntakeConfig(config.model, config.context_length, config.default_max_tokens, config.num_draft)
+        self._intake = Intake(limits, tokenizer, self._adapters)
+        self._admission = Admission(config.max_running * len(config.replicas) + config.max_waiting)
+        accounts = Accounts()
+        self._lanes = tuple(self._lane(address, accounts) for address in config.replicas)
+        self._lane_of: dict[Sequence, Lane] = {}
         self._counts = Counts()
-        self._work = anyio.Event()
-        self._absent_since: float | None = None
-        self.start_soon(self._run)
+        self._changing_adapters = anyio.Lock()
+        self._knows_adapters = False
+        for lane in self._lanes:
+            self.start_soon(lane.run)
+
+    def _lane(self, address: str, accounts: Accounts) -> Lane:
+        config = self.config
+        limits = Limits(config.max_batch_tokens, config.max_running, config.max_sessions, config.session_ttl_s)
+        planner = Planner(config.num_blocks, config.block_size, limits, accounts)
+        return Lane(self.actor(address), planner, self, overlap=config.overlap, step_timeout_s=config.step_timeout_s)
+
+    # Requests
 
     @handler(concurrent=True)
     async def generate(self, message: Generate) -> AsyncIterator[Token | Completion]:
-        listener = await self._admit(message)
+        arrived = time.perf_counter()
+        sequences = await self._admit(message, self._intake.generate)
+        generation = Generation(message, sequences, arrived)
         try:
-            done = False
-            while not done:
-                await listener.news.wait()
-                listener.news = anyio.Event()
-                done = listener.sequence.is_done
-                if (token := listener.take()) is not None:
-                    yield token
-            if listener.sequence.error is not None:
-                raise listener.sequence.error
-            yield listener.completion()
+            lane = route(self._lanes, sequences[0], message.session)  # the answers share the blocks of their prompt
+            for sequence in sequences:
+                self._enter(sequence, lane)
+            while not generation.is_done:
+                await generation.news.wait()
+                generation.news.clear()
+                for piece in generation.take():
+                    yield piece
+            yield generation.completion()
         finally:
-            self._leave(listener)
+            best = generation.best
+            last_lane = self._lane_of.get(best)
+            self._leave(sequences)
+            if message.session and last_lane is not None:
+                self._keep_session(message, best, last_lane)
+
+    @handler(concurrent=True)
+    async def embed(self, message: Embed) -> Embeddings:
+        return embeddings(message, await self._look_at(message, self._intake.embed))
+
+    @handler(concurrent=True)
+    async def score(self, message: Score) -> Scores:
+        return scores(message, await self._look_at(message, self._intake.score))
 
     @handler
-    async def stats(self, message: GetStats) -> EngineStats:
-        config, planner = self.config, self._planner
-        return EngineStats(
-            model=config.model,
-            dtype=config.dtype,
-            running=len(planner.running),
-            waiting=len(planner.waiting),
-            num_blocks=config.num_blocks,
-            free_blocks=planner.pool.num_free,
-            block_size=config.block_size,
-            context_length=config.context_length,
-            preemptions=planner.num_preemptions,
-            **vars(self._counts),
-        )
+    async def close_session(self, message: CloseSession) -> SessionClosed:
+        closed = [lane.planner.sessions.close(message.session) for lane in self._lanes]
+        return SessionClosed(any(closed))
 
-    async def _admit(self, message: Generate) -> Listener:
-        arrived = time.perf_counter()
-        # Long prompts take long to tokenize; requests that wait already should not wait for that.
-        sequence = await anyio.to_thread.run_sync(admit, message, self._tokenizer, self._intake)
-        self._planner.add(sequence)
+    async def _look_at(self, message: R, make: Callable[[R], list[Sequence]]) -> list[Sequence]:
+        sequences = await self._admit(message, make)
+        batch = TextBatch(sequences)
+        try:
+            await batch.run(lambda sequence: self._enter(sequence, route(self._lanes, sequence)))
+            return sequences
+        finally:
+            self._leave(sequences[: batch.num_entered])
+
+    async def _admit(self, message: R, make: Callable[[R], list[Sequence]]) -> list[Sequence]:
+        """What is to be computed for a request. Raises RequestInvalid, Overloaded; nothing is taken then."""
+        self._check_room()
+        if needs_a_thread(message):
+            sequences = await anyio.to_thread.run_sync(make, message)
+            self._check_room()
+        else:
+            sequences = make(message)
+        for sequence in sequences:
+            self._lanes[0].planner.check_fits(sequence)  # all lanes have the same size
         self._counts.requests += 1
-        self._counts.prompt_tokens += sequence.num_prompt_tokens
-        listener = self._listeners[sequence] = Listener(sequence, arrived)
-        self._work.set()
-        return listener
+        self._counts.prompt_tokens += sum(sequence.num_prompt_tokens for sequence in sequences)
+        return sequences
 
-    def _leave(self, listener: Listener) -> None:
-        sequence = listener.sequence
-        del self._listeners[sequence]
-        self._planner.remove(sequence)
-        if sequence.error is not None:
+    def _check_room(self) -> None:
+        num_waiting = sum(len(lane.planner.waiting) for lane in self._lanes)
+        self._admission.check(len(self._lane_of), num_waiting, time.perf_counter())
+
+    def _enter(self, sequence: Sequence, lane: Lane) -> None:
+        self._adapters.enter(sequence.adapter, sequence.adapter_generation)
+        self._lane_of[sequence] = lane
+        lane.add(sequence)
+
+    def _leave(self, sequences: list[Sequence]) -> None:
+        """A request is over, however it ended."""
+        now = time.perf_counter()
+        for sequence in sequences:
+            lane = self._lane_of.pop(sequence, None)
+            if lane is not None:
+                lane.remove(sequence)
+                self._adapters.leave(sequence.adapter)
+                self._admission.ended(now)
+        if any(sequence.error is not None for sequence in sequences):
             self._counts.failed += 1
-        elif sequence.finish_reason is not None:
+        elif all(sequence.is_done for sequence in sequences):
             self._counts.finished += 1
         else:
             self._counts.aborted += 1
 
-    async def _run(self) -> None:
-        """Plan, compute, hand out, for as long as the actor lives."""
-        while True:
-            step = self._planner.plan()
-            if step is None:
-                self._planner.check_integrity()
-                self._work = anyio.Event()
-                await self._work.wait()
-                continue
-            result = await self._compute(step)
-            if result is not None:
-                self._hand_out(self._planner.apply(result))
+    def _keep_session(self, message: Generate, sequence: Sequence, lane: Lane) -> None:
+        """A turn of a conversation is over, or was given up: its next one will begin with what there is."""
+        lane.planner.keep_session(message.session, sequence, time.perf_counter(), message.session_ttl_s)
+        for other in self._lanes:
+            if other is not lane:
+                other.planner.sessions.close(message.session)
 
-    async def _compute(self, step: Step) -> StepResult | None:
-        """The step's result; None if it was lost, and what ran then waits again."""
-        began = time.perf_counter()
-        try:
-            result = await self._replica.ask(step, timeout=self.config.step_timeout_s)
-        except REPLICA_ERRORS as error:
-            self._counts.replica_failures += 1
-            await self._recover(error)
-            return None
-        self._absent_since = None
-        self._counts.steps += 1
-        self._counts.step_seconds += time.perf_counter() - began
-        self._counts.compute_seconds += result.seconds
-        return result
+    # What lanes tell
 
-    def _hand_out(self, advanced: list[Sequence]) -> None:
+    def handed(self, sequences: list[Sequence], now: float) -> None:
+        for sequence in sequences:
+            if sequence.owner is not None:
+                sequence.owner.advanced(sequence, now)
+
+    def lost(self, lane: Lane) -> None:
+        """Take what ran on a replica that died to others, if there are any."""
+        others = [other for other in self._lanes if other.info is not None]
+        if others:
+            for sequence in reversed(lane.planner.hand_over(len(lane.planner.waiting))):
+                self._move([sequence], route(others, sequence))
+
+    def idle(self, lane: Lane) -> None:
+        """Give a replica half of what waits for the one with the longest queue; for one that is away, all of it."""
+        queued = [
+            other
+            for other in self._lanes
+            if other is not lane and other.planner.waiting and (other.info is None or other.planner.running)
+        ]
+        if queued:
+            other = max(queued, key=lambda other: (other.info is None, len(other.planner.waiting)))
+            num_waiting = len(other.planner.waiting)
+            share = num_waiting if other.info is None else -(-num_waiting // 2)
+            self._move(other.planner.hand_over(share), lane)
+
+    def _move(self, sequences: list[Sequence], lane: Lane) -> None:
+        for sequence in sequences:
+            self._lane_of[sequence] = lane
+        if sequences:
+            lane.adopt(sequences)
+
+    async def met(self, lane: Lane) -> None:
+        """Bring a replica's adapters to what is known here; the first one that is met says what there is."""
+        async with self._changing_adapters:
+            there = {info.name: info for info in (await lane.ref.ask(ListAdapters())).adapters}
+            if not self._knows_adapters:
+                self._knows_adapters = True
+                for info in there.values():
+                    self._adapters.add(info)
+            wanted = {info.name: info for info in self._adapters.infos}
+            for name, info in there.items():
+                if name not in wanted or wanted[name].path != info.path:
+                    await self._change_adapters(lane, UnloadAdapter(name))
+            for name, info in wanted.items():
+                if name not in there or there[name].path != info.path:
+                    try:
+                        await self._change_adapters(lane, LoadAdapter(name, info.path))
+                    except (ModelError, ConfigError) as error:
+                        # Its file went meanwhile, say. Requests that name it fail one by one, others are served.
+                        log.error("%s cannot load the adapter %s again: %s", lane.ref.address, name, error)
+
+    # Adapters
+
+    @handler(concurrent=True)
+    async def load_adapter(self, message: LoadAdapter) -> Adapters:
+        """Loads it everywhere, or nowhere."""
+        async with self._changing_adapters:
+            if not message.name or message.name in self._adapters.names:
+                raise RequestInvalid(
+                    f"an adapter named '{message.name}' is loaded already"
+                    if message.name
+                    else "an adapter needs a name",
+                    hint="unload it first, or give this one another name",
+                )
+            done: list[Lane] = []
+            infos: list[AdapterInfo] = []
+            try:
+                for lane in self._lanes:
+                    infos.append(await self._change_adapters(lane, message))
+                    done.append(lane)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._unload(message.name, done)
+                raise
+            self._adapters.add(infos[0])
+        return Adapters(self._adapters.infos)
+
+    @handler(concurrent=True)
+    async def unload_adapter(self, message: UnloadAdapter) -> Adapters:
+        await self._adapters.close(message.name)
+        async with self._changing_adapters:
+            self._adapters.drop(message.name)
+            await self._unload(message.name, self._lanes)
+        return Adapters(self._adapters.infos)
+
+    @handler
+    async def list_adapters(self, message: ListAdapters) -> Adapters:
+        return Adapters(self._adapters.infos)
+
+    async def _unload(self, name: str, lanes: SequenceOf[Lane]) -> None:
+        for lane in lanes:
+            try:
+                await self._change_adapters(lane, UnloadAdapter(name))
+            except CallboardError as error:
+                # One that is away is brought in line when it is met again.
+                log.warning("%s did not unload the adapter %s: %s", lane.ref.address, name, error)
+
+    async def _change_adapters(self, lane: Lane, message: LoadAdapter | UnloadAdapter) -> AdapterInfo:
+        """Returns what is known of the adapter (an unloaded one: as it was named)."""
+        adapters = (await lane.ref.ask(message, timeout=self.config.step_timeout_s)).adapters
+        unknown = AdapterInfo(message.name, "", 0, 0)
+        return next((info for info in adapters if info.name == message.name), unknown)
+
+    # How it goes
+
+    @handler
+    async def stats(self, message: GetStats) -> EngineStats:
+        config, lanes = self.config, self._lanes
+        planners = [lane.planner for lane in lanes]
         now = time.perf_counter()
-        self._counts.generated_tokens += len(advanced)
-        for sequence in advanced:
-            listener = self._listeners[sequence]
-            listener.first_token = listener.first_token or now
-            listener.last_token = now
-            listener.news.set()
+        for planner in planners:
+            planner.sessions.expire(now)  # nobody else does while nothing is asked
 
-    async def _recover(self, error: CallboardError) -> None:
-        """Queue again what the step under way was about. Raises `error` if the replica has been gone for too long."""
-        for sequence in self._planner.rewind():
-            if isinstance(error, NoSuchActor):
-                continue  # nobody computed it
-            sequence.num_failures += 1
-            if sequence.num_failures >= MAX_FAILURES:
-                self._fail(sequence, f"the replica died {MAX_FAILURES} times during this request: {error}")
-        if isinstance(error, HandlerFailed):
-            return  # its supervisor restarts it, and the next step waits in its mailbox
-        now = time.perf_counter()
-        self._absent_since = self._absent_since or now
-        if now - self._absent_since > LOOK_FOR_S:
-            raise error
-        await anyio.sleep(LOOK_EVERY_S)  # nothing tells when a name is there again
+        def total(of: Callable[[Lane], float]) -> float:
+            return sum(of(lane) for lane in lanes)
 
-    def _fail(self, sequence: Sequence, reason: str) -> None:
-        self._planner.remove(sequence)
-        sequence.fail(ReplicaLost(reason))
-        self._listeners[sequence].news.set()
+        return EngineStats(
+            model=config.model,
+            dtype=config.dtype,
+            running=sum(len(planner.running) for planner in planners),
+            waiting=sum(len(planner.waiting) for planner in planners),
+            num_blocks=sum(planner.pool.num_blocks for planner in planners),
+            free_blocks=sum(planner.pool.num_free for planner in planners),
+            cached_blocks=sum(planner.pool.num_idle for planner in planners),
+            pinned_blocks=sum(planner.tree.num_pinned for planner in planners),
+            sessions=sum(len(planner.sessions) for planner in planners),
+            evictions=sum(planner.tree.num_evictions for planner in planners),
+            cached_tokens=sum(planner.num_cached_tokens for planner in planners),
+            preemptions=sum(planner.num_preemptions for planner in planners),
+            block_size=config.block_size,
+            context_length=config.context_length,
+            refused=self._admission.num_refused,
+            replica_failures=sum(lane.counts.replica_failures for lane in lanes),
+            generated_tokens=sum(planner.num_generated_tokens for planner in planners),
+            drafted_tokens=sum(planner.num_drafted_tokens for planner in planners),
+            accepted_tokens=sum(planner.num_accepted_tokens for planner in planners),
+            steps=sum(lane.counts.steps for lane in lanes),
+            step_seconds=total(lambda lane: lane.counts.step_seconds),
+            compute_seconds=total(lambda lane: lane.counts.compute_seconds),
+            plan_seconds=total(lambda lane: lane.counts.plan_seconds),
+            busy_seconds=total(lambda lane: lane.busy_seconds(now)),
+            replicas=tuple(lane.info for lane in lanes if lane.info is not None),
+            adapters=self._adapters.names,
+            **vars(self._counts),
+        )

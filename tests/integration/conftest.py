@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -46,3 +47,15 @@ async def node(server: OwnServer) -> AsyncIterator[Node]:
     """A node on it."""
     async with Node(bus=BusOptions(server.url)) as node:
         yield node
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny random model of the tests of models."""
+    place = Path(__file__).parents[1] / "unit" / "models" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("conftest_of_models", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.gguf")

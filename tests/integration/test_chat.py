@@ -103,6 +103,13 @@ def test_a_seed_draws_the_same_answer_again(board: Board) -> None:
         (["-p", "x", "--model", "other"], 1, "serves 'smollm2'"),
         (["-p", ""], 2, "prompt is empty"),
         (["-p", "x", "--max-tokens", "many"], 2, "invalid int"),
+        (["-p", "x", "--min-p", "2"], 1, "min_p 2"),
+        (["-p", "x", "--repetition-penalty", "0"], 1, "repetition_penalty 0"),
+        (["-p", "x", "--adapter", "none"], 1, "no adapter named 'none'"),
+        (["-p", "x", "--regex", "("], 1, "grammar (regex)"),
+        (["-p", "x", "--json-schema", "/nowhere.json"], 2, "cannot be read"),
+        (["-p", "x", "--json-schema", "{"], 1, "schema"),
+        (["-p", "x", "--regex", "a", "--choice", "b"], 2, "not allowed with"),
     ],
 )
 def test_what_cannot_be_answered_is_one_line(board: Board, arguments: list[str], code: int, complaint: str) -> None:
@@ -110,6 +117,29 @@ def test_what_cannot_be_answered_is_one_line(board: Board, arguments: list[str],
     assert (done.returncode, done.stdout) == (code, "")
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_answer_has_the_shape_that_is_asked_for(board: Board, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"capital": {"type": "string", "maxLength": 20}}, '
+                      '"required": ["capital"], "additionalProperties": false}')  # fmt: skip
+    for given in (str(schema), schema.read_text()):
+        done = board.run("chat", "-p", FRANCE, "--json-schema", given, "--max-tokens", "60")
+        assert done.returncode == 0, done.stderr
+        assert set(json.loads(done.stdout)) == {"capital"}
+    done = board.run("chat", "-p", FRANCE, "--choice", "Berlin", "--choice", "Madrid")
+    assert done.stdout.strip() in ("Berlin", "Madrid")
+    done = board.run("chat", "-p", FRANCE, "--regex", "[0-9]{4}")
+    assert len(done.stdout.strip()) == 4
+    assert done.stdout.strip().isdigit()
+
+
+def test_a_second_question_of_a_session_computes_only_what_is_new(board: Board) -> None:
+    """The system's part of the prompt is long; the second question repeats it and shares nothing else."""
+    asked = ["chat", "--system", "You answer questions. " * 60, "--session", "s", "--max-tokens", "2", "--json"]
+    first, second = (json.loads(board.run(*asked, "-p", text).stdout) for text in ("Hello!", "Bye!"))
+    assert first["usage"]["prompt_tokens"] > 240
+    assert second["timings"]["ttft_ms"] < first["timings"]["ttft_ms"] / 2
 
 
 def test_without_a_daemon_the_exit_code_says_not_reachable(board: Board, tmp_path: Path) -> None:

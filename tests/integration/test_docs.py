@@ -20,7 +20,9 @@ from callboard.runtime.registry import COMMANDS, registry
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-QUICKSTARTS = [page for page in PAGES if page.name.startswith(("README", "quickstart-", "durable-state", "work-queue"))]
+QUICKSTARTS = [
+    page for page in PAGES if page.name.startswith(("README", "quickstart-", "durable-state", "work-queue", "serving"))
+]
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(callboard [^`]+)`")

@@ -69,10 +69,30 @@ def ragged_batches(draw: st.DrawFn) -> tuple[list[int], list[int], int]:
     return seq_lens, query_lens, block_size
 
 
-@settings(max_examples=60)
-@given(ragged_batches(), st.sampled_from([(1, 1), (4, 4), (6, 2), (9, 3)]), st.sampled_from([8, 64]), dtypes, seeds)
+@st.composite
+def limits(draw: st.DrawFn) -> tuple[int, float, bool]:
+    """What attention may be told beside the batch: window, softcap, whether there are sinks. Often nothing."""
+    return draw(
+        st.sampled_from([(0, 0.0, False)] * 3 + [(w, c, s) for w in (0, 1, 9) for c in (0, 5.0) for s in (False, True)])
+    )
+
+
+@settings(max_examples=100)
+@given(
+    ragged_batches(),
+    st.sampled_from([(1, 1), (4, 4), (6, 2), (9, 3)]),
+    st.sampled_from([8, 64]),
+    dtypes,
+    limits(),
+    seeds,
+)
 def test_paged_attention_over_any_mixture(
-    ragged: tuple[list[int], list[int], int], heads: tuple[int, int], head_dim: int, dtype: torch.dtype, seed: int
+    ragged: tuple[list[int], list[int], int],
+    heads: tuple[int, int],
+    head_dim: int,
+    dtype: torch.dtype,
+    limits: tuple[int, float, bool],
+    seed: int,
 ) -> None:
     torch.manual_seed(seed)
     seq_lens, query_lens, block_size = ragged
@@ -89,8 +109,13 @@ def test_paged_attention_over_any_mixture(
         ops.write_kv(keys, values, k_cache, v_cache, slots)
     q = torch.randn(batch.num_tokens, num_heads, head_dim, dtype=dtype)
     scale = head_dim**-0.5
-    actual = ops.paged_attention(q, k_cache, v_cache, batch, scale)
-    expected = reference.paged_attention(q.double(), k_cache.double(), v_cache.double(), batch, scale)
+    window, softcap, has_sinks = limits
+    sinks = torch.randn(num_heads, dtype=dtype) if has_sinks else None
+    actual = ops.paged_attention(q, k_cache, v_cache, batch, scale, window, softcap, sinks)
+    wide = None if sinks is None else sinks.double()
+    expected = reference.paged_attention(
+        q.double(), k_cache.double(), v_cache.double(), batch, scale, window, softcap, wide
+    )
     assert_close(actual, expected, dtype)
 
 
@@ -107,6 +132,21 @@ def test_attention_is_causal_attention_over_the_whole_sequence() -> None:
         reference.write_kv(k[start:end], v[start:end], caches[0], caches[1], batch.slots)
         out.append(reference.paged_attention(q[start:end], caches[0], caches[1], batch, 8**-0.5))
     torch.testing.assert_close(torch.cat(out), whole)
+
+
+def test_a_window_a_cap_and_sinks_are_what_they_say() -> None:
+    """The reference itself, written out with plain products for one sequence and one head."""
+    q, k, v = torch.randn(3, 12, 1, 8, dtype=torch.float64)
+    caches = torch.zeros(2, 2, 8, 1, 8, dtype=torch.float64)
+    batch = RaggedBatch.build([12], [12], [[1, 0]], 8)
+    reference.write_kv(k, v, caches[0], caches[1], batch.slots)
+    sinks = torch.tensor([0.7], dtype=torch.float64)
+    actual = reference.paged_attention(q, caches[0], caches[1], batch, 0.5, 4, 2.0, sinks)
+    for position in range(12):
+        seen = slice(max(0, position - 3), position + 1)
+        scores = 2.0 * torch.tanh(0.5 * (k[seen, 0] @ q[position, 0]) / 2.0)
+        weights = scores.exp() / (scores.exp().sum() + math.exp(0.7))
+        torch.testing.assert_close(actual[position, 0], weights @ v[seen, 0])
 
 
 @pytest.mark.parametrize("path", [cpu, reference])

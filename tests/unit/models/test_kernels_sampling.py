@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from types import ModuleType
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,15 +12,17 @@ from hypothesis import strategies as st
 
 from callboard.kernels import cpu, ops, reference
 
+Row = tuple[float, int, float, float, float]
 
-def parameters(
-    rows: list[tuple[float, int, float, float]],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    temperature, top_k, top_p, uniform = zip(*rows, strict=True)
+
+def parameters(rows: list[Row]) -> tuple[torch.Tensor, ...]:
+    """temperature, top_k, top_p, min_p, uniform."""
+    temperature, top_k, top_p, min_p, uniform = zip(*rows, strict=True)
     return (
         torch.tensor(temperature, dtype=torch.float64),
         torch.tensor(top_k),
         torch.tensor(top_p, dtype=torch.float64),
+        torch.tensor(min_p, dtype=torch.float64),
         torch.tensor(uniform, dtype=torch.float64),
     )
 
@@ -26,25 +31,29 @@ rows = st.tuples(
     st.one_of(st.just(0.0), st.floats(0.05, 5)),
     st.one_of(st.just(0), st.integers(1, 60)),
     st.one_of(st.just(1.0), st.floats(0.01, 0.99)),
+    st.one_of(st.just(0.0), st.floats(0.001, 1)),
     st.floats(0, 1, exclude_max=True),
 )
 
 
 @settings(max_examples=100)
-@given(st.lists(rows, min_size=1, max_size=6), st.integers(1, 50), st.integers(0, 2**32), st.booleans())
+@given(st.lists(rows, min_size=1, max_size=6), st.integers(1, 50), st.integers(0, 2**32), st.booleans(), st.booleans())
 def test_the_fast_path_draws_what_the_reference_draws(
-    drawn: list[tuple[float, int, float, float]], vocab_size: int, seed: int, ties: bool
+    drawn: list[Row], vocab_size: int, seed: int, ties: bool, masked: bool
 ) -> None:
     torch.manual_seed(seed)
     logits = 3 * torch.randn(len(drawn), vocab_size, dtype=torch.float64)
     logits = logits.round() if ties else logits
+    if masked:
+        logits[:, torch.randperm(vocab_size)[: vocab_size // 2]] = float("-inf")
     tokens = ops.sample(logits, *parameters(drawn))
     assert torch.equal(tokens, reference.sample(logits, *parameters(drawn)))
+    assert logits.gather(1, tokens[:, None]).isfinite().all()
 
 
 @settings(max_examples=30)
 @given(st.lists(rows, min_size=2, max_size=6), st.integers(0, 2**32))
-def test_a_row_draws_the_same_alone_as_among_others(drawn: list[tuple[float, int, float, float]], seed: int) -> None:
+def test_a_row_draws_the_same_alone_as_among_others(drawn: list[Row], seed: int) -> None:
     torch.manual_seed(seed)
     logits = torch.randn(len(drawn), 3000)
     together = ops.sample(logits, *parameters(drawn))
@@ -52,43 +61,160 @@ def test_a_row_draws_the_same_alone_as_among_others(drawn: list[tuple[float, int
     assert torch.equal(together, torch.cat(alone))
 
 
-def test_more_candidates_than_are_sorted_first_are_found() -> None:
-    """A flat distribution: 90% of it is far more tokens than the quick look at the likeliest ones holds."""
-    vocab_size = 4 * cpu.TOP_P_CANDIDATES
-    logits = 1e-3 * torch.randn(2, vocab_size, dtype=torch.float64)
-    drawn = [(1.0, 0, 0.9, 0.95), (1.0, 0, 1.0, 0.5)]
+@settings(max_examples=60)
+@given(st.lists(rows, min_size=1, max_size=4), st.integers(200, 6000), st.floats(0.001, 6), st.integers(0, 2**32))
+def test_large_vocabularies_are_drawn_from_as_the_reference_does(
+    drawn: list[Row], vocab_size: int, spread: float, seed: int
+) -> None:
+    """Flat and peaked distributions, whose cuts lie among few or thousands of tokens."""
+    torch.manual_seed(seed)
+    logits = spread * torch.randn(len(drawn), vocab_size, dtype=torch.float64)
     assert torch.equal(ops.sample(logits, *parameters(drawn)), reference.sample(logits, *parameters(drawn)))
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+@pytest.mark.parametrize("top_k", [3, 400])
+def test_equals_at_the_cut_all_stay_however_many(top_k: int, top_p: float) -> None:
+    logits = torch.full((64, 1000), -1.0, dtype=torch.float64)
+    logits[:, 500:] = 1.0
+    drawn = ops.sample(logits, *parameters([(1.0, top_k, top_p, 0.0, i / 64) for i in range(64)]))
+    assert torch.equal(drawn, torch.tensor([500 + int(500 * i / 64) for i in range(64)]))
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 5), st.integers(1, 70), st.integers(0, 2**32))
+def test_the_largest_logit_is_the_references(num_rows: int, vocab_size: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    logits = torch.randn(num_rows, vocab_size).mul(2).round()
+    assert torch.equal(ops.greedy(logits), reference.greedy(logits))
+    assert torch.equal(ops.greedy(logits.bfloat16()), reference.greedy(logits))
 
 
 def test_greedy_takes_the_first_of_equals() -> None:
     logits = torch.tensor([[0.0, 2.0, 2.0], [5.0, -1.0, 5.0]])
-    assert ops.sample(logits, *parameters([(0.0, 0, 1.0, 0.9), (0.0, 0, 1.0, 0.9)])).tolist() == [1, 0]
+    assert ops.sample(logits, *parameters([(0.0, 0, 1.0, 0.0, 0.9), (0.0, 0, 1.0, 0.0, 0.9)])).tolist() == [1, 0]
 
 
-def test_top_k_one_and_a_tiny_top_p_are_greedy() -> None:
+def test_the_tightest_cuts_are_greedy() -> None:
     logits = torch.randn(50, 200, dtype=torch.float64)
     uniform = torch.rand(50).tolist()
-    for top_k, top_p in ((1, 1.0), (0, 1e-9)):
-        drawn = ops.sample(logits, *parameters([(1.5, top_k, top_p, number) for number in uniform]))
+    for top_k, top_p, min_p in ((1, 1.0, 0.0), (0, 1e-9, 0.0), (0, 1.0, 1.0)):
+        drawn = ops.sample(logits, *parameters([(1.5, top_k, top_p, min_p, number) for number in uniform]))
         assert torch.equal(drawn, logits.argmax(-1))
 
 
-@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.7, 5, 1.0), (1.3, 0, 0.8)])
-def test_frequencies_are_those_of_the_distribution(temperature: float, top_k: int, top_p: float) -> None:
-    """Stratified numbers: each token comes up as often as its probability says, to within one draw."""
-    torch.manual_seed(1)
-    num_draws = 20_000
-    logits = torch.randn(12, dtype=torch.float64)
+CUTS = [(1.0, 0, 1.0, 0.0), (0.7, 5, 1.0, 0.0), (1.3, 0, 0.8, 0.0), (1.5, 0, 1.0, 0.2), (1.2, 9, 0.9, 0.1)]
+
+
+def exact(logits: torch.Tensor, temperature: float, top_k: int, top_p: float, min_p: float) -> torch.Tensor:
+    """Probabilities [vocab] after the cuts, for logits without equals."""
     probabilities = (logits / temperature).softmax(0)
     if top_k:
         probabilities = probabilities.where(probabilities >= probabilities.topk(top_k).values[-1], 0)
     if top_p < 1:
+        probabilities /= probabilities.sum()
         ordered, index = probabilities.sort(descending=True)
         probabilities[index[ordered.cumsum(0) - ordered >= top_p]] = 0
-    probabilities /= probabilities.sum()
+    probabilities[probabilities < min_p * probabilities.max()] = 0
+    return probabilities / probabilities.sum()
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+def test_frequencies_are_those_of_the_distribution(cuts: tuple[float, int, float, float]) -> None:
+    """Stratified numbers: each token comes up as often as its probability says, to within one draw."""
+    torch.manual_seed(1)
+    num_draws = 20_000
+    logits = torch.randn(12, dtype=torch.float64)
     numbers = ((torch.arange(num_draws) + 0.5) / num_draws).tolist()
-    drawn = ops.sample(
-        logits.expand(num_draws, -1), *parameters([(temperature, top_k, top_p, number) for number in numbers])
-    )
+    drawn = ops.sample(logits.expand(num_draws, -1), *parameters([(*cuts, number) for number in numbers]))
     counts = torch.bincount(drawn, minlength=12)
-    assert torch.allclose(counts.double(), probabilities * num_draws, atol=1.0)
+    assert torch.allclose(counts.double(), exact(logits, *cuts) * num_draws, atol=1.0)
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+def test_random_draws_pass_a_chi_square(cuts: tuple[float, int, float, float]) -> None:
+    torch.manual_seed(2)
+    num_draws = 20_000
+    logits = 2 * torch.randn(40, dtype=torch.float64)
+    expected = exact(logits, *cuts) * num_draws
+    numbers = torch.rand(num_draws, dtype=torch.float64).tolist()
+    drawn = ops.sample(logits.expand(num_draws, -1), *parameters([(*cuts, number) for number in numbers]))
+    counts = torch.bincount(drawn, minlength=40)
+    assert counts[expected == 0].sum() == 0
+    rare = (expected > 0) & (expected < 5)  # together in one cell: each alone is too rare for the statistic
+    cells = [(counts[i], expected[i]) for i in (expected >= 5).nonzero().flatten()]
+    if rare.any():
+        cells.append((counts[rare].sum(), expected[rare].sum()))
+    chi_square = float(sum((count - goal) ** 2 / goal for count, goal in cells))
+    degrees = len(cells) - 1
+    # What 99.9% of true samples stay below (Wilson and Hilferty).
+    assert chi_square < degrees * (1 - 2 / (9 * degrees) + 3.09 * math.sqrt(2 / (9 * degrees))) ** 3
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 100), st.integers(1, 4), st.integers(0, 2**32))
+def test_masked_tokens_are_those_whose_bit_is_not_set(vocab_size: int, num_masked: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    words = torch.randint(-(2**31), 2**31, (num_masked, -(-vocab_size // 32)), dtype=torch.int32)
+    chosen = torch.randperm(num_masked + 2)[:num_masked]
+    logits = torch.randn(num_masked + 2, vocab_size, dtype=torch.float64)
+    actual, expected = logits.clone(), logits.clone()
+    ops.mask_tokens(actual, chosen, words)
+    reference.mask_tokens(expected, chosen, words)
+    assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("path", [cpu, reference])
+def test_a_mask_that_is_shorter_than_the_vocabulary_leaves_the_rest(path: ModuleType) -> None:
+    logits = torch.zeros(2, 40)
+    path.mask_tokens(logits, torch.tensor([1]), torch.tensor([[0b110]], dtype=torch.int32))
+    assert logits[0].isfinite().all()
+    assert logits[1].isfinite().nonzero().flatten().tolist() == [1, 2, *range(32, 40)]
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 60), st.integers(0, 2**32))
+def test_penalties_change_the_named_places(vocab_size: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    logits = 3 * torch.randn(3, vocab_size, dtype=torch.float64)
+    places = torch.randperm(3 * vocab_size)[: vocab_size + 1]
+    arguments = (
+        places // vocab_size,
+        places % vocab_size,
+        torch.rand(len(places), dtype=torch.float64) + 0.5,
+        torch.randn(len(places), dtype=torch.float64),
+    )
+    actual, expected = logits.clone(), logits.clone()
+    ops.penalize(actual, *arguments)
+    reference.penalize(expected, *arguments)
+    torch.testing.assert_close(actual, expected)
+    untouched = torch.ones(3 * vocab_size, dtype=torch.bool)
+    untouched[places] = False
+    assert torch.equal(actual.flatten()[untouched], logits.flatten()[untouched])
+
+
+@pytest.mark.parametrize("path", [cpu, reference])
+def test_a_penalty_makes_positive_and_negative_logits_smaller(path: ModuleType) -> None:
+    logits = torch.tensor([[2.0, -2.0, 0.0, float("-inf")]])
+    every = torch.arange(4)
+    path.penalize(logits, torch.zeros(4, dtype=torch.int64), every, torch.full((4,), 2.0), torch.full((4,), -0.5))
+    assert logits.tolist() == [[0.5, -4.5, -0.5, float("-inf")]]
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 60), st.integers(0, 6), st.integers(0, 2**32))
+def test_logprobs_are_those_of_the_reference(vocab_size: int, num_top: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    logits = 4 * torch.randn(5, vocab_size, dtype=torch.float64)
+    tokens = torch.randint(vocab_size, (5,))
+    actual = ops.token_logprobs(logits, tokens, num_top)
+    expected = reference.token_logprobs(logits, tokens, num_top)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_first_of_equals_is_reported_as_the_likeliest() -> None:
+    logits = torch.zeros(1, 5000)
+    logits[0, [70, 4000, 900]] = 3.0
+    for num_top in (1, 3):
+        assert ops.token_logprobs(logits, torch.tensor([0]), num_top)[1][0].tolist() == [70, 900, 4000][:num_top]

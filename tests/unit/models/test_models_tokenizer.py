@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import regex
+from gguf import GGUFWriter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from callboard.actors.models.errors import UnsupportedModel
 from callboard.actors.models.gguf import GGUFFile
 from callboard.actors.models.tokenizer import Tokenizer, TokenType, byte_alphabet
+from callboard.actors.models.tokenizer_gguf import BytePairTokenizer, SentencePieceTokenizer
 from callboard.runtime.errors import ModelDamaged, RequestInvalid
 
 GOLDEN = [
@@ -117,24 +119,148 @@ def test_bytes_that_are_no_character_become_the_replacement_character(smollm2_to
 
 def test_an_unknown_way_to_split_text_is_an_error() -> None:
     with pytest.raises(UnsupportedModel, match="deepseek-coder") as caught:
-        Tokenizer(["a"], [], [1], pre="deepseek-coder", stop_ids=frozenset())
+        BytePairTokenizer(["a"], [], [1], pre="deepseek-coder", stop_ids=frozenset())
     assert "smollm" in caught.value.hint
 
 
 def test_merges_that_do_not_fit_the_vocabulary_are_damage() -> None:
     for merges in (["a b"], ["ab"], ["a b c"]):
         with pytest.raises(ModelDamaged):
-            Tokenizer(["a", "b"], merges, [1, 1], pre="gpt-2", stop_ids=frozenset())
+            BytePairTokenizer(["a", "b"], merges, [1, 1], pre="gpt-2", stop_ids=frozenset())
 
 
 def test_a_model_without_a_chat_template_says_so() -> None:
-    tokenizer = Tokenizer(["a"], [], [1], pre="gpt-2", stop_ids=frozenset())
+    tokenizer = BytePairTokenizer(["a"], [], [1], pre="gpt-2", stop_ids=frozenset())
     with pytest.raises(RequestInvalid, match="no chat template"):
         tokenizer.encode_chat([{"role": "user", "content": "a"}])
 
 
 def test_the_start_token_is_added_where_the_model_wants_one() -> None:
     tokens, types = ["<s>", "a"], [TokenType.CONTROL, TokenType.NORMAL]
-    wants = Tokenizer(tokens, [], types, pre="gpt-2", stop_ids=frozenset(), bos_id=0, add_bos=True)
+    wants = BytePairTokenizer(tokens, [], types, pre="gpt-2", stop_ids=frozenset(), bos_id=0, add_bos=True)
     assert wants.encode("a") == [0, 1]
     assert wants.encode("a", add_bos=False) == [1]
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "pieces"),
+    [
+        ("gpt-2", "x12345 's", ["x", "12345", " '", "s"]),
+        ("llama-bpe", "x12345", ["x", "123", "45"]),
+        ("qwen2", "x123", ["x", "1", "2", "3"]),
+        ("qwen2", "I'LL (say) so!\n\n  go", ["I", "'LL", " (", "say", ")", " so", "!\n\n", " ", " go"]),
+        ("llama-bpe", "a\r\n\n b\t c", ["a", "\r\n\n", " b", "\t", " c"]),
+    ],
+)
+def test_text_is_split_by_the_rule_that_the_file_names(pre: str, text: str, pieces: list[str]) -> None:
+    """With a vocabulary of all the pieces, and merges that would also join what the rule keeps apart."""
+    alphabet = byte_alphabet()
+    tokens = list(alphabet.values())
+    merges: list[str] = []
+    for piece in [*pieces, text]:
+        spelled = "".join(alphabet[byte] for byte in piece.encode())
+        for end in range(2, len(spelled) + 1):
+            if spelled[:end] not in tokens:
+                tokens.append(spelled[:end])
+                merges.append(f"{spelled[: end - 1]} {spelled[end - 1]}")
+    tokenizer = BytePairTokenizer(tokens, merges, [TokenType.NORMAL] * len(tokens), pre=pre, stop_ids=frozenset())
+    assert [tokenizer.token_bytes(i).decode() for i in tokenizer.encode(text)] == pieces
+
+
+def test_a_word_of_the_vocabulary_is_one_token_where_the_rule_says_so() -> None:
+    tokens = [*byte_alphabet().values(), "ab", "bc", "abc"]
+    for pre, expected in (("qwen2", [b"a", b"bc"]), ("llama-bpe", [b"abc"])):
+        # No merge leads to "abc": "b c" comes first.
+        tokenizer = BytePairTokenizer(tokens, ["b c"], [1] * len(tokens), pre=pre, stop_ids=frozenset())
+        assert [tokenizer.token_bytes(i) for i in tokenizer.encode("abc")] == expected
+
+
+def test_qwen2_composes_characters_first() -> None:
+    tokens = list(byte_alphabet().values())
+    tokenizer = BytePairTokenizer(tokens, [], [1] * len(tokens), pre="qwen2", stop_ids=frozenset())
+    assert tokenizer.decode(tokenizer.encode("e\u0301")) == "\u00e9"
+
+
+CHARACTERS = "▁abé"
+PIECES = {
+    "▁a": -1.0,
+    "ab": -2.0,
+    "▁ab": -3.0,
+    "▁▁": -0.5,
+    "ba": -1.5,
+    "aba": -0.7,
+    "bb": -4.0,
+    "abab": -6.0,
+    "éa": -2.5,
+}
+
+
+def sentencepiece(*, add_space: bool = True) -> SentencePieceTokenizer:
+    tokens = ["<unk>", "<s>", "</s>", "<tool>", *(f"<0x{byte:02X}>" for byte in range(256)), *CHARACTERS, *PIECES]
+    types = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, TokenType.USER_DEFINED]
+    types += [TokenType.BYTE] * 256 + [TokenType.NORMAL] * (len(CHARACTERS) + len(PIECES))
+    scores = [0.0] * 260 + [-100.0] * len(CHARACTERS) + list(PIECES.values())
+    return SentencePieceTokenizer(
+        tokens, scores, types, stop_ids=frozenset({2}), add_space=add_space, bos_id=1, add_bos=True
+    )
+
+
+@settings(max_examples=200)
+@example("ab ab")
+@example(" a  b é😀")
+@given(st.text(alphabet="ab é😀", max_size=12))
+def test_sentencepiece_joins_the_best_scored_neighbours_first(text: str) -> None:
+    """Written out plainly: of all neighbours that together are a piece, join those of the best score."""
+    tokenizer = sentencepiece()
+    pieces = list("▁" + text.replace(" ", "▁")) if text else []
+    while joins := [(PIECES[a + b], -at) for at, (a, b) in enumerate(pairwise(pieces)) if a + b in PIECES]:
+        at = -max(joins)[1]
+        pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]
+    expected = [piece.replace("▁", " ").encode() for piece in pieces]
+    ids = tokenizer.encode(text)
+    assert ids[0] == 1
+    # A character without a piece is spelled in bytes.
+    spelled = [bytes([byte]) for piece in expected for byte in piece] if "😀" in text else None
+    actual = [tokenizer.token_bytes(i) for i in ids[1:]]
+    assert b"".join(actual) == b"".join(expected)
+    if spelled is None:
+        assert actual == expected
+    assert tokenizer.decode(ids) == text
+
+
+def test_sentencepiece_drops_the_space_that_it_put_before_a_text() -> None:
+    tokenizer, plain = sentencepiece(), sentencepiece(add_space=False)
+    ids = tokenizer.encode("ab")
+    assert tokenizer.decode(ids) == "ab"
+    assert tokenizer.decode(ids, continues=True) == " ab"
+    assert plain.decode(plain.encode(" ab")) == " ab"
+    assert tokenizer.encode("<tool></s>", add_bos=False) == [3, 2]
+    assert tokenizer.decode([3, 2]) == "<tool>"
+    assert tokenizer.decode([4 + byte for byte in "😀".encode()]) == "😀"
+
+
+def test_sentencepiece_lists_that_do_not_go_together_are_damage() -> None:
+    with pytest.raises(ModelDamaged, match="2 tokens, 1 scores"):
+        SentencePieceTokenizer(["a", "b"], [0.0], [1, 1], stop_ids=frozenset())
+    with pytest.raises(ModelDamaged, match="name a byte"):
+        SentencePieceTokenizer(["<0xzz>"], [0.0], [TokenType.BYTE], stop_ids=frozenset())
+
+
+@pytest.mark.parametrize("key", ["tokens", "merges", "token_type", "scores"])
+def test_a_gguf_file_whose_lists_hold_something_else_is_damaged(tmp_path: Path, key: str) -> None:
+    lists: dict[str, list[object]] = {
+        "tokens": ["a", "b"],
+        "merges": ["a b"],
+        "token_type": [1, 1],
+        "scores": [0.5, 1.5],
+    }
+    lists[key] = ["x", "y"] if key == "token_type" else [1, 2]
+    writer = GGUFWriter(tmp_path / "odd.gguf", "llama")
+    writer.add_tokenizer_model("llama" if key == "scores" else "gpt2")
+    for name, values in lists.items():
+        writer.add_array(f"tokenizer.ggml.{name}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with GGUFFile(tmp_path / "odd.gguf") as file, pytest.raises(ModelDamaged, match=key):
+        Tokenizer.from_gguf(file)

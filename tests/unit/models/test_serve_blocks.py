@@ -12,44 +12,65 @@ NUM_BLOCKS = 7
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Holders take, share and give back blocks; the model is a list of what each holds."""
+    """Holders take, share, keep and give back blocks; the model is a list of what each holds, and what is kept."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pool = BlockPool(NUM_BLOCKS)
         self.holders: list[list[int]] = []
+        self.kept: set[int] = set()
+
+    @property
+    def held(self) -> set[int]:
+        return {block for holder in self.holders for block in holder}
 
     @rule(count=st.integers(0, NUM_BLOCKS + 1))
     def allocate(self, count: int) -> None:
-        free = self.pool.num_free
-        if count > free:
+        blank = self.pool.num_blank
+        if count > blank:
             with pytest.raises(OutOfBlocks):
                 self.pool.allocate(count)
-            assert self.pool.num_free == free
+            assert self.pool.num_blank == blank
         else:
             blocks = self.pool.allocate(count)
             assert len(set(blocks)) == count
-            assert not set(blocks) & {block for holder in self.holders for block in holder}
+            assert not set(blocks) & (self.held | self.kept)
             self.holders.append(blocks)
 
-    @precondition(lambda self: any(self.holders))
+    @precondition(lambda self: self.held | self.kept)
     @rule(data=st.data())
     def share(self, data: st.DataObject) -> None:
-        blocks = data.draw(st.sampled_from([holder for holder in self.holders if holder]))
+        blocks = data.draw(st.lists(st.sampled_from(sorted(self.held | self.kept)), unique=True))
         for block in blocks:
             self.pool.share(block)
-        self.holders.append(list(blocks))
+        self.holders.append(blocks)
 
     @precondition(lambda self: self.holders)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        index = data.draw(st.integers(0, len(self.holders) - 1))
-        self.pool.release(self.holders.pop(index))
+        blocks = self.holders.pop(data.draw(st.integers(0, len(self.holders) - 1)))
+        idle = self.pool.release(blocks)
+        assert sorted(idle) == sorted((set(blocks) & self.kept) - self.held)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def keep(self, data: st.DataObject) -> None:
+        block = data.draw(st.sampled_from(sorted(self.held)))
+        self.pool.keep(block)
+        self.kept.add(block)
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data())
+    def discard(self, data: st.DataObject) -> None:
+        block = data.draw(st.sampled_from(sorted(self.kept)))
+        self.pool.discard(block)
+        self.kept.remove(block)
 
     @invariant()
     def books_are_right(self) -> None:
-        self.pool.check_integrity(self.holders)
-        assert self.pool.num_free == NUM_BLOCKS - len({block for holder in self.holders for block in holder})
+        self.pool.check_integrity(self.holders, self.kept)
+        assert self.pool.num_free == NUM_BLOCKS - len(self.held)
+        assert self.pool.num_idle == len(self.kept - self.held)
 
 
 TestPool = PoolMachine.TestCase
@@ -60,8 +81,14 @@ def test_what_cannot_be_right_stops_everything() -> None:
     (block,) = pool.allocate(1)
     with pytest.raises(RuntimeError, match="should have 0"):
         pool.check_integrity()
+    with pytest.raises(RuntimeError, match="not kept"):
+        pool.discard(block)
     pool.release([block])
     with pytest.raises(RuntimeError, match="more often"):
         pool.release([block])
     with pytest.raises(RuntimeError, match="is free"):
         pool.share(block)
+    with pytest.raises(RuntimeError, match="nothing in it"):
+        pool.keep(block)
+    with pytest.raises(RuntimeError, match="can be found"):
+        pool.check_integrity(kept=[block])

@@ -5,12 +5,13 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from callboard.actors.models.tokenizer import Tokenizer, TokenType, byte_alphabet
+from callboard.actors.models.tokenizer import TokenType, byte_alphabet
+from callboard.actors.models.tokenizer_gguf import BytePairTokenizer
 from callboard.actors.serve.detokenize import Detokenizer, StopFinder
-from callboard.actors.serve.sequence import Text
+from callboard.actors.serve.text import Text
 
 BYTES = byte_alphabet()
-TOKENIZER = Tokenizer(
+TOKENIZER = BytePairTokenizer(
     [BYTES[byte] for byte in range(256)] + ["<|end|>"],
     [],
     [TokenType.NORMAL] * 256 + [TokenType.CONTROL],

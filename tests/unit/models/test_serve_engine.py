@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
-import msgspec
 import pytest
+from serving import Flaky, answer, answers, idle, requests, serving
 
 from callboard.actors.models.store import ModelStore
 from callboard.actors.serve.engine import Engine, EngineConfig
 from callboard.actors.serve.errors import Overloaded, ReplicaLost
-from callboard.actors.serve.runner import Runner
+from callboard.actors.serve.replica import Replica
 from callboard.runtime.errors import ConfigError, DeadlineExceeded, ModelDamaged, NoSuchModel, RequestInvalid
 from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
-from callboard.schemas.base import Message
-from callboard.schemas.serve import (
-    ChatMessage,
-    Completion,
-    EngineStats,
-    FinishReason,
-    Generate,
-    GetStats,
-    Step,
-    StepResult,
-)
+from callboard.schemas.serve import ChatMessage, FinishReason, Generate, GetStats
 
 pytestmark = pytest.mark.anyio
-
-
-def through_the_wire(message: Message) -> Message:
-    return msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=type(message))
 
 
 @pytest.fixture
@@ -43,63 +27,6 @@ def damaged_path(tiny_path: Path, tmp_path: Path) -> Path:
     path = tmp_path / "damaged.gguf"
     path.write_bytes(tiny_path.read_bytes()[:10_000])
     return path
-
-
-@asynccontextmanager
-async def serving(model: Path | str, **options: Any) -> AsyncIterator[Ref]:
-    """A node with an engine; yields its scheduler, and finds every block free at the end."""
-    async with Node("test", round_trip=through_the_wire) as node:
-        config = {"num_blocks": 64, "max_batch_tokens": 64, "threads": 1, "block_size": 4, **options}
-        await node.spawn(Engine, EngineConfig(model=str(model), **config), name="engine")
-        scheduler = node.actor("engine.scheduler")
-        yield scheduler
-        await idle(scheduler)
-
-
-async def idle(scheduler: Ref) -> EngineStats:
-    """The statistics once nothing runs or waits any more."""
-    with anyio.fail_after(10):
-        while True:
-            stats = await scheduler.ask(GetStats())
-            if not stats.running and not stats.waiting:
-                assert stats.free_blocks == stats.num_blocks
-                return stats
-
-
-async def answer(ref: Ref, request: Generate) -> tuple[list[int], Completion]:
-    """The ids and the completion of a stream, whose pieces must add up to it."""
-    text, ids = "", []
-    async with ref.stream(request) as pieces:
-        async for piece in pieces:
-            text += piece.text
-            ids += piece.token_ids
-        assert text == pieces.result.text
-        assert len(ids) == pieces.result.usage.completion_tokens
-        return ids, pieces.result
-
-
-async def answers(ref: Ref, requests: list[Generate]) -> list[list[int]]:
-    """The ids of several streams at once."""
-    results: list[list[int]] = [[] for _ in requests]
-
-    async def one(index: int) -> None:
-        results[index] = (await answer(ref, requests[index]))[0]
-
-    async with anyio.create_task_group() as group:
-        for index in range(len(requests)):
-            group.start_soon(one, index)
-    return results
-
-
-def requests(count: int, **fields: Any) -> list[Generate]:
-    """Prompts of different lengths, greedy and sampled by turns."""
-    return [
-        Generate(
-            prompt="tell me " * (1 + i % 5) + str(i),
-            **{"max_tokens": 10 + i, "temperature": i % 2 * 0.9, "top_p": 0.9, "seed": i, **fields},
-        )
-        for i in range(count)
-    ]
 
 
 async def test_streams_at_once_say_what_each_says_alone(tiny_path: Path) -> None:
@@ -113,11 +40,13 @@ async def test_streams_at_once_say_what_each_says_alone(tiny_path: Path) -> None
         assert stats.generated_tokens == 2 * sum(map(len, alone))
 
 
-async def test_scarce_blocks_and_small_steps_change_nothing_but_the_time(tiny_path: Path) -> None:
+@pytest.mark.parametrize("overlap", [True, False])
+async def test_scarce_blocks_and_small_steps_change_nothing_but_the_time(tiny_path: Path, overlap: bool) -> None:
     wanted = requests(6, ignore_eos=True)
-    async with serving(tiny_path) as scheduler:
+    async with serving(tiny_path, overlap=not overlap) as scheduler:
         expected = await answers(scheduler, wanted)
-    async with serving(tiny_path, num_blocks=14, max_batch_tokens=7, max_running=5) as scheduler:
+    few = {"num_blocks": 14, "max_batch_tokens": 7, "max_running": 5}
+    async with serving(tiny_path, overlap=overlap, **few) as scheduler:
         assert await answers(scheduler, wanted) == expected
         assert (await idle(scheduler)).preemptions > 0
 
@@ -193,9 +122,23 @@ async def test_a_full_queue_says_so_and_takes_nothing(tiny_path: Path) -> None:
                         pass
                 with pytest.raises(Overloaded) as caught:
                     await scheduler.ask(request)
-                assert caught.value.hint
+                assert "in about" not in caught.value.hint, "nothing has been measured yet"
+                assert (await scheduler.ask(GetStats())).refused == 1
                 await waiting.aclose()
         assert (await idle(scheduler)).requests == 2
+
+
+async def test_who_is_refused_hears_how_long_it_takes_at_the_rate_that_is_measured(tiny_path: Path) -> None:
+    request = Generate(prompt="abc", max_tokens=200, ignore_eos=True)
+    async with serving(tiny_path, max_running=1, max_waiting=1) as scheduler:
+        for _ in range(3):
+            await scheduler.ask(Generate(prompt="abc", max_tokens=1))
+        async with scheduler.stream(request) as running, scheduler.stream(request) as waiting:
+            await anext(running)
+            with pytest.raises(Overloaded, match="1 requests are waiting") as caught:
+                await scheduler.ask(request)
+            assert "ask again in about 1 s" in caught.value.hint
+            await waiting.aclose()
 
 
 async def test_a_bad_request_is_refused_and_the_others_go_on(tiny_path: Path) -> None:
@@ -216,22 +159,6 @@ async def test_a_bad_request_is_refused_and_the_others_go_on(tiny_path: Path) ->
         assert (await idle(scheduler)).requests == 1
 
 
-class Flaky:
-    """Stands before `Runner.execute` and lets some steps crash the replica."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, crashes: Callable[[int, Step], bool]) -> None:
-        self.num_steps = 0
-        execute = Runner.execute
-
-        def flaky(runner: Runner, step: Step) -> StepResult:
-            self.num_steps += 1
-            if crashes(self.num_steps, step):
-                raise MemoryError("a test")
-            return execute(runner, step)
-
-        monkeypatch.setattr(Runner, "execute", flaky)
-
-
 async def test_streams_survive_a_replica_that_dies_with_the_same_tokens(
     tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,7 +175,7 @@ async def test_streams_survive_a_replica_that_dies_with_the_same_tokens(
 async def test_a_request_that_kills_every_replica_fails_and_the_engine_goes_on(
     tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Flaky(monkeypatch, lambda _, step: any(len(part.token_ids) == 13 for part in step.sequences))
+    Flaky(monkeypatch, lambda _, step: any(part.num_tokens == 13 for part in step.sequences))
     async with serving(tiny_path) as scheduler:
         with pytest.raises(ReplicaLost, match="died 3 times"):
             await scheduler.ask(Generate(prompt="x" * 13, max_tokens=4))
@@ -269,6 +196,31 @@ async def test_a_replica_that_is_stopped_and_started_again_is_found(tiny_path: P
             async for piece in pieces:
                 ids += piece.token_ids
         assert ids == expected
+
+
+async def test_what_waits_for_a_replica_that_does_not_come_back_fails_and_the_next_one_is_served(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("callboard.actors.serve.lane.LOOK_FOR_S", 0.3)
+    monkeypatch.setattr("callboard.actors.serve.lane.LOOK_EVERY_S", 0.02)
+    request = Generate(prompt="abc", max_tokens=10, ignore_eos=True)
+    async with Node("test") as node:
+        engine = await node.spawn(Engine, EngineConfig(model=str(tiny_path), num_blocks=64, threads=1), name="engine")
+        expected, _ = await answer(engine, request)
+        replica: Any = node.actors["engine.replica"]
+        await node.stop("engine.replica")
+        with pytest.raises(ReplicaLost, match="has been away"):
+            await engine.ask(request)
+        cell: Any = node.actors["engine"]
+        answered: list[list[int]] = []
+        async with anyio.create_task_group() as group:
+
+            async def ask() -> None:
+                answered.append((await answer(engine, request))[0])
+
+            group.start_soon(ask)
+            await cell._instance.spawn(Replica, replica.config, name="replica")
+        assert answered == [expected]
 
 
 async def test_random_arrivals_departures_and_deaths_end_with_every_block_free(

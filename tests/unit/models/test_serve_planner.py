@@ -7,21 +7,36 @@ step whose earlier tokens are not where the step says they are.
 from __future__ import annotations
 
 import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from callboard.actors.models.tokenizer import Tokenizer, TokenType, byte_alphabet
-from callboard.actors.serve.errors import Overloaded
-from callboard.actors.serve.planner import Limits, Planner
-from callboard.actors.serve.sequence import SamplingParams, Sequence, Text
+from callboard.actors.models.tokenizer import TokenType, byte_alphabet
+from callboard.actors.models.tokenizer_gguf import BytePairTokenizer
+from callboard.actors.serve.planner import MAX_IN_FLIGHT, Limits, Planner
+from callboard.actors.serve.sequence import Sequence
+from callboard.actors.serve.text import Text
 from callboard.runtime.errors import RequestInvalid
-from callboard.schemas.serve import FinishReason, Step, StepResult
+from callboard.schemas.serve import (
+    Drawn,
+    FailedSequence,
+    FinishReason,
+    Pooled,
+    Pooling,
+    PromptLogprobs,
+    SequenceStart,
+    Step,
+    StepResult,
+    TokenLogprob,
+)
 
 BLOCK_SIZE = 4
 VOCAB = list(byte_alphabet().values())
-TOKENIZER = Tokenizer(VOCAB, [], [TokenType.NORMAL] * len(VOCAB), pre="gpt-2", stop_ids=frozenset({0}))
+TOKENIZER = BytePairTokenizer(VOCAB, [], [TokenType.NORMAL] * len(VOCAB), pre="gpt-2", stop_ids=frozenset({0}))
 
 
 def next_token(tokens: list[int]) -> int:
@@ -38,160 +53,555 @@ def expected_answer(prompt: list[int], max_tokens: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
+def unending(prompt: list[int], count: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tokens))
+    return tokens
+
+
 class FakeReplica:
+    """Computes steps in order. Its guesses are right two times out of three."""
+
     def __init__(self, num_blocks: int) -> None:
         self.slots: list[int | None] = [None] * (num_blocks * BLOCK_SIZE)
+        self.starts: dict[int, SequenceStart] = {}
+        self.tokens: dict[int, list[int]] = {}
+        self.blocks: dict[int, list[int]] = {}
+        self.fails: Callable[[SequenceStart], bool] = lambda start: False
+        self.num_computed = 0
 
     def execute(self, step: Step) -> StepResult:
-        drawn: list[int] = []
+        drawn: list[Drawn] = []
+        scores: list[PromptLogprobs] = []
+        pooled: list[Pooled] = []
+        failed: list[FailedSequence] = []
+        for sequence_id in step.forget:
+            for known in (self.starts, self.tokens, self.blocks):
+                known.pop(sequence_id, None)  # type: ignore[attr-defined]
         for part in step.sequences:
-            place = [block * BLOCK_SIZE + offset for block in part.blocks for offset in range(BLOCK_SIZE)]
-            for position, token in enumerate(part.token_ids, start=part.num_cached):
-                self.slots[place[position]] = token
-            known = [self.slots[slot] for slot in place[: part.num_cached + len(part.token_ids)]]
-            tokens = [token for token in known if token is not None]
-            assert len(tokens) == len(known), "a step counts on tokens that were never computed"
-            if part.sampling is not None:
-                drawn.append(next_token(tokens))
-        return StepResult(step.step_id, tuple(drawn), 0.0)
+            name = part.sequence_id
+            if part.start is not None:
+                assert name not in self.starts, "a sequence starts twice"
+                self.starts[name], self.tokens[name], self.blocks[name] = part.start, [*part.start.token_ids], []
+            start, tokens = self.starts[name], self.tokens[name]
+            if self.fails(start):
+                failed.append(FailedSequence(name, "model.request", "a test"))
+                drawn += [Drawn(())] * part.draws
+                continue
+            self.blocks[name] += part.new_blocks
+            self.num_computed += part.num_tokens
+            end = part.num_cached + part.num_tokens
+            self._write(name, part.num_cached, tokens[part.num_cached : end])
+            self._check(name, end)
+            if start.prompt_logprobs >= 0:
+                assert part.num_cached or part.start is not None
+                rest = tokens[part.num_cached + 1 : min(end + 1, len(start.token_ids))]
+                entries = tuple(TokenLogprob(token, -float(token)) for token in rest)
+                scores.append(PromptLogprobs(name, part.num_cached + 1, entries))
+            if start.pooling is not None and end == len(tokens):
+                pooled.append(Pooled(name, tuple(map(float, tokens))))
+            if part.draws:
+                assert end == len(tokens), "a token is drawn before all others are computed"
+                drawn.append(self._draw(name, part.num_draft))
+        return StepResult(step.step_id, tuple(drawn), 0.0, tuple(scores), tuple(pooled), tuple(failed))
+
+    def _draw(self, name: int, num_draft: int) -> Drawn:
+        tokens = self.tokens[name]
+        begin = len(tokens)
+        tokens.append(next_token(tokens))
+        for _ in range(num_draft):
+            guess = next_token(tokens) if random.Random(str(tokens) + "guess").random() < 0.67 else 39
+            self._write(name, len(tokens) - 1, [tokens[-1]])
+            tokens.append(next_token(tokens))
+            if guess != tokens[-1]:
+                tokens.pop()
+                break
+        return Drawn(tuple(tokens[begin:]), num_drafted=num_draft)
+
+    def _slot(self, name: int, place: int) -> int:
+        return self.blocks[name][place // BLOCK_SIZE] * BLOCK_SIZE + place % BLOCK_SIZE
+
+    def _write(self, name: int, first: int, tokens: list[int]) -> None:
+        for place, token in enumerate(tokens, first):
+            self.slots[self._slot(name, place)] = token
+
+    def _check(self, name: int, end: int) -> None:
+        known = [self.slots[self._slot(name, place)] for place in range(end)]
+        assert known == self.tokens[name][:end], "a step counts on tokens that were never computed"
 
 
-def make_sequence(prompt: list[int], max_tokens: int) -> Sequence:
-    params = SamplingParams(0.0, 0, 1.0, seed=0)
-    return Sequence(tuple(prompt), max_tokens, params, TOKENIZER.stop_ids, Text(TOKENIZER, ()))
+def make_sequence(prompt: list[int], max_tokens: int, **fields: Any) -> Sequence:
+    return Sequence(
+        tuple(prompt), max_tokens, **{"stop_ids": TOKENIZER.stop_ids, "text": Text(TOKENIZER, ()), **fields}
+    )
 
 
-def run(planner: Planner, replica: FakeReplica, limit: int = 2000) -> list[Step]:
-    steps: list[Step] = []
-    while (step := planner.plan()) is not None:
-        steps.append(step)
-        planner.check_integrity()
-        planner.apply(replica.execute(step))
-        assert len(steps) < limit, "the planner makes no progress"
-    return steps
+class Loop:
+    """Planner and replica, with steps planned ahead or one at a time."""
+
+    def __init__(self, planner: Planner, num_blocks: int, *, overlap: bool) -> None:
+        self.planner = planner
+        self.num_blocks = num_blocks
+        self.depth = MAX_IN_FLIGHT if overlap else 1
+        self.replica = FakeReplica(num_blocks)
+        self.steps: list[Step] = []
+        self.in_flight: deque[Step] = deque()
+
+    def plan(self) -> Step | None:
+        """Plan as many steps as may be under way; the last of them."""
+        step = None
+        while len(self.in_flight) < self.depth and (planned := self.planner.plan()) is not None:
+            step = planned
+            self.steps.append(step)
+            self.in_flight.append(step)
+            self.planner.check_integrity()
+        return step
+
+    def turn(self) -> list[Sequence] | None:
+        """Plan, and take one result; None if there was nothing to do."""
+        self.plan()
+        if not self.in_flight:
+            return None
+        news = self.planner.apply(self.replica.execute(self.in_flight.popleft()))
+        self.planner.check_integrity()
+        return news
+
+    def die(self) -> list[Sequence]:
+        self.in_flight.clear()
+        self.replica = FakeReplica(self.num_blocks)
+        return self.planner.rewind()
+
+    def run(self, limit: int = 4000) -> list[Step]:
+        while self.turn() is not None:
+            assert len(self.steps) < limit, "the planner makes no progress"
+        assert not self.planner.load
+        return self.steps
 
 
 prompts = st.lists(st.integers(1, 39), min_size=1, max_size=25)
-requests = st.lists(st.tuples(prompts, st.integers(1, 20)), min_size=1, max_size=8)
+# Prompts that begin alike, and of which some are the same.
+alike = st.builds(
+    lambda n, tail: [*range(1, 13)][:n] + tail, st.integers(1, 12), st.lists(st.integers(1, 3), max_size=9)
+)
+request = st.tuples(st.one_of(prompts, alike), st.integers(1, 20), st.integers(0, 2), st.sampled_from([0, 0, 3]))
+requests = st.lists(request, min_size=1, max_size=8)
 
 
 @settings(max_examples=200)
-@given(requests, st.integers(12, 30), st.integers(3, 16), st.integers(1, 3))
-def test_every_request_gets_its_tokens_however_it_is_batched_chunked_and_preempted(
-    wanted: list[tuple[list[int], int]], num_blocks: int, max_batch_tokens: int, max_running: int
+@given(requests, st.integers(12, 30), st.integers(3, 16), st.integers(1, 3), st.booleans())
+def test_every_request_gets_its_tokens_however_it_is_batched_chunked_shared_and_preempted(
+    wanted: list[tuple[list[int], int, int, int]],
+    num_blocks: int,
+    max_batch_tokens: int,
+    max_running: int,
+    overlap: bool,
 ) -> None:
-    planner = Planner(num_blocks, BLOCK_SIZE, Limits(max_batch_tokens, max_running, 100))
-    sequences = [make_sequence(prompt, count) for prompt, count in wanted]
+    planner = Planner(num_blocks, BLOCK_SIZE, Limits(max_batch_tokens, max_running))
+    sequences = [make_sequence(p, count, priority=priority, num_draft=d) for p, count, priority, d in wanted]
     for sequence in sequences:
         planner.add(sequence)
-    steps = run(planner, FakeReplica(num_blocks))
-    for sequence, (prompt, count) in zip(sequences, wanted, strict=True):
+    steps = Loop(planner, num_blocks, overlap=overlap).run()
+    for sequence, (prompt, count, _, _) in zip(sequences, wanted, strict=True):
         assert sequence.token_ids[len(prompt) :] == expected_answer(prompt, count)
         assert sequence.finish_reason is not None
-    assert all(sum(len(part.token_ids) for part in step.sequences) <= max_batch_tokens for step in steps)
+    assert all(sum(part.num_tokens + part.num_draft for part in step.sequences) <= max_batch_tokens for step in steps)
     assert all(len(step.sequences) <= max_running for step in steps)
     assert planner.pool.num_free == num_blocks
 
 
 @settings(max_examples=200)
-@given(st.data())
-def test_arrivals_departures_and_lost_caches_in_any_order_leave_nothing_behind(data: st.DataObject) -> None:
+@given(st.data(), st.booleans())
+def test_arrivals_departures_and_lost_caches_in_any_order_leave_nothing_behind(
+    data: st.DataObject, overlap: bool
+) -> None:
     num_blocks = data.draw(st.integers(12, 24))
-    planner = Planner(num_blocks, BLOCK_SIZE, Limits(8, 4, 100))
-    replica = FakeReplica(num_blocks)
+    planner = Planner(num_blocks, BLOCK_SIZE, Limits(8, 4, max_sessions=3))
+    loop = Loop(planner, num_blocks, overlap=overlap)
     here: list[tuple[Sequence, list[int], int]] = []
+    now = 0.0
     for event in data.draw(
-        st.lists(st.sampled_from(["arrive", "leave", "step", "leave mid-step", "die"]), max_size=40)
+        st.lists(
+            st.sampled_from(["arrive", "leave", "step", "step", "leave mid-step", "die", "turn ends"]), max_size=40
+        )
     ):
+        now += 100
         if event == "arrive":
-            prompt, count = data.draw(prompts), data.draw(st.integers(1, 15))
-            here.append((make_sequence(prompt, count), prompt, count))
+            prompt, count, priority, num_draft = data.draw(request)
+            count = min(count, 15)
+            here.append((make_sequence(prompt, count, priority=priority, num_draft=num_draft), prompt, count))
             planner.add(here[-1][0])
         elif event == "leave" and here:
             planner.remove(here.pop(data.draw(st.integers(0, len(here) - 1)))[0])
-        elif (step := planner.plan()) is not None:
-            if event == "die":
-                assert all(sequence in planner.waiting for sequence in planner.rewind())
-                replica = FakeReplica(num_blocks)
-            else:
-                result = replica.execute(step)
-                if event == "leave mid-step" and here:
-                    planner.remove(here.pop()[0])
-                planner.apply(result)
+        elif event == "leave mid-step" and here:
+            loop.plan()
+            planner.remove(here.pop()[0])
+        elif event == "die":
+            loop.plan()
+            assert all(sequence in [*planner.waiting] for sequence in loop.die())
+        elif event == "turn ends" and here:
+            name = data.draw(st.sampled_from("abcde"))
+            planner.keep_session(name, data.draw(st.sampled_from(here))[0], now, 250.0)
+        else:
+            planner.sessions.expire(now)
+            loop.turn()
         planner.check_integrity()
-    run(planner, replica)
+    loop.run()
     assert planner.pool.num_free == num_blocks
     for sequence, prompt, count in here:
         assert sequence.token_ids[len(prompt) :] == expected_answer(prompt, count)
 
 
+def test_a_step_is_planned_while_the_one_before_is_under_way_and_goes_on_with_what_that_draws() -> None:
+    planner = Planner(20, BLOCK_SIZE, Limits(16, 4))
+    sequence = make_sequence([1, 2, 3], 9, stop_ids=frozenset())
+    planner.add(sequence)
+    first, second = planner.plan(), planner.plan()
+    assert first is not None
+    assert second is not None
+    assert [(part.num_cached, part.num_tokens, part.draws) for part in first.sequences] == [(0, 3, True)]
+    assert [(part.num_cached, part.num_tokens, part.draws) for part in second.sequences] == [(3, 1, True)]
+    with pytest.raises(RuntimeError, match="under way"):
+        planner.plan()
+    replica = FakeReplica(20)
+    assert planner.apply(replica.execute(first)) == [sequence]
+    assert len(sequence.token_ids) == 4
+    with pytest.raises(RuntimeError, match="not the one"):
+        planner.apply(StepResult(1, (), 0.0))
+
+
+def test_no_more_tokens_are_drawn_ahead_than_were_asked_for() -> None:
+    planner = Planner(20, BLOCK_SIZE, Limits(16, 4))
+    planner.add(make_sequence([1, 2, 3], 2, stop_ids=frozenset()))
+    loop = Loop(planner, 20, overlap=True)
+    loop.run()
+    assert len(loop.steps) == 2
+
+
+def test_a_sequence_that_guesses_is_not_planned_ahead_and_its_guesses_speed_it_up() -> None:
+    counts = []
+    for num_draft in (0, 3):
+        planner = Planner(40, BLOCK_SIZE, Limits(16, 4))
+        sequence = make_sequence([1, 2, 3], 40, stop_ids=frozenset(), num_draft=num_draft)
+        planner.add(sequence)
+        loop = Loop(planner, 40, overlap=True)
+        loop.run()
+        counts.append(len(loop.steps))
+        assert sequence.token_ids == unending([1, 2, 3], 40)
+    assert counts[1] < 0.6 * counts[0]
+    assert sequence.num_accepted > 10
+    assert sequence.num_drafted >= sequence.num_accepted
+
+
 def test_decoding_goes_on_in_every_step_while_a_long_prompt_is_computed_in_chunks() -> None:
-    planner = Planner(40, BLOCK_SIZE, Limits(8, 4, 10))
-    replica = FakeReplica(40)
-    decoding, prompt = make_sequence([1, 2, 3], 20), make_sequence(list(range(1, 36)), 1)
-    decoding.stop_ids = frozenset()
+    planner = Planner(40, BLOCK_SIZE, Limits(8, 4))
+    loop = Loop(planner, 40, overlap=False)
+    decoding, prompt = make_sequence([1, 2, 3], 20, stop_ids=frozenset()), make_sequence(list(range(1, 36)), 1)
     planner.add(decoding)
-    step = planner.plan()
-    assert step is not None
-    planner.apply(replica.execute(step))
+    loop.turn()
     planner.add(prompt)
     chunks = []
     while not prompt.is_done:
-        step = planner.plan()
-        assert step is not None
-        sizes = {part.sequence_id: len(part.token_ids) for part in step.sequences}
+        loop.turn()
+        sizes = {part.sequence_id: part.num_tokens for part in loop.steps[-1].sequences}
         assert sizes[decoding.sequence_id] == 1
         chunks.append(sizes[prompt.sequence_id])
-        planner.apply(replica.execute(step))
     assert chunks == [7, 7, 7, 7, 7]
 
 
 def test_the_youngest_gives_way_when_blocks_run_out() -> None:
-    planner = Planner(6, BLOCK_SIZE, Limits(32, 4, 10))
-    old, young = make_sequence([1] * 8, 12), make_sequence([2] * 8, 12)
-    for sequence in (old, young):
-        sequence.stop_ids = frozenset()
-        planner.add(sequence)
-    replica = FakeReplica(6)
+    planner = Planner(6, BLOCK_SIZE, Limits(32, 4))
+    old, young = (make_sequence([token] * 8, 12, stop_ids=frozenset()) for token in (1, 2))
+    planner.add(old)
+    planner.add(young)
+    loop = Loop(planner, 6, overlap=False)
     while not planner.num_preemptions:
-        step = planner.plan()
-        assert step is not None
-        planner.apply(replica.execute(step))
+        loop.turn()
     assert planner.running == [old]
     assert list(planner.waiting) == [young]
-    run(planner, replica)
+    loop.run()
     assert old.finish_reason is young.finish_reason is FinishReason.LENGTH
 
 
+def test_the_least_important_gives_way_first_however_old_it_is() -> None:
+    planner = Planner(6, BLOCK_SIZE, Limits(32, 4))
+    lesser = make_sequence([1] * 8, 12, stop_ids=frozenset(), priority=-1)
+    usual = make_sequence([2] * 8, 12, stop_ids=frozenset())
+    planner.add(lesser)
+    planner.add(usual)
+    loop = Loop(planner, 6, overlap=False)
+    while not planner.num_preemptions:
+        loop.turn()
+    assert planner.running == [usual]
+
+
+@pytest.mark.parametrize("num_blocks", [5, 40])
+def test_who_is_more_important_does_not_wait_for_room_that_others_have(num_blocks: int) -> None:
+    """With five blocks the others hold all of them, with forty the two places in the batch."""
+    planner = Planner(num_blocks, BLOCK_SIZE, Limits(32, 2))
+    usual = [make_sequence([token] * 6, 8, stop_ids=frozenset()) for token in (1, 2)]
+    for sequence in usual:
+        planner.add(sequence)
+    loop = Loop(planner, num_blocks, overlap=True)
+    loop.turn()
+    urgent = make_sequence([3] * 5, 3, priority=5, stop_ids=frozenset())
+    planner.add(urgent)
+    loop.turn()
+    assert urgent in planner.running
+    assert planner.num_preemptions > 0
+    loop.run()
+    assert all(sequence.num_generated == 8 for sequence in usual)
+
+
+def test_what_gave_way_is_not_computed_again_before_its_token_is_here() -> None:
+    planner = Planner(40, BLOCK_SIZE, Limits(32, 1))
+    usual = make_sequence([1] * 6, 8, stop_ids=frozenset())
+    planner.add(usual)
+    loop = Loop(planner, 40, overlap=True)
+    first = planner.plan()
+    assert first is not None
+    urgent = make_sequence([3] * 5, 1, priority=5, stop_ids=frozenset())
+    planner.add(urgent)
+    second = planner.plan()
+    assert second is not None
+    assert second.forget == (usual.sequence_id,)
+    assert [part.sequence_id for part in second.sequences] == [urgent.sequence_id]
+    planner.remove(urgent)
+    loop.in_flight.extend([first, second])
+    assert planner.apply(loop.replica.execute(loop.in_flight.popleft())) == [usual]
+    assert usual.num_generated == 1
+    loop.run()
+    assert usual.num_generated == 8
+
+
 def test_first_come_is_first_served() -> None:
-    planner = Planner(8, BLOCK_SIZE, Limits(64, 8, 10))
+    planner = Planner(8, BLOCK_SIZE, Limits(64, 8))
     big, small = make_sequence([1] * 30, 1), make_sequence([2], 1)
-    first = make_sequence([3] * 8, 9)
-    first.stop_ids = frozenset()
-    replica = FakeReplica(8)
+    first = make_sequence([3] * 8, 9, stop_ids=frozenset())
     for sequence in (first, big, small):
         planner.add(sequence)
-    step = planner.plan()
-    assert step is not None
-    assert [part.sequence_id for part in step.sequences] == [first.sequence_id], "the small one must not overtake"
-    planner.apply(replica.execute(step))
-    run(planner, replica)
+    loop = Loop(planner, 8, overlap=False)
+    loop.turn()
+    sent = [part.sequence_id for part in loop.steps[0].sequences]
+    assert sent == [first.sequence_id], "the small one must not overtake"
+    loop.run()
     assert big.is_done
     assert small.is_done
 
 
-def test_a_full_queue_takes_no_more() -> None:
-    planner = Planner(8, BLOCK_SIZE, Limits(8, 1, 2))
-    for _ in range(2):
-        planner.add(make_sequence([1], 1))
-    with pytest.raises(Overloaded) as caught:
-        planner.add(make_sequence([1], 1))
-    assert caught.value.hint
-    assert len(planner.waiting) == 2
+def test_a_client_with_many_requests_does_not_keep_another_waiting() -> None:
+    planner = Planner(100, BLOCK_SIZE, Limits(16, 2))
+    many = [make_sequence([i % 30 + 1] * 5, 6, client="many", stop_ids=frozenset()) for i in range(100)]
+    for sequence in many:
+        planner.add(sequence)
+    loop = Loop(planner, 100, overlap=True)
+    for _ in range(10):
+        loop.turn()
+    one = make_sequence([35] * 5, 6, client="one", stop_ids=frozenset())
+    planner.add(one)
+    done = sum(sequence.is_done for sequence in many)
+    while not one.is_done:
+        loop.turn()
+    assert sum(sequence.is_done for sequence in many) - done <= 4
+
+
+def test_two_clients_with_much_to_do_get_the_same_share_whatever_the_size_of_their_requests() -> None:
+    planner = Planner(400, BLOCK_SIZE, Limits(64, 4))
+    small = [make_sequence([i % 30 + 1] * 3, 4, client="small", stop_ids=frozenset()) for i in range(200)]
+    large = [make_sequence([i % 30 + 1] * 20, 30, client="large", stop_ids=frozenset()) for i in range(200)]
+    for sequence in (*large, *small):
+        planner.add(sequence)
+    loop = Loop(planner, 400, overlap=True)
+    for _ in range(300):
+        loop.turn()
+    shares = [sum(2 * s.num_generated + s.num_computed for s in group if s.num_generated) for group in (small, large)]
+    assert min(shares) > 0.75 * max(shares)
 
 
 def test_what_the_pool_can_never_hold_is_refused() -> None:
-    planner = Planner(2, BLOCK_SIZE, Limits(8, 1, 2))
+    planner = Planner(2, BLOCK_SIZE, Limits(8, 1))
     planner.add(make_sequence([1] * 4, 4))
     with pytest.raises(RequestInvalid, match="9 tokens"):
         planner.add(make_sequence([1] * 4, 5))
+    assert planner.load == 1
+
+
+# What is known already is not computed again
+
+
+def computed(loop: Loop, *sequences: Sequence) -> int:
+    """How many tokens are computed for these."""
+    before = loop.replica.num_computed
+    for sequence in sequences:
+        loop.planner.add(sequence)
+    loop.run()
+    return loop.replica.num_computed - before
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_prompt_that_begins_like_an_earlier_conversation_is_computed_from_where_it_differs(overlap: bool) -> None:
+    planner = Planner(40, BLOCK_SIZE, Limits(16, 4))
+    loop = Loop(planner, 40, overlap=overlap)
+    first = make_sequence([*range(1, 15)], 6, stop_ids=frozenset())
+    computed(loop, first)
+    follow_up = [*first.token_ids, 7, 7, 7]
+    # 14 + 6 tokens; the last was never computed, so four whole blocks are known.
+    assert computed(loop, make_sequence(follow_up, 1)) == len(follow_up) - 16
+    # Another way on from the middle of the first.
+    assert computed(loop, make_sequence([*range(1, 10), 9, 9, 9], 1)) == 4
+    # At least one token is computed, to draw from.
+    assert computed(loop, make_sequence([*range(1, 13)], 1)) == 4
+
+
+def test_prompts_that_are_the_same_are_computed_once_although_they_come_at_once() -> None:
+    planner = Planner(60, BLOCK_SIZE, Limits(16, 8))
+    loop = Loop(planner, 60, overlap=True)
+    prompt = [*range(1, 39)]
+    sequences = [make_sequence(prompt, 1) for _ in range(5)]
+    assert computed(loop, *sequences) == 38 + 4 * 2
+    assert planner.num_cached_tokens == 4 * 36
+
+
+def test_prompts_that_share_only_their_beginning_do_not_wait_for_each_other() -> None:
+    planner = Planner(60, BLOCK_SIZE, Limits(64, 8))
+    sequences = [make_sequence([1, 2, 3, 4, *[token] * 20], 1) for token in (5, 6)]
+    for sequence in sequences:
+        planner.add(sequence)
+    step = planner.plan()
+    assert step is not None
+    assert len(step.sequences) == 2
+
+
+def test_who_waits_for_a_prefix_goes_ahead_when_the_one_that_computes_it_leaves() -> None:
+    planner = Planner(60, BLOCK_SIZE, Limits(8, 8))
+    first, second = (make_sequence([*range(1, 39)], 1) for _ in range(2))
+    planner.add(first)
+    planner.add(second)
+    loop = Loop(planner, 60, overlap=False)
+    loop.turn()
+    assert planner.running == [first]
+    planner.remove(first)
+    loop.run()
+    assert second.is_done
+    assert second.num_cached_tokens == 8
+
+
+def test_other_adapters_and_other_arithmetic_share_nothing() -> None:
+    loop = Loop(Planner(40, BLOCK_SIZE, Limits(16, 4)), 40, overlap=True)
+    prompt = [*range(1, 15)]
+    assert computed(loop, make_sequence(prompt, 1)) == 14
+    for other in ({"adapter": "a"}, {"adapter": "a", "adapter_generation": 2}, {"deterministic": True}):
+        assert computed(loop, make_sequence(prompt, 1, **other)) == 14
+        assert computed(loop, make_sequence(prompt, 1, **other)) == 2
+
+
+def test_preempted_sequences_find_what_is_left_of_their_blocks() -> None:
+    planner = Planner(40, BLOCK_SIZE, Limits(32, 1))
+    usual = make_sequence([*range(1, 21)], 8, stop_ids=frozenset())
+    planner.add(usual)
+    loop = Loop(planner, 40, overlap=False)
+    loop.turn()
+    assert computed(loop, make_sequence([33] * 5, 1, priority=5)) == 5 + 7  # its own, and what the other had not done
+
+
+def test_sessions_keep_their_blocks_longer_than_others_and_give_them_up_under_pressure() -> None:
+    planner = Planner(10, BLOCK_SIZE, Limits(64, 4, max_sessions=2))
+    loop = Loop(planner, 10, overlap=True)
+
+    def talk(name: str, prompt: list[int]) -> int:
+        sequence = make_sequence(prompt, 1)
+        count = computed(loop, sequence)
+        planner.keep_session(name, sequence, 0.0)
+        planner.check_integrity()
+        return count
+
+    kept = [*range(1, 12)]
+    assert talk("a", kept) == 11
+    for token in range(20, 30):  # others come and go, and would have pushed it out
+        computed(loop, make_sequence([token] * 12, 1))
+    assert talk("a", [*kept, 5, 5]) == 5
+    assert planner.tree.num_pinned == 3
+    assert talk("b", [15] * 9) == 9
+    assert len(planner.sessions) == 2
+    computed(loop, make_sequence([16] * 38, 1))  # needs every block: running requests win
+    assert (len(planner.sessions), planner.tree.num_pinned) == (0, 0)
+    assert talk("a", kept) == 11
+    assert planner.sessions.close("a")
+    assert not planner.sessions.close("a")
+    assert planner.tree.num_pinned == 0
+
+
+def test_sessions_end_after_their_time_and_beyond_their_number() -> None:
+    planner = Planner(40, BLOCK_SIZE, Limits(64, 4, max_sessions=2, session_ttl_s=10.0))
+    loop = Loop(planner, 40, overlap=True)
+    for name, ttl in (("a", 0.0), ("b", 50.0), ("c", 0.0)):
+        sequence = make_sequence([ord(name) - 90] * 9, 1)
+        computed(loop, sequence)
+        planner.keep_session(name, sequence, 0.0, ttl)
+    assert "a" not in planner.sessions
+    planner.plan(now=9.0)
+    assert len(planner.sessions) == 2
+    planner.plan(now=10.0)
+    assert "b" in planner.sessions
+    assert "c" not in planner.sessions
+    planner.plan(now=50.0)
+    assert not planner.tree.num_pinned
+
+
+# Beside tokens
+
+
+def test_log_probabilities_of_a_prompt_are_complete_after_chunks_and_a_preemption() -> None:
+    planner = Planner(40, BLOCK_SIZE, Limits(8, 1))
+    loop = Loop(planner, 40, overlap=False)
+    prompt = [*range(1, 30)]
+    computed(loop, make_sequence(prompt, 1))
+    scored = make_sequence(prompt, 0, prompt_logprobs=0, max_cached=0)
+    planner.add(scored)
+    loop.turn()
+    computed(loop, make_sequence([33] * 5, 1, priority=5))
+    assert scored.is_done
+    assert [entry and entry.logprob for entry in scored.scores] == [None, *(-float(token) for token in prompt[1:])]
+    assert scored.num_cached_tokens == 0
+    # Of a continuation alone, what stands before it may be known.
+    continuation = make_sequence([*prompt, 3, 4], 0, prompt_logprobs=0, max_cached=28, first_scored=29)
+    assert computed(loop, continuation) == 3
+    assert [entry and entry.logprob for entry in continuation.scores[29:]] == [-3.0, -4.0]
+
+
+def test_a_prompt_may_be_scored_and_answered_in_one() -> None:
+    planner = Planner(40, BLOCK_SIZE, Limits(8, 1))
+    sequence = make_sequence([*range(1, 12)], 5, prompt_logprobs=2, max_cached=0, stop_ids=frozenset())
+    computed(Loop(planner, 40, overlap=True), sequence)
+    assert sequence.num_generated == 5
+    assert not sequence.num_unscored
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_text_is_pooled_once_all_of_it_is_computed(overlap: bool) -> None:
+    planner = Planner(40, BLOCK_SIZE, Limits(8, 2))
+    sequences = [make_sequence([*range(1, n)], 0, pooling=Pooling.MEAN, max_cached=0) for n in (2, 9, 10, 30)]
+    computed(Loop(planner, 40, overlap=overlap), *sequences)
+    assert [sequence.pooled for sequence in sequences] == [tuple(map(float, s.prompt_ids)) for s in sequences]
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_sequence_that_cannot_be_computed_ends_alone(overlap: bool) -> None:
+    planner = Planner(40, BLOCK_SIZE, Limits(16, 4))
+    loop = Loop(planner, 40, overlap=overlap)
+    loop.replica.fails = lambda start: start.adapter == "gone"
+    good, bad = make_sequence([1, 2], 5, stop_ids=frozenset()), make_sequence([1, 2], 5, adapter="gone")
+    computed(loop, good, bad)
+    assert good.num_generated == 5
+    assert bad.error is not None
+    assert bad.error.code == "model.request"
+    assert planner.pool.num_free == 40
+
+
+def test_a_result_that_is_not_what_was_asked_for_stops_everything() -> None:
+    planner = Planner(40, BLOCK_SIZE, Limits(16, 4))
+    planner.add(make_sequence([1, 2], 5))
+    step = planner.plan()
+    assert step is not None
+    with pytest.raises(RuntimeError, match="0 results"):
+        planner.apply(StepResult(step.step_id, (), 0.0))

@@ -1,0 +1,201 @@
+"""The native CPU kernels: C++ sources beside this file, compiled once for the processor they run on.
+
+There they read each weight once, keep sums in registers and run a whole forward pass in threads of their own, where
+torch would dispatch some four hundred small operations. They need Linux, a C++ compiler, and a processor with AVX-512
+VNNI (Intel since Ice Lake, AMD since Zen 4); where one of these is missing `unavailable()` says so and the torch path
+computes instead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+SOURCES = Path(__file__).parent / "native"
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
+COMPILERS = ("c++", "g++", "clang++")
+NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni")
+COMPILE_TIMEOUT_S = 300.0
+
+
+class CWeight(ctypes.Structure):
+    """`Weight` of native/weights.h."""
+
+    _fields_ = (
+        ("format", ctypes.c_int32),
+        ("n", ctypes.c_int32),
+        ("k", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+        ("data", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+    )
+
+
+class CCache(ctypes.Structure):
+    """`KVCache` of native/attention.h."""
+
+    _fields_ = (
+        ("keys", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("key_scales", ctypes.c_void_p),
+        ("value_scales", ctypes.c_void_p),
+    )
+
+
+class CLora(ctypes.Structure):
+    """`LoraTarget` of native/decoder.cpp."""
+
+    _fields_ = (
+        ("a", ctypes.c_void_p),
+        ("b", ctypes.c_void_p),
+        ("rank", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    )
+
+
+class CLayer(ctypes.Structure):
+    """`Layer` of native/decoder.cpp."""
+
+    _fields_ = (
+        ("input_norm", ctypes.c_void_p),
+        ("post_norm", ctypes.c_void_p),
+        ("q_norm", ctypes.c_void_p),
+        ("k_norm", ctypes.c_void_p),
+        ("qkv", CWeight),
+        ("o", CWeight),
+        ("gate_up", CWeight),
+        ("down", CWeight),
+        ("window", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+        ("cache", CCache),
+        ("lora", ctypes.c_void_p * 4),
+    )
+
+
+class CModel(ctypes.Structure):
+    """`Model` of native/decoder.cpp."""
+
+    _fields_ = (
+        ("num_layers", ctypes.c_int32),
+        ("hidden", ctypes.c_int32),
+        ("intermediate", ctypes.c_int32),
+        ("num_heads", ctypes.c_int32),
+        ("num_kv_heads", ctypes.c_int32),
+        ("head_dim", ctypes.c_int32),
+        ("kv_format", ctypes.c_int32),
+        ("block_size", ctypes.c_int32),
+        ("eps", ctypes.c_float),
+        ("scale", ctypes.c_float),
+        ("norm", ctypes.c_void_p),
+        ("embedding", ctypes.c_void_p),
+        ("layers", ctypes.c_void_p),
+    )
+
+
+class CBatch(ctypes.Structure):
+    """`Batch` of native/decoder.cpp."""
+
+    _fields_ = (
+        ("num_tokens", ctypes.c_int32),
+        ("num_seqs", ctypes.c_int32),
+        ("table_width", ctypes.c_int32),
+        ("num_adapters", ctypes.c_int32),
+        ("token_ids", ctypes.c_void_p),
+        ("positions", ctypes.c_void_p),
+        ("slots", ctypes.c_void_p),
+        ("query_starts", ctypes.c_void_p),
+        ("block_tables", ctypes.c_void_p),
+        ("cos", ctypes.c_void_p),
+        ("sin", ctypes.c_void_p),
+        ("adapters", ctypes.c_void_p),
+    )
+
+
+class NativeUnavailable(RuntimeError):
+    """The native kernels cannot run here; the message says why."""
+
+
+def unavailable() -> str:
+    """Why the native kernels cannot run here; empty where they can. Compiles them if that was not done before."""
+    try:
+        library()
+    except NativeUnavailable as error:
+        return str(error)
+    return ""
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled kernels. Raises NativeUnavailable."""
+    if os.environ.get("CALLBOARD_NATIVE", "1") == "0":
+        raise NativeUnavailable("CALLBOARD_NATIVE=0 turns them off")
+    if sys.platform != "linux":
+        raise NativeUnavailable("they run on Linux only")
+    flags = _cpu_flags()
+    missing = [flag for flag in NEEDED if flag not in flags]
+    if missing:
+        raise NativeUnavailable(f"this processor has no {', '.join(missing)}")
+    loaded = ctypes.CDLL(str(_compiled(flags)))
+    _declare(loaded)
+    return loaded
+
+
+def _declare(loaded: ctypes.CDLL) -> None:
+    pointer, int32, int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+    signatures: dict[str, tuple[type | None, tuple[type, ...]]] = {
+        "cb_engine_new": (pointer, (int32,)),
+        "cb_engine_free": (None, (pointer,)),
+        "cb_weight_bytes": (int64, (int32, int32, int32)),
+        "cb_pack": (None, (int32, int32, int32, pointer, pointer, int32, pointer)),
+        "cb_unpack": (None, (pointer, pointer, int32, pointer)),
+        "cb_linear": (None, (pointer, pointer, pointer, int32, pointer, int64, int32)),
+        "cb_forward": (None, (pointer, pointer, pointer, pointer)),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+
+
+def _compiled(flags: frozenset[str]) -> Path:
+    """The library's file, from the cache folder or made now. Two processes may make it at once: a rename decides."""
+    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    if compiler is None:
+        raise NativeUnavailable("there is no C++ compiler (Debian: apt-get install g++)")
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    digest = hashlib.sha256("\0".join((version, *FLAGS, *sorted(flags))).encode())
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.read_bytes())
+    cache = os.environ.get("CALLBOARD_CACHE_DIR")
+    folder = (Path(cache).expanduser() if cache else user_cache_path("callboard", appauthor=False)) / "native"
+    target = folder / f"kernels-{digest.hexdigest()[:16]}.so"
+    if target.exists():
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".compiling-") as temporary:
+            output = Path(temporary) / target.name
+            command = [compiler, *FLAGS, "-o", str(output), str(SOURCES / "decoder.cpp")]
+            made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMPILE_TIMEOUT_S)
+            if made.returncode != 0:
+                first = next((line for line in made.stderr.splitlines() if "error" in line), made.stderr[:200])
+                raise NativeUnavailable(f"{compiler} does not compile them: {first}")
+            os.replace(output, target)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NativeUnavailable(f"they could not be compiled: {error}") from error
+    return target
+
+
+def _cpu_flags() -> frozenset[str]:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()

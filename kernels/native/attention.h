@@ -1,0 +1,317 @@
+// Attention over a paged key/value cache whose tiles of 16 tokens are laid out for whole-register products.
+//
+//   kv format   keys of a tile and head          values of a tile and head     scales of each
+//   FLOAT32     [head_dim][16] float             [16][head_dim] float
+//   BFLOAT16    [head_dim / 2][16][2] bf16       [8][head_dim][2] bf16         (pairs of tokens)
+//   INT8        [head_dim / 4][16][4] u8 (+128)  [16][head_dim] int8           [16] float, a token and head
+//
+// A cache is [num_tiles][num_kv_heads][that]; a block of the pool is block_size / 16 tiles in a row.
+//
+// Every query row is computed as if it were alone: scores tile by tile, softmax over chunks of 1,024 keys that begin at
+// multiples of 1,024, so a result depends neither on the batch nor on how a prompt was divided.
+#pragma once
+
+#include "linear.h"
+
+namespace cb {
+
+constexpr int TILE = 16;
+constexpr int CHUNK = 1024;
+constexpr int ROWS = 6;  // query rows that share a load of keys or values
+constexpr float LOG2_E = 1.44269504089f;
+
+struct KVLayout {
+    int format, num_kv_heads, head_dim;
+
+    int element_bytes() const { return format == FLOAT32 ? 4 : format == BFLOAT16 ? 2 : 1; }
+    int64_t tile_bytes() const { return int64_t(TILE) * head_dim * element_bytes(); }
+    int64_t at(int64_t tile, int head) const { return (tile * num_kv_heads + head) * tile_bytes(); }
+    int64_t scale_at(int64_t tile, int head) const { return (tile * num_kv_heads + head) * TILE; }
+};
+
+struct KVCache {  // of one layer
+    uint8_t* keys;
+    uint8_t* values;
+    float* key_scales;    // INT8, else null
+    float* value_scales;
+};
+
+inline float quantize_row(const float* x, int n, int8_t* out) {
+    f32x16 largest = _mm512_setzero_ps();
+    for (int i = 0; i < n; i += LANES) largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
+    const float top = _mm512_reduce_max_ps(largest);
+    const f32x16 inverse = _mm512_set1_ps(top > 0 ? 127 / top : 0.0f);
+    for (int i = 0; i < n; i += LANES)
+        _mm_storeu_si128((__m128i*)(out + i),
+                         _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), inverse))));
+    return top / 127;
+}
+
+// The key and value of one token and head, [head_dim] each, into `slot`.
+inline void write_kv(const KVLayout& layout, const KVCache& cache, int64_t slot, int head, const float* key,
+                     const float* value) {
+    const int64_t tile = slot / TILE;
+    const int lane = int(slot % TILE), hd = layout.head_dim;
+    uint8_t* keys = cache.keys + layout.at(tile, head);
+    uint8_t* values = cache.values + layout.at(tile, head);
+    if (layout.format == FLOAT32) {
+        for (int d = 0; d < hd; ++d) ((float*)keys)[d * TILE + lane] = key[d];
+        std::memcpy((float*)values + lane * hd, value, hd * sizeof(float));
+    } else if (layout.format == BFLOAT16) {
+        uint16_t* k = (uint16_t*)keys;
+        uint16_t* v = (uint16_t*)values + lane / 2 * hd * 2 + lane % 2;
+        for (int d = 0; d < hd; d += 2) {
+            k[d * TILE + lane * 2] = f32_to_bf16(key[d]);
+            k[d * TILE + lane * 2 + 1] = f32_to_bf16(key[d + 1]);
+        }
+        for (int d = 0; d < hd; ++d) v[d * 2] = f32_to_bf16(value[d]);
+    } else {
+        int8_t codes[256];
+        cache.key_scales[layout.scale_at(tile, head) + lane] = quantize_row(key, hd, codes);
+        for (int d = 0; d < hd; d += 4)
+            for (int i = 0; i < 4; ++i) keys[d * TILE + lane * 4 + i] = uint8_t(codes[d + i] + 128);
+        cache.value_scales[layout.scale_at(tile, head) + lane] = quantize_row(value, hd, (int8_t*)values + lane * hd);
+    }
+}
+
+// Queries of one step, turned and scaled (by log2 e too), as the scores multiply them.
+struct Queries {
+    std::vector<uint8_t> data;   // [rows][head_dim] float, bf16 or int8
+    std::vector<float> scales;   // INT8
+    std::vector<int32_t> sums;   // INT8: of a row, for the keys' + 128
+
+    void shape(const KVLayout& layout, size_t rows) {
+        const size_t bytes = rows * layout.head_dim * layout.element_bytes();
+        if (data.size() < bytes) data.resize(bytes);
+        if (layout.format == INT8 && scales.size() < rows) scales.resize(rows), sums.resize(rows);
+    }
+
+    void set(const KVLayout& layout, size_t row, const float* q) {
+        const int hd = layout.head_dim;
+        uint8_t* to = data.data() + row * hd * layout.element_bytes();
+        if (layout.format == FLOAT32) {
+            std::memcpy(to, q, hd * sizeof(float));
+        } else if (layout.format == BFLOAT16) {
+            for (int d = 0; d < hd; d += LANES) store_bf16((uint16_t*)to + d, _mm512_loadu_ps(q + d));
+        } else {
+            scales[row] = quantize_row(q, hd, (int8_t*)to);
+            int32_t sum = 0;
+            for (int d = 0; d < hd; ++d) sum += ((int8_t*)to)[d];
+            sums[row] = sum;
+        }
+    }
+};
+
+// One task: up to ROWS query rows that read the same key/value head of the same sequence.
+struct RowGroup {
+    const KVLayout* layout;
+    const KVCache* cache;
+    const int64_t* blocks;  // of the sequence
+    int tiles_per_block;
+    int head;
+    int num_rows;
+    const uint8_t* queries[ROWS];
+    float query_scales[ROWS];
+    int32_t query_sums[ROWS];
+    int first_key[ROWS];  // keys first_key .. last_key are seen
+    int last_key[ROWS];
+    float* out[ROWS];     // [head_dim] each
+
+    int64_t tile(int index) const { return blocks[index / tiles_per_block] * tiles_per_block + index % tiles_per_block; }
+};
+
+struct AttentionScratch {
+    std::vector<float> scores;     // [ROWS][CHUNK]
+    std::vector<uint16_t> halves;  // [ROWS][CHUNK], bf16 weights
+    std::vector<float> sums;       // [ROWS][head_dim]
+    AttentionScratch() : scores(ROWS * CHUNK), halves(ROWS * CHUNK), sums(ROWS * 256) {}
+};
+
+// Scores of M rows against one tile of keys: s[m] holds 16 of them.
+template <int M>
+inline void score_tile(const RowGroup& g, const uint8_t* keys, const float* key_scales, f32x16 (&s)[M]) {
+    const int hd = g.layout->head_dim;
+#pragma GCC unroll 6
+    for (int m = 0; m < M; ++m) s[m] = _mm512_setzero_ps();
+    if (g.layout->format == FLOAT32) {
+        for (int d = 0; d < hd; ++d) {
+            const f32x16 k = _mm512_loadu_ps((const float*)keys + d * TILE);
+#pragma GCC unroll 6
+            for (int m = 0; m < M; ++m) dot_f32(s[m], k, (const float*)g.queries[m] + d);
+        }
+    } else if (g.layout->format == BFLOAT16) {
+        // Two sums a row hide the latency of the products.
+        f32x16 t[M];
+#pragma GCC unroll 6
+        for (int m = 0; m < M; ++m) t[m] = _mm512_setzero_ps();
+        for (int d = 0; d < hd; d += 4) {
+            const i32x16 k0 = _mm512_loadu_si512(keys + d * TILE * 2), k1 = _mm512_loadu_si512(keys + d * TILE * 2 + 64);
+#pragma GCC unroll 6
+            for (int m = 0; m < M; ++m) {
+                dot_bf16(s[m], k0, g.queries[m] + d * 2);
+                dot_bf16(t[m], k1, g.queries[m] + d * 2 + 4);
+            }
+        }
+#pragma GCC unroll 6
+        for (int m = 0; m < M; ++m) s[m] = _mm512_add_ps(s[m], t[m]);
+    } else {
+        i32x16 acc[M];
+#pragma GCC unroll 6
+        for (int m = 0; m < M; ++m) acc[m] = _mm512_setzero_si512();
+        for (int d = 0; d < hd; d += 4) {
+            const i32x16 k = _mm512_loadu_si512(keys + d * TILE);
+#pragma GCC unroll 6
+            for (int m = 0; m < M; ++m) dot_int8(acc[m], k, g.queries[m] + d);
+        }
+        const f32x16 scale = _mm512_loadu_ps(key_scales);
+#pragma GCC unroll 6
+        for (int m = 0; m < M; ++m) {
+            const i32x16 exact = _mm512_sub_epi32(acc[m], _mm512_set1_epi32(128 * g.query_sums[m]));
+            s[m] = _mm512_mul_ps(_mm512_cvtepi32_ps(exact), _mm512_mul_ps(scale, _mm512_set1_ps(g.query_scales[m])));
+        }
+    }
+}
+
+// sums[m][d .. d + 16 V) += weights x values over the tiles [begin, end), which lie in the chunk that starts at `base`.
+template <int M, int V>
+inline void add_values(const RowGroup& g, AttentionScratch& scratch, int base, int begin, int end, int d) {
+    const KVLayout& layout = *g.layout;
+    const int hd = layout.head_dim;
+    f32x16 acc[M][V];
+#pragma GCC unroll 6
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[m][v] = _mm512_loadu_ps(scratch.sums.data() + m * 256 + d + v * LANES);
+    for (int index = begin; index < end; ++index) {
+        const int64_t tile = g.tile(index);
+        const uint8_t* values = g.cache->values + layout.at(tile, g.head);
+        const int at = index * TILE - base;
+        if (layout.format == BFLOAT16) {
+            for (int pair = 0; pair < TILE / 2; ++pair) {
+                const uint8_t* row = values + (pair * hd + d) * 4;
+                i32x16 b[V];
+#pragma GCC unroll 4
+                for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_si512(row + v * 64);
+#pragma GCC unroll 6
+                for (int m = 0; m < M; ++m) {
+                    const uint16_t* p = scratch.halves.data() + m * CHUNK + at + pair * 2;
+#pragma GCC unroll 4
+                    for (int v = 0; v < V; ++v) dot_bf16(acc[m][v], b[v], p);
+                }
+            }
+        } else {
+            for (int key = 0; key < TILE; ++key) {
+                f32x16 b[V];
+                if (layout.format == FLOAT32) {
+#pragma GCC unroll 4
+                    for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_ps((const float*)values + key * hd + d + v * LANES);
+                } else {
+                    const f32x16 scale = _mm512_set1_ps(g.cache->value_scales[layout.scale_at(tile, g.head) + key]);
+#pragma GCC unroll 4
+                    for (int v = 0; v < V; ++v) {
+                        const __m128i codes = _mm_loadu_si128((const __m128i*)(values + key * hd + d + v * LANES));
+                        b[v] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), scale);
+                    }
+                }
+#pragma GCC unroll 6
+                for (int m = 0; m < M; ++m) {
+                    const float* p = scratch.scores.data() + m * CHUNK + at + key;
+#pragma GCC unroll 4
+                    for (int v = 0; v < V; ++v) dot_f32(acc[m][v], b[v], p);
+                }
+            }
+        }
+    }
+#pragma GCC unroll 6
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) _mm512_storeu_ps(scratch.sums.data() + m * 256 + d + v * LANES, acc[m][v]);
+}
+
+template <int M>
+void attend_rows(const RowGroup& g, AttentionScratch& scratch) {
+    const KVLayout& layout = *g.layout;
+    const int hd = layout.head_dim;
+    float top[M], total[M];
+    int first = INT_MAX, last = 0;
+    for (int m = 0; m < M; ++m) {
+        top[m] = -INFINITY;
+        total[m] = 0;
+        first = std::min(first, g.first_key[m]);
+        last = std::max(last, g.last_key[m]);
+        std::fill_n(scratch.sums.data() + m * 256, hd, 0.0f);
+    }
+    const i32x16 iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (int base = first / CHUNK * CHUNK; base <= last; base += CHUNK) {
+        const int begin = std::max(base, first / TILE * TILE) / TILE;
+        const int end = (std::min(base + CHUNK, last + 1) + TILE - 1) / TILE;
+        f32x16 largest[M];
+        for (int m = 0; m < M; ++m) largest[m] = _mm512_set1_ps(-INFINITY);
+        for (int index = begin; index < end; ++index) {
+            const int64_t tile = g.tile(index);
+            f32x16 s[M];
+            score_tile<M>(g, g.cache->keys + layout.at(tile, g.head),
+                          layout.format == INT8 ? g.cache->key_scales + layout.scale_at(tile, g.head) : nullptr, s);
+            const int key = index * TILE;
+#pragma GCC unroll 6
+            for (int m = 0; m < M; ++m) {
+                if (key < g.first_key[m] || key + TILE - 1 > g.last_key[m]) {
+                    const i32x16 keys = _mm512_add_epi32(iota, _mm512_set1_epi32(key));
+                    const __mmask16 seen =
+                        _mm512_cmple_epi32_mask(keys, _mm512_set1_epi32(g.last_key[m])) &
+                        _mm512_cmpge_epi32_mask(keys, _mm512_set1_epi32(g.first_key[m]));
+                    s[m] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, s[m]);
+                }
+                largest[m] = _mm512_max_ps(largest[m], s[m]);
+                _mm512_storeu_ps(scratch.scores.data() + m * CHUNK + key - base, s[m]);
+            }
+        }
+        for (int m = 0; m < M; ++m) {
+            const float old = top[m];
+            top[m] = std::max(old, _mm512_reduce_max_ps(largest[m]));
+            float* scores = scratch.scores.data() + m * CHUNK;
+            uint16_t* halves = scratch.halves.data() + m * CHUNK;
+            f32x16 sum = _mm512_setzero_ps();
+            // No key seen so far: all weights are zero, and exp2(-inf - -inf) would be none.
+            const f32x16 shift = _mm512_set1_ps(top[m] == -INFINITY ? 0.0f : top[m]);
+            for (int at = begin * TILE - base; at < end * TILE - base; at += LANES) {
+                f32x16 p = exp2_16(_mm512_sub_ps(_mm512_loadu_ps(scores + at), shift));
+                if (layout.format == BFLOAT16) {
+                    const __m256i half = narrow_bf16(p);
+                    _mm256_storeu_si256((__m256i*)(halves + at), half);
+                    p = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+                } else {
+                    _mm512_storeu_ps(scores + at, p);
+                }
+                sum = _mm512_add_ps(sum, p);
+            }
+            const float fade = old == -INFINITY ? 0.0f : std::exp2(old - top[m]);
+            total[m] = total[m] * fade + _mm512_reduce_add_ps(sum);
+            if (fade != 1.0f) {
+                float* sums = scratch.sums.data() + m * 256;
+                for (int d = 0; d < hd; d += LANES)
+                    _mm512_storeu_ps(sums + d, _mm512_mul_ps(_mm512_loadu_ps(sums + d), _mm512_set1_ps(fade)));
+            }
+        }
+        int d = 0;
+        for (; d + 64 <= hd; d += 64) add_values<M, 4>(g, scratch, base, begin, end, d);
+        for (; d < hd; d += LANES) add_values<M, 1>(g, scratch, base, begin, end, d);
+    }
+    for (int m = 0; m < M; ++m)
+        for (int d = 0; d < hd; d += LANES)
+            _mm512_storeu_ps(g.out[m] + d, _mm512_mul_ps(_mm512_loadu_ps(scratch.sums.data() + m * 256 + d),
+                                                         _mm512_set1_ps(1.0f / total[m])));
+}
+
+inline void attend(const RowGroup& g, AttentionScratch& scratch) {
+    switch (g.num_rows) {
+        case 1: return attend_rows<1>(g, scratch);
+        case 2: return attend_rows<2>(g, scratch);
+        case 3: return attend_rows<3>(g, scratch);
+        case 4: return attend_rows<4>(g, scratch);
+        case 5: return attend_rows<5>(g, scratch);
+        default: return attend_rows<6>(g, scratch);
+    }
+}
+
+}  // namespace cb

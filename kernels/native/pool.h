@@ -1,0 +1,121 @@
+// Threads that run one function together, with barriers and tasks claimed one by one.
+//
+// Waiting spins for a moment and then sleeps: the gaps between two stages of a step are shorter than a sleep, but a
+// thread that spins for one that is not running (the machine is shared with the bus, the daemon and clients) would take
+// the very core that the other needs. Tasks are claimed, not dealt out, so a thread that lost its core delays one task.
+#pragma once
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <climits>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include <immintrin.h>
+
+namespace cb {
+
+class Word {  // a counter that can be waited for
+public:
+    explicit Word(uint32_t value = 0) : value_(value) {}
+
+    uint32_t load() const { return value_.load(std::memory_order_acquire); }
+
+    void advance() {
+        value_.fetch_add(1, std::memory_order_seq_cst);
+        if (sleepers_.load(std::memory_order_seq_cst))
+            syscall(SYS_futex, (uint32_t*)&value_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+    }
+
+    void wait_while(uint32_t old, int spins) {
+        for (int i = 0; i < spins; ++i) {
+            if (load() != old) return;
+            _mm_pause();
+        }
+        sleepers_.fetch_add(1, std::memory_order_seq_cst);
+        while (value_.load(std::memory_order_seq_cst) == old)
+            syscall(SYS_futex, (uint32_t*)&value_, FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
+        sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+    }
+
+private:
+    alignas(64) std::atomic<uint32_t> value_;
+    std::atomic<int> sleepers_{0};
+};
+
+class Pool {
+public:
+    // Spins of some 15 ns while a step runs, and between two steps, whose gap is the scheduler's turn.
+    static constexpr int STAGE_SPINS = 2000;
+    static constexpr int IDLE_SPINS = 2000;
+
+    explicit Pool(int num_threads) : num_threads_(num_threads < 1 ? 1 : num_threads) {
+        for (int id = 1; id < num_threads_; ++id) workers_.emplace_back([this, id] { work(id); });
+    }
+
+    ~Pool() {
+        stop_ = true;
+        start_.advance();
+        for (auto& worker : workers_) worker.join();
+    }
+
+    int num_threads() const { return num_threads_; }
+
+    // `body(thread_id)` in every thread at once; returns when all have returned. One caller at a time.
+    void run(const std::function<void(int)>& body) {
+        body_ = &body;
+        claimed_.store(0, std::memory_order_relaxed);
+        if (num_threads_ > 1) start_.advance();
+        body(0);
+        barrier();
+    }
+
+    // Inside `run`, called by every thread with the same arguments: `task(i, thread_id)` once for each i, and a barrier.
+    template <class Task>
+    void stage(int thread_id, int num_tasks, Task&& task) {
+        if (num_threads_ == 1) {
+            for (int i = 0; i < num_tasks; ++i) task(i, 0);
+            return;
+        }
+        for (int i; (i = claimed_.fetch_add(1, std::memory_order_relaxed)) < num_tasks;) task(i, thread_id);
+        barrier();
+    }
+
+private:
+    void barrier() {
+        if (num_threads_ == 1) return;
+        uint32_t turn = turn_.load();
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) == num_threads_ - 1) {
+            arrived_.store(0, std::memory_order_relaxed);
+            claimed_.store(0, std::memory_order_relaxed);
+            turn_.advance();
+        } else {
+            turn_.wait_while(turn, STAGE_SPINS);
+        }
+    }
+
+    void work(int id) {
+        for (uint32_t seen = 0;; ++seen) {
+            start_.wait_while(seen, IDLE_SPINS);
+            if (stop_) return;
+            (*body_)(id);
+            barrier();
+        }
+    }
+
+    const int num_threads_;
+    std::vector<std::thread> workers_;
+    const std::function<void(int)>* body_ = nullptr;
+    std::atomic<bool> stop_{false};
+    Word start_, turn_;
+    alignas(64) std::atomic<int> claimed_{0};
+    alignas(64) std::atomic<int> arrived_{0};
+};
+
+}  // namespace cb

@@ -1,0 +1,136 @@
+"""Weight matrices as products read them: a format, and for the native kernels a packed layout (native/weights.h)."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from collections.abc import Sequence
+
+import torch
+
+from . import native
+
+PANEL = 32
+
+
+class WeightFormat(enum.StrEnum):
+    """How a weight is kept.
+
+    INT8: a scale for each output, activations quantized row by row. INT4: groups of 32 along the input, each with a
+    scale and a minimum; activations in int8. NF4: the 16 quantiles of QLoRA, groups of 64 with their largest magnitude;
+    activations in bfloat16.
+    """
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+    INT4 = "int4"
+    NF4 = "nf4"
+
+    @property
+    def code(self) -> int:
+        return list(WeightFormat).index(self)
+
+
+class Finish(enum.IntEnum):
+    """What becomes of a product: it is stored, added, or (gates and their factors in turns of 16) multiplied."""
+
+    STORE = 0
+    ADD = 1
+    SILU_MUL = 2
+
+
+class PackedWeight:
+    """A matrix [num_out, num_in] in `format`, filled row by row with `fill`. CPU, native kernels."""
+
+    def __init__(self, num_out: int, num_in: int, format: WeightFormat, *, has_bias: bool = False) -> None:
+        self.num_out = num_out
+        self.num_in = num_in
+        self.format = format
+        library = native.library()
+        self.data = torch.zeros(library.cb_weight_bytes(format.code, num_out, num_in), dtype=torch.uint8)
+        self.bias = torch.zeros(-(-num_out // PANEL) * PANEL) if has_bias else None
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+    def fill(self, rows: torch.Tensor, places: torch.Tensor | None = None) -> None:
+        """Quantize `rows` [count, num_in] into the rows `places` (int64 [count]; None: the first ones)."""
+        rows = rows.to(torch.float32).contiguous()
+        if places is None:
+            places = torch.arange(len(rows))
+        if rows.shape[1] != self.num_in or places.shape != rows.shape[:1]:
+            raise ValueError(f"rows {tuple(rows.shape)} do not fit a weight of {self.num_out} x {self.num_in}")
+        if len(places) and not 0 <= int(places.min()) <= int(places.max()) < self.num_out:
+            raise ValueError(f"rows up to {int(places.max())} do not fit a weight of {self.num_out} rows")
+        places = places.to(torch.int64).contiguous()
+        native.library().cb_pack(
+            self.format.code,
+            self.num_out,
+            self.num_in,
+            rows.data_ptr(),
+            places.data_ptr(),
+            len(rows),
+            self.data.data_ptr(),
+        )
+
+    def rows(self, which: torch.Tensor | Sequence[int]) -> torch.Tensor:
+        """The rows `which` as the products see them, float32 [len(which), num_in]."""
+        index = torch.as_tensor(which, dtype=torch.int64).contiguous()
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < self.num_out:
+            raise ValueError(f"a weight of {self.num_out} rows has no row {int(index.max())}")
+        out = torch.empty(len(index), self.num_in)
+        weight = self.c_struct()
+        native.library().cb_unpack(ctypes.addressof(weight), index.data_ptr(), len(index), out.data_ptr())
+        return out
+
+    def c_struct(self) -> native.CWeight:
+        """Points into this object's tensors: keep it no longer than this object."""
+        return native.CWeight(
+            self.format.code,
+            self.num_out,
+            self.num_in,
+            0,
+            self.data.data_ptr(),
+            None if self.bias is None else self.bias.data_ptr(),
+        )
+
+
+class NativeEngine:
+    """The threads and the work space of native computation. One call at a time."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._library = native.library()
+        self.num_threads = num_threads
+        self._handle = self._library.cb_engine_new(num_threads)
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.cb_engine_free(self._handle)
+            self._handle = None
+
+    def linear(
+        self, x: torch.Tensor, weight: PackedWeight, out: torch.Tensor | None = None, finish: Finish = Finish.STORE
+    ) -> torch.Tensor:
+        """x float32 [num_rows, num_in] -> x W^T + bias, float32 [num_rows, num_out] (half of it for SILU_MUL).
+
+        Each row's result is the same bit for bit whatever other rows there are.
+        """
+        if x.shape[1] != weight.num_in or x.dtype != torch.float32:
+            raise ValueError(f"{x.dtype} {tuple(x.shape)} does not go with {weight.num_out} x {weight.num_in}")
+        x = x.contiguous()
+        width = weight.num_out // 2 if finish is Finish.SILU_MUL else weight.num_out
+        if out is None:
+            out = torch.zeros(len(x), width) if finish is Finish.ADD else torch.empty(len(x), width)
+        if out.shape != (len(x), width) or not out.is_contiguous() or out.dtype != torch.float32:
+            raise ValueError(f"the result needs a contiguous float32 tensor of {(len(x), width)}")
+        struct = weight.c_struct()
+        self._library.cb_linear(
+            self._handle, ctypes.addressof(struct), x.data_ptr(), len(x), out.data_ptr(), width, int(finish)
+        )
+        return out
+
+    def forward(self, model: native.CModel, batch: native.CBatch, out: torch.Tensor) -> None:
+        """One forward pass; `out` float32 [num_tokens, hidden] gets the normed hidden states."""
+        self._library.cb_forward(self._handle, ctypes.addressof(model), ctypes.addressof(batch), out.data_ptr())

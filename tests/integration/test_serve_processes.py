@@ -1,0 +1,89 @@
+"""Replicas in processes of their own: killed with -9 in the middle of an answer, which goes on as if nothing was."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from callboard.actors.serve.engine import Engine, EngineConfig
+from callboard.runtime.node import Node
+from callboard.runtime.refs import Ref
+from callboard.schemas.serve import EngineStats, Generate, GetStats
+
+pytestmark = pytest.mark.anyio
+
+LONG = Generate(prompt="tell me a story", max_tokens=120, temperature=0.8, seed=3, ignore_eos=True, session="s")
+
+
+@asynccontextmanager
+async def serving(node: Node, model: Path, **options: Any) -> AsyncIterator[Ref]:
+    config = EngineConfig(model=str(model), num_blocks=200, threads=1, replica_process=True, **options)
+    await node.spawn(Engine, config, name="engine")
+    yield node.actor("engine.scheduler")
+    stats = await idle(node.actor("engine"))
+    assert stats.free_blocks == stats.num_blocks
+
+
+async def idle(engine: Ref) -> EngineStats:
+    with anyio.fail_after(10):
+        while True:
+            stats = await engine.ask(GetStats())
+            if not stats.running and not stats.waiting:
+                return stats
+
+
+def kill(node: Node, replica: str) -> None:
+    pid = node.actors[replica].info().pid
+    assert pid != os.getpid()
+    os.kill(pid, signal.SIGKILL)
+
+
+async def collect(scheduler: Ref, request: Generate) -> list[int]:
+    ids: list[int] = []
+    async with scheduler.stream(request) as pieces:
+        async for piece in pieces:
+            ids += piece.token_ids
+    return ids
+
+
+async def test_an_answer_goes_on_with_the_same_tokens_after_its_replica_was_killed(node: Node, tiny_path: Path) -> None:
+    async with serving(node, tiny_path) as scheduler:
+        undisturbed = await collect(scheduler, LONG)
+        ids: list[int] = []
+        async with scheduler.stream(LONG) as pieces:
+            while len(ids) < 10:
+                ids += (await anext(pieces)).token_ids
+            kill(node, "engine-replica")
+            async for piece in pieces:
+                ids += piece.token_ids
+        assert ids == undisturbed
+        stats = await scheduler.ask(GetStats())
+        assert stats.replica_failures == 1
+        assert (stats.finished, stats.failed, stats.aborted) == (2, 0, 0)
+        assert await collect(scheduler, LONG) == undisturbed
+
+
+async def test_with_two_replicas_the_other_one_takes_over(node: Node, tiny_path: Path) -> None:
+    async with serving(node, tiny_path, replicas=2) as scheduler:
+        undisturbed = await collect(scheduler, LONG)
+        results: list[list[int]] = []
+
+        async def one() -> None:
+            results.append(await collect(scheduler, LONG))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(6):
+                group.start_soon(one)
+            with anyio.fail_after(10):
+                while (await scheduler.ask(GetStats())).generated_tokens < 200:
+                    pass
+            kill(node, "engine-replica-0")
+        assert results == [undisturbed] * 6
+        assert (await scheduler.ask(GetStats())).failed == 0

@@ -1,0 +1,293 @@
+"""Pulling from the hubs, against a server on this machine that answers as they do."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from callboard.actors.models.errors import PullFailed, UnsupportedModel
+from callboard.actors.models.store import ModelStore, is_path
+from callboard.runtime.errors import NoSuchModel
+from callboard.schemas.models import PullProgress, PullStage
+
+WEIGHTS = random.Random(1).randbytes(3 << 20)
+FILES = {
+    "config.json": b'{"model_type": "llama"}',
+    "model.safetensors": WEIGHTS,
+    "tokenizer.json": b"{}",
+    "README.md": b"not wanted",
+    "onnx/model.onnx": b"not wanted",
+    "quantized/tiny.gguf": b"GGUF and so on",
+}
+REPO = "org/tiny"
+COMMIT = "5f2c" * 10
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Both hubs at once. Class attributes are what a test sets, and what it reads afterwards."""
+
+    files: dict[str, bytes]
+    sent: list[tuple[str, str]]  # (path, Range header)
+    tokens: list[tuple[str, str]]  # (path, Authorization header)
+    break_at: dict[str, list[int]]  # file: after how many bytes to break, a time each
+    ranges = True
+    redirect = ""
+    token = ""
+    wrong: dict[str, bytes]
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        authorization = self.headers.get("Authorization", "")
+        self.tokens.append((url.path, authorization))
+        if self.token and authorization != f"Bearer {self.token}" and not url.path.startswith("/cdn/"):
+            self._answer(401, b"")
+        elif url.path == f"/api/models/{REPO}/revision/main" and "blobs=true" in url.query:
+            self._answer(200, json.dumps(self._hugging_face()).encode())
+        elif url.path == f"/api/v1/models/{REPO}/repo/files" and parse_qs(url.query)["Revision"] == ["master"]:
+            self._answer(200, json.dumps(self._modelscope()).encode())
+        elif url.path.startswith(f"/{REPO}/resolve/{COMMIT}/"):
+            name = unquote(url.path.split(COMMIT)[1][1:])
+            if self.redirect:
+                self.send_response(302)
+                self.send_header("Location", f"{self.redirect}/cdn/{name}")
+                self.end_headers()
+            else:
+                self._send_file(name)
+        elif url.path.startswith("/cdn/"):
+            self._send_file(url.path.removeprefix("/cdn/"))
+        elif url.path == f"/api/v1/models/{REPO}/repo":
+            self._send_file(parse_qs(url.query)["FilePath"][0])
+        else:
+            self._answer(404, b"{}")
+
+    def _hugging_face(self) -> dict[str, Any]:
+        siblings: list[dict[str, Any]] = []
+        for name, content in self.files.items():
+            git_id = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+            entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": git_id}
+            if name.endswith((".safetensors", ".gguf")):
+                entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 1}
+            siblings.append(entry)
+        return {"id": REPO, "sha": COMMIT, "siblings": siblings, "cardData": {"license": "mit"}}
+
+    def _modelscope(self) -> dict[str, Any]:
+        files: list[dict[str, Any]] = [{"Path": "onnx", "Type": "tree", "Size": 0}]
+        for name, content in self.files.items():
+            digest = hashlib.sha256(content).hexdigest()
+            files.append({"Path": name, "Type": "blob", "Size": len(content), "Sha256": digest, "Revision": "master"})
+        return {"Code": 200, "Data": {"Files": files}, "Message": "success"}
+
+    def _send_file(self, name: str) -> None:
+        asked = self.headers.get("Range", "")
+        self.sent.append((name, asked))
+        content = self.wrong.get(name, self.files[name])
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.ranges else 0
+        self.send_response(206 if asked and self.ranges else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        breaks = self.break_at.get(name)
+        self.wfile.write(content[start : breaks.pop(0)] if breaks else content[start:])
+        if breaks is not None:
+            self.close_connection = True
+
+    def _answer(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing to the test's output."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
+    class Handler(Hub):
+        files = dict(FILES)  # noqa: RUF012
+        sent: list[tuple[str, str]] = []  # noqa: RUF012
+        tokens: list[tuple[str, str]] = []  # noqa: RUF012
+        break_at: dict[str, list[int]] = {}  # noqa: RUF012
+        wrong: dict[str, bytes] = {}  # noqa: RUF012
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    for name in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{server.server_port}/")
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setenv("no_proxy", "*")
+    Handler.port = server.server_port  # type: ignore[attr-defined]
+    yield Handler
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "models")
+
+
+def leftovers(store: ModelStore) -> list[Path]:
+    return [path for path in store.root.glob(".*") if path.is_dir()]
+
+
+@pytest.mark.parametrize("name", [f"hf:{REPO}", f"ms:{REPO}", f"hf:{REPO}@main"])
+def test_a_model_of_a_hub_is_a_folder_of_the_store(hub: type[Hub], store: ModelStore, name: str) -> None:
+    seen: list[PullProgress] = []
+    model = store.pull(name, seen.append)
+    folder = store.path(name)
+    wanted = {file: content for file, content in FILES.items() if file.endswith(("n", "s")) and "/" not in file}
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"} == wanted
+    assert model.files[0].name == "config.json"
+    assert {file.name: file.sha256 for file in model.files} == {
+        file: hashlib.sha256(content).hexdigest() for file, content in wanted.items()
+    }
+    assert store.installed() == [model]
+    assert (model.name, model.license) == (name, "mit" if name.startswith("hf") else "")
+    assert REPO in model.source
+    assert seen[-1] == PullProgress(PullStage.DOWNLOAD, model.size, model.size)
+    assert all(one.done <= another.done for one, another in pairwise(seen))
+    assert leftovers(store) == []
+    assert not is_path(name)
+
+
+def test_a_second_pull_asks_nobody_unless_forced(hub: type[Hub], store: ModelStore) -> None:
+    store.pull(f"hf:{REPO}")
+    asked = len(hub.tokens)
+    store.pull(f"hf:{REPO}")
+    assert len(hub.tokens) == asked
+    hub.files = {**FILES, "config.json": b'{"model_type": "qwen2"}'}
+    del hub.files["tokenizer.json"]
+    store.pull(f"hf:{REPO}", force=True)
+    folder = store.path(f"hf:{REPO}")
+    assert (folder / "config.json").read_bytes() == b'{"model_type": "qwen2"}'
+    assert not (folder / "tokenizer.json").exists(), "what the new revision lacks must not stay beside it"
+
+
+def test_a_download_goes_on_where_it_broke(hub: type[Hub], store: ModelStore) -> None:
+    hub.break_at = {"model.safetensors": [1 << 20, 2 << 20]}
+    store.pull(f"hf:{REPO}")
+    assert (store.path(f"hf:{REPO}") / "model.safetensors").read_bytes() == WEIGHTS
+    asked = [wanted for name, wanted in hub.sent if name == "model.safetensors"]
+    assert asked == ["", f"bytes={1 << 20}-", f"bytes={2 << 20}-"]
+
+
+def test_a_server_without_ranges_is_asked_for_the_whole_again(hub: type[Hub], store: ModelStore) -> None:
+    hub.ranges = False
+    hub.break_at = {"model.safetensors": [1 << 20]}
+    store.pull(f"hf:{REPO}")
+    assert (store.path(f"hf:{REPO}") / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_pull_that_failed_goes_on_with_what_it_had(hub: type[Hub], store: ModelStore) -> None:
+    hub.break_at = {"model.safetensors": [1 << 20, 1 << 20, 1 << 20, 1 << 20]}
+    with pytest.raises(PullFailed, match="breaks off") as caught:
+        store.pull(f"hf:{REPO}")
+    assert "goes on" in caught.value.hint
+    assert store.installed() == []
+    with pytest.raises(NoSuchModel, match=REPO):
+        store.path(f"hf:{REPO}")
+    hub.break_at = {}
+    hub.sent.clear()
+    store.pull(f"hf:{REPO}")
+    assert hub.sent == [("model.safetensors", f"bytes={1 << 20}-"), ("tokenizer.json", "")]
+    assert leftovers(store) == []
+
+
+KILLED_PULL = """
+import sys
+from pathlib import Path
+from callboard.actors.models.store import ModelStore
+def stand_still(progress):
+    if progress.done > 1 << 20:
+        print("pulling", flush=True)
+        sys.stdin.read()
+ModelStore(Path(sys.argv[1])).pull(sys.argv[2], stand_still)
+"""
+
+
+def test_a_pull_that_was_killed_goes_on_with_what_it_had(hub: type[Hub], store: ModelStore) -> None:
+    command = [sys.executable, "-c", KILLED_PULL, str(store.root), f"ms:{REPO}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == b"pulling\n"
+        killed.kill()
+    assert store.installed() == []
+    hub.sent.clear()
+    store.pull(f"ms:{REPO}")
+    assert (store.path(f"ms:{REPO}") / "model.safetensors").read_bytes() == WEIGHTS
+    assert "config.json" not in [name for name, _ in hub.sent]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_other_content_than_the_hub_says_is_refused(hub: type[Hub], store: ModelStore, name: str) -> None:
+    hub.wrong = {name: FILES[name][:-1] + b"!"}
+    with pytest.raises(PullFailed, match="other content"):
+        store.pull(f"hf:{REPO}")
+    hub.wrong = {name: FILES[name] + b"!"}
+    with pytest.raises(PullFailed, match="longer than"):
+        store.pull(f"hf:{REPO}")
+    hub.wrong = {}
+    store.pull(f"hf:{REPO}")
+    assert (store.path(f"hf:{REPO}") / name).read_bytes() == FILES[name]
+
+
+def test_the_token_goes_to_the_hub_and_to_nobody_else(
+    hub: type[Hub], store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.token = "hf_secret"
+    with pytest.raises(PullFailed, match="401") as caught:
+        store.pull(f"hf:{REPO}")
+    assert "HF_TOKEN" in caught.value.hint
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.redirect = f"http://localhost:{hub.port}"  # type: ignore[attr-defined]
+    hub.tokens.clear()
+    store.pull(f"hf:{REPO}")
+    elsewhere = {token for path, token in hub.tokens if path.startswith("/cdn/")}
+    assert elsewhere == {""}
+    assert {token for path, token in hub.tokens if not path.startswith("/cdn/")} == {"Bearer hf_secret"}
+
+
+def test_one_file_of_a_repository(hub: type[Hub], store: ModelStore) -> None:
+    name = f"hf:{REPO}/quantized/tiny.gguf"
+    store.pull(name)
+    assert store.path(name).read_bytes() == FILES["quantized/tiny.gguf"]
+    with pytest.raises(NoSuchModel, match="no such file") as caught:
+        store.pull(f"hf:{REPO}/other.gguf")
+    assert "quantized/tiny.gguf" in caught.value.hint
+
+
+def test_a_repository_without_safetensors_names_its_gguf_files(hub: type[Hub], store: ModelStore) -> None:
+    del hub.files["model.safetensors"]
+    with pytest.raises(UnsupportedModel, match="safetensors") as caught:
+        store.pull(f"hf:{REPO}")
+    assert "quantized/tiny.gguf" in caught.value.hint
+
+
+def test_what_is_not_there_or_not_reached_is_a_clear_error(
+    hub: type[Hub], store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("hf:org/none", "ms:org/none", f"hf:{REPO}@v9"):
+        with pytest.raises(PullFailed, match="not there"):
+            store.pull(name)
+    for name in ("hf:org", "hf:", "ms:a/b/c", "hf:../etc/passwd", "hf:a/../b.gguf"):
+        with pytest.raises(NoSuchModel):
+            store.pull(name)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(PullFailed, match="cannot be reached"):
+        store.pull(f"hf:{REPO}")
