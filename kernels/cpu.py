@@ -218,7 +218,7 @@ def token_logprobs(
     total = rows.logsumexp(-1, keepdim=True)
     own = rows.gather(1, tokens[:, None]) - total
     if num_top == 1:
-        ids = greedy(rows)[:, None]  # the first of equals, which topk does not promise
+        ids = greedy(rows).clamp(min=0)[:, None]  # the first of equals, which topk does not promise
         top = rows.gather(1, ids)
     else:
         ids = rows.topk(min(num_top, rows.shape[1])).indices.sort(-1).values

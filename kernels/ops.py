@@ -176,7 +176,10 @@ def penalize(
 
 
 def greedy(logits: torch.Tensor) -> torch.Tensor:
-    """The largest logit of each row, the first of equals: logits [num_rows, vocab] -> int64 [num_rows]."""
+    """The largest logit of each row, the first of equals: logits [num_rows, vocab] -> int64 [num_rows].
+
+    -1 for a row whose largest is not finite: it holds a NaN, or nothing but minus infinity.
+    """
     return path_for(logits).greedy(logits)
 
 
@@ -194,7 +197,7 @@ def sample(
     cut to the top_k likeliest tokens (0: no cut), then to the fewest that hold top_p of what remains (1: no cut),
     then to those of at least min_p times the likeliest one's probability; and `uniform` in [0, 1) picks by inverse
     distribution in vocabulary order. Equals at a cut all stay. A row's result depends on nothing but its own inputs.
-    temperature, top_p, min_p and uniform are floating, top_k is int64. At least one logit of a row is finite.
+    temperature, top_p, min_p and uniform are floating, top_k is int64. -1 for a row whose largest logit is not finite.
     """
     return path_for(logits).sample(logits, temperature, top_k, top_p, min_p, uniform)
 

@@ -100,7 +100,8 @@ def penalize(
 
 
 def greedy(logits: torch.Tensor) -> torch.Tensor:
-    return (logits == logits.amax(-1, keepdim=True)).int().argmax(-1)
+    largest = logits.amax(-1, keepdim=True)
+    return (logits == largest).int().argmax(-1).where(largest[:, 0].isfinite(), -1)
 
 
 def sample(
@@ -119,8 +120,8 @@ def sample(
 def _sample_row(
     logits: torch.Tensor, temperature: float, top_k: int, top_p: float, min_p: float, uniform: float
 ) -> int:
-    if temperature == 0:
-        return int(logits.argmax())
+    if temperature == 0 or not logits.max().isfinite():
+        return int(greedy(logits[None]))
     weights = ((logits - logits.max()) / temperature).exp()
     if top_k:
         smallest_kept = weights.sort(descending=True).values[min(top_k, len(weights)) - 1]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ...kernels.weights import WeightFormat
 from ...runtime.errors import ConfigError
 from .config import LlamaConfig
 from .config_hf import FAMILIES
@@ -17,6 +18,7 @@ from .errors import UnsupportedModel
 from .folder import ModelFolder
 from .gguf import GGUFFile
 from .llama import LlamaDecoder
+from .native_decoder import NativeDecoder, why_not_native
 from .served import ModelOptions, ModelShape, ServedModel
 from .tokenizer import Tokenizer
 from .weights import gguf_weights, hf_weights
@@ -28,6 +30,14 @@ def dtype_of(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise ConfigError(f"there is no weight type '{name}'", hint=f"choose one of {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def format_of(name: str) -> WeightFormat:
+    """The format of weights, or of keys and values, by its name."""
+    try:
+        return WeightFormat(name)
+    except ValueError:
+        raise ConfigError(f"there is no format '{name}'", hint=f"choose one of {', '.join(WeightFormat)}") from None
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -56,29 +66,52 @@ def load_config(path: Path) -> ModelShape:
 def load_model(path: Path, options: ModelOptions) -> ServedModel:
     """The model with its weights, ready to run. Raises NoSuchModel, ModelDamaged, UnsupportedModel, ConfigError."""
     dtype = dtype_of(options.dtype)
-    for asked in (options.weights, options.kv):
-        if asked not in ("", options.dtype):
-            raise ConfigError(f"there is no weight or cache format '{asked}' for {options.dtype}")
-    if path.is_dir():
-        folder = ModelFolder(path)
-        if lean_config(folder) is None:
-            from .transformers_model import TransformersModel
+    weights, kv = format_of(options.weights or options.dtype), format_of(options.kv or options.dtype)
+    folder = ModelFolder(path) if path.is_dir() else None
+    config = _lean_config(path, folder)
+    why = "it is not one of the families of the lean decoder" if config is None else why_not_native(config)
+    if config is not None and not why:
+        decoder = NativeDecoder(config, weights, kv, options.threads or torch.get_num_threads())
+        _load_weights(decoder, path, folder)
+        return decoder
+    if (weights, kv) != (options.dtype, options.dtype):
+        raise ConfigError(
+            f"weights in {weights} and keys and values in {kv} need the native kernels, which cannot run this model: "
+            f"{why}"
+        )
+    if folder is not None and config is None:
+        from .transformers_model import TransformersModel
 
-            return TransformersModel.load(folder, dtype)
+        return TransformersModel.load(folder, dtype)
     return load_decoder(path, dtype)
 
 
 def load_decoder(path: Path, dtype: torch.dtype) -> LlamaDecoder:
     """The lean decoder with its weights converted to `dtype`. `UnsupportedModel` for other than its families."""
-    if path.is_dir():
-        folder = ModelFolder(path)
-        decoder = LlamaDecoder(LlamaConfig.from_hf(folder.config), dtype)
-        decoder.load_weights(hf_weights(folder.tensors(), decoder.config))
+    folder = ModelFolder(path) if path.is_dir() else None
+    if folder is not None:
+        config = LlamaConfig.from_hf(folder.config)
     else:
         with GGUFFile(path) as file:
-            decoder = LlamaDecoder(LlamaConfig.from_gguf(file), dtype)
-            decoder.load_weights(gguf_weights(file, decoder.config))
+            config = LlamaConfig.from_gguf(file)
+    decoder = LlamaDecoder(config, dtype)
+    _load_weights(decoder, path, folder)
     return decoder.eval()
+
+
+def _lean_config(path: Path, folder: ModelFolder | None) -> LlamaConfig | None:
+    if folder is not None:
+        return lean_config(folder)
+    with GGUFFile(path) as file:
+        return LlamaConfig.from_gguf(file)
+
+
+def _load_weights(decoder: LlamaDecoder | NativeDecoder, path: Path, folder: ModelFolder | None) -> None:
+    if folder is not None:
+        decoder.load_weights(hf_weights(folder.tensors(), decoder.config))
+        return
+    with GGUFFile(path) as file:
+        decoder.load_weights(gguf_weights(file, decoder.config))
 
 
 def lean_config(folder: ModelFolder) -> LlamaConfig | None:

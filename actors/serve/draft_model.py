@@ -112,7 +112,7 @@ class ModelDrafter:
             return []
         going: list[_Guessing] = []
         for one, token in zip(drawing, plan.draw(self._logits(hidden[rows])).tokens, strict=True):
-            if one.sequence.advance(token):
+            if token >= 0 and one.sequence.advance(token):
                 one.guesses.append(token)
                 if len(one.guesses) < one.limit:
                     going.append(one)

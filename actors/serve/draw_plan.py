@@ -15,7 +15,7 @@ from .sampling import uniform
 
 
 class DrawnRows(NamedTuple):
-    """A token for each row, and the log-probabilities of those rows that want them."""
+    """A token for each row (-1 where none has a finite logit), and the log-probabilities of rows that want them."""
 
     tokens: list[int]
     logprobs: dict[int, TokenLogprob]
@@ -99,7 +99,7 @@ class DrawPlan:
                 _change(logits, changes)
 
     def _report(self, raw: torch.Tensor, tokens: list[int]) -> dict[int, TokenLogprob]:
-        drawn = torch.tensor([tokens[row] for row in self._wanted], device=raw.device)
+        drawn = torch.tensor([max(0, tokens[row]) for row in self._wanted], device=raw.device)
         return dict(zip(self._wanted, token_logprobs(raw, drawn, [*self._wanted.values()]), strict=True))
 
 

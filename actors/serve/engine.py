@@ -39,6 +39,7 @@ from ...schemas.serve import (
     UnloadAdapter,
 )
 from ..models.store import ModelStore
+from .starting import START_TIMEOUT_S
 from .threads import default_threads, prepare_process, process_env
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ class Engine(Actor[EngineConfig]):
             if config.replica_process:
                 # A process is a root of the bus, so its name says whose it is.
                 name = f"{self.address.replace('.', '-')}-{name}"
-                where = Process(env=process_env())
+                where = Process(env=process_env(), ready_timeout=START_TIMEOUT_S)
                 ref = await self.spawn("serve.replica", replica, name=name, where=where, restart=Restart.PERMANENT)
             else:
                 ref = await self.spawn(Replica, replica, name=name, restart=Restart.PERMANENT)

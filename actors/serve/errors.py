@@ -5,7 +5,8 @@ ModelError
 ├── ReplicaLost        serve.replica_lost      what computes died too often during this request
 ├── ReplicaChanged     serve.replica_changed   a step builds on the cache of a replica that is no more
 ├── UnknownSequence    serve.unknown_sequence  a step goes on with a sequence that the replica does not hold
-└── GrammarFailed      serve.grammar           a grammar came to where the model has no token that it allows
+├── GrammarFailed      serve.grammar           a grammar came to where the model has no token that it allows
+└── NothingToDraw      serve.nothing_to_draw   bias and grammar leave no token, or the model's numbers are not finite
 """
 
 from __future__ import annotations
@@ -35,3 +36,7 @@ class UnknownSequence(ModelError):
 
 class GrammarFailed(ModelError):
     code = "serve.grammar"
+
+
+class NothingToDraw(ModelError):
+    code = "serve.nothing_to_draw"

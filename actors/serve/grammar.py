@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import threading
+import time
+import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -28,11 +31,17 @@ if TYPE_CHECKING:
 
 MAX_GRAMMAR_BYTES = 64 << 10
 CACHE_BYTES = 128 << 20
+# Of a thread's own computing time. Usual grammars take well under a millisecond a token.
+FOLLOW_SECONDS = 2.0
+FOLLOW_SECONDS_A_TOKEN = 0.01
+TRY_OUT_TOKENS = 64
+TRY_OUT_SECONDS = 0.5
 # Between two tokens of JSON. Without a bound a model that has nothing to say says spaces for ever.
 MAX_WHITESPACE = 32
 # Vocabularies whose compilers are kept in one process.
 MAX_COMPILERS = 4
 
+_vocabularies: weakref.WeakKeyDictionary[Tokenizer, bytes] = weakref.WeakKeyDictionary()
 _compilers: dict[tuple[bytes, int], GrammarCompiler] = {}
 _compilers_lock = threading.Lock()
 
@@ -60,12 +69,14 @@ class GrammarCompiler:
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         """RequestInvalid, with the reason, for one that is malformed, too large, or that nothing can satisfy."""
         with self._lock:
-            compiled = self._compiled.pop(grammar, None)
-            if compiled is None:
-                try:
-                    compiled = self._compile(grammar)
-                except (RuntimeError, ValueError) as error:
-                    raise RequestInvalid(f"the grammar ({grammar.kind}) cannot be used: {_reason(error)}") from error
+            compiled = self._compiled.get(grammar)
+        if compiled is None:  # without the lock: it may take a second, and others need not wait for it
+            try:
+                compiled = self._compile(grammar)
+            except (RuntimeError, ValueError) as error:
+                raise RequestInvalid(f"the grammar ({grammar.kind}) cannot be used: {_reason(error)}") from error
+        with self._lock:
+            self._compiled.pop(grammar, None)
             self._compiled[grammar] = compiled  # the one used last stands last
             self._shrink()
         return compiled
@@ -85,7 +96,21 @@ class GrammarCompiler:
         source = _source(grammar)
         if not has_words(str(source)):
             raise ValueError("nothing that comes to an end satisfies it")
-        return self._compiler.compile_grammar(source)
+        compiled = self._compiler.compile_grammar(source)
+        self._try_out(compiled)
+        return compiled
+
+    def _try_out(self, compiled: CompiledGrammar) -> None:
+        """Follow the grammar for a while, anywhere. ValueError if that takes too long: it is ambiguous."""
+        state = GrammarState(compiled, self.vocab_size, [], seconds=TRY_OUT_SECONDS, seconds_a_token=0.0)
+        chance = random.Random(0)
+        for _ in range(TRY_OUT_TOKENS):
+            if state.ended or state.is_stuck:
+                return
+            if state.is_slow:
+                raise ValueError("it takes too long to follow: say the same with fewer ways to read one text")
+            allowed = np.unpackbits(state.mask().view(np.uint8), bitorder="little").nonzero()[0]
+            state.accept(int(allowed[chance.randrange(len(allowed))]))
 
     def _shrink(self) -> None:
         """Let go what was used longest ago."""
@@ -114,17 +139,25 @@ def grammar_compiler(tokenizer: Tokenizer, vocab_size: int = 0) -> GrammarCompil
 
     `vocab_size`: entries of the model's logits (0: as many as the tokenizer has tokens).
     """
-    vocabulary = hashlib.sha256()
-    for token in range(tokenizer.vocab_size):
-        token_bytes = tokenizer.token_bytes(token)
-        vocabulary.update(len(token_bytes).to_bytes(4, "little") + token_bytes)
-    key = vocabulary.digest(), vocab_size or tokenizer.vocab_size
     with _compilers_lock:
+        key = _vocabulary(tokenizer), vocab_size or tokenizer.vocab_size
         compiler = _compilers.pop(key, None) or GrammarCompiler(tokenizer, vocab_size)
         _compilers[key] = compiler  # the one used last stands last
         if len(_compilers) > MAX_COMPILERS:
             del _compilers[next(iter(_compilers))]
     return compiler
+
+
+def _vocabulary(tokenizer: Tokenizer) -> bytes:
+    """What tells its tokens from those of another."""
+    digest = _vocabularies.get(tokenizer)
+    if digest is None:
+        hashed = hashlib.sha256()
+        for token in range(tokenizer.vocab_size):
+            token_bytes = tokenizer.token_bytes(token)
+            hashed.update(len(token_bytes).to_bytes(4, "little") + token_bytes)
+        digest = _vocabularies[tokenizer] = hashed.digest()
+    return digest
 
 
 def check_grammar(grammar: Grammar, tokenizer: Tokenizer, vocab_size: int = 0) -> None:
@@ -144,9 +177,20 @@ class GrammarState:
     `ended`: the answer is complete and nothing but its end may follow; then there is no next token to mask. A stop
     token may be drawn where the answer is complete; without stop ids (an answer that is to ignore them) it goes on for
     as long as the grammar allows.
+
+    A grammar that can read one text in very many ways takes ever longer to follow, while every other sequence waits:
+    `seconds` of computing, and `seconds_a_token` for each token that was accepted, are all it may take.
     """
 
-    def __init__(self, compiled: CompiledGrammar, vocab_size: int, stop_ids: list[int]) -> None:
+    def __init__(
+        self,
+        compiled: CompiledGrammar,
+        vocab_size: int,
+        stop_ids: list[int],
+        *,
+        seconds: float = FOLLOW_SECONDS,
+        seconds_a_token: float = FOLLOW_SECONDS_A_TOKEN,
+    ) -> None:
         import xgrammar
 
         # The stop tokens are this answer's own; None leaves the vocabulary's, of which there are none.
@@ -154,6 +198,8 @@ class GrammarState:
         self._mask = np.zeros(-(-vocab_size // 32), np.int32)
         self._vocabulary = _bits(vocab_size, range(vocab_size))
         self._not_stop = self._vocabulary & ~_bits(vocab_size, stop_ids)
+        self._seconds_left = seconds
+        self._seconds_a_token = seconds_a_token
         self._update()
 
     def mask(self) -> np.ndarray:
@@ -161,8 +207,10 @@ class GrammarState:
 
         GrammarFailed where no token may: the grammar needs bytes that no token of this model has.
         """
-        if self._is_stuck:
+        if self.is_stuck:
             raise GrammarFailed("the model has no token with which the grammar could go on")
+        if self.is_slow:
+            raise GrammarFailed("the grammar takes too long to follow: it can read this text in too many ways")
         return self._mask
 
     def accept(self, token: int) -> None:
@@ -174,16 +222,18 @@ class GrammarState:
         """Go past a token that may be refused: then nothing changes."""
         if self.ended or not self._allows(token):
             return False
+        began = time.thread_time()
         if not self._matcher.accept_token(token):
             return False
+        self._seconds_left += self._seconds_a_token - (time.thread_time() - began)
         self._update()
         return True
 
     def guess(self, token: int) -> bool:
         """Go past a token after which another one could be drawn. False, and nothing changes, for any other."""
-        if not self.try_accept(token):
+        if self.is_slow or not self.try_accept(token):
             return False
-        if self.ended or self._is_stuck:
+        if self.ended or self.is_stuck or self.is_slow:
             self.rollback(1)
             return False
         return True
@@ -196,16 +246,22 @@ class GrammarState:
         return bool(int(self._mask[token >> 5]) >> (token & 31) & 1)
 
     def _update(self) -> None:
-        self.ended = self._is_stuck = False
+        self.ended = self.is_stuck = False
         if self._matcher.is_terminated():
             self.ended = True
             return
+        began = time.thread_time()
         self._matcher.fill_next_token_bitmask(self._mask)
+        self._seconds_left -= time.thread_time() - began
         self._mask &= self._vocabulary  # bits past the last token may be set
         if self._matcher.is_completed():
             self.ended = not np.any(self._mask & self._not_stop)
         else:
-            self._is_stuck = not self._mask.any()
+            self.is_stuck = not self._mask.any()
+
+    @property
+    def is_slow(self) -> bool:
+        return self._seconds_left < 0
 
 
 def _bits(vocab_size: int, tokens: Iterable[int]) -> np.ndarray:

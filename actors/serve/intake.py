@@ -19,12 +19,14 @@ QUICK_CHARACTERS = 2000
 
 
 class IntakeConfig(msgspec.Struct, frozen=True):
-    """What requests are held against. `num_draft`: guesses a step, for those who do not say that they want none."""
+    """What requests are held against. `num_draft`: guesses a step, for those who do not say that they want none.
+    `cache_tokens`: what the cache holds, which bounds an answer whose length nobody asked for (0: no bound)."""
 
     model: str
     context_length: int
     default_max_tokens: int
     num_draft: int = 0
+    cache_tokens: int = 0
 
 
 @dataclass
@@ -178,7 +180,11 @@ class Intake:
             )
         if request.min_tokens > room:
             refuse(f"min_tokens {request.min_tokens:,} is more than the {room:,} tokens that can follow this prompt")
-        return request.max_tokens or min(max(self.config.default_max_tokens, request.min_tokens), room)
+        if request.max_tokens is not None:
+            return request.max_tokens
+        if self.config.cache_tokens:
+            room = max(1, min(room, self.config.cache_tokens - num_prompt_tokens))
+        return min(max(self.config.default_max_tokens, request.min_tokens), room)
 
     # Tokens
 

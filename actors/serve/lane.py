@@ -21,9 +21,10 @@ from .sequence import Sequence
 MAX_FAILURES = 3
 # Checking all books takes a millisecond or more. Who asks again at once should not wait for it.
 QUIET_S = 0.02
-# A replica that is nowhere is looked for this often. After so long, what waits for it fails; the search goes on.
+# A replica that is nowhere is looked for this often. After so long, more than loading a model takes, what waits for it
+# fails; the search goes on.
 LOOK_EVERY_S = 0.25
-LOOK_FOR_S = 60.0
+LOOK_FOR_S = 150.0
 
 
 class LaneEvents(Protocol):

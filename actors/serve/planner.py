@@ -27,6 +27,7 @@ from ...schemas.base import ErrorInfo
 from ...schemas.serve import Drawn, FailedSequence, Step, StepResult, StepSequence
 from .blocks import BlockPool
 from .fairness import GENERATED_WEIGHT, Accounts, FairQueue
+from .leaders import Leaders
 from .prefix_tree import Node, PrefixTree
 from .sequence import Sequence
 from .sessions import Sessions
@@ -99,17 +100,12 @@ class Planner:
         # Who was next and did not fit, with how many free blocks and how many running: no use to look again before
         # there are more of the one or fewer of the other.
         self._stuck: tuple[Sequence, int, int] | None = None
-        # Who is computing the block of these tokens after that node, so that others wait for it instead.
-        self._leaders: dict[tuple[Node, tuple[int, ...]], Sequence] = {}
+        self._leaders = Leaders(self.tree)
 
     @property
     def max_tokens(self) -> int:
         """Tokens that a single sequence can have: the whole pool."""
         return self.pool.num_blocks * self.block_size
-
-    @property
-    def num_in_flight(self) -> int:
-        return len(self._in_flight)
 
     @property
     def load(self) -> int:
@@ -257,8 +253,7 @@ class Planner:
         for sequence in self.waiting:
             if sequence.blocks or sequence.anchors or sequence.num_computed or sequence.is_running:
                 raise RuntimeError(f"sequence {sequence.sequence_id} waits and yet holds blocks")
-        if self._leaders.keys() != {sequence.leads for sequence in self.running if sequence.leads is not None}:
-            raise RuntimeError("somebody waits for a prefix that nobody computes")
+        self._leaders.check_integrity(self.running)
         if not self._in_flight and any(sequence.num_pending for sequence in (*self.running, *self.waiting)):
             raise RuntimeError("a token is awaited that no step draws")
 
@@ -359,7 +354,7 @@ class Planner:
 
     def _place(self, sequence: Sequence) -> Fit:
         """Give a waiting sequence its blocks, those that are computed already first, and let it run."""
-        node = self._match(sequence)
+        node = self._leaders.match(sequence)
         if node is None:
             return Fit.HELD_BACK
         known, missing, needed = self._needed(sequence, node)
@@ -374,59 +369,18 @@ class Planner:
         self.waiting.remove(sequence)
         sequence.is_running = True
         bisect.insort(self.running, sequence, key=_rank)
-        self._lead(sequence)
+        self._leaders.announce(sequence)
         if sequence.num_cached_tokens is None:
             sequence.num_cached_tokens = min(sequence.num_computed, sequence.num_prompt_tokens)
             self.num_cached_tokens += sequence.num_cached_tokens
             sequence.account.served += sequence.num_prompt_tokens - sequence.num_cached_tokens
         return Fit.PLACED
 
-    def _match(self, sequence: Sequence) -> Node | None:
-        """The node of its longest known prefix. None while it should rather wait for a longer one."""
-        if sequence.waits_for is not None:
-            leader, there = sequence.waits_for
-            if leader.leads is not None and leader.node is there:
-                return None
-            sequence.waits_for = None
-        limit = sequence.reusable_tokens()
-        node = self.tree.match(sequence.namespace, sequence.token_ids, limit)
-        start = len(self.tree.blocks(node)) * self.block_size
-        if self._leaders and start + self.block_size <= limit:
-            leader = self._leaders.get((node, tuple(sequence.token_ids[start : start + self.block_size])))
-            if leader is not None and self._is_worth_waiting(sequence, leader, start, limit):
-                sequence.waits_for = (leader, node)
-                return None
-        return node
-
-    def _is_worth_waiting(self, sequence: Sequence, leader: Sequence, start: int, limit: int) -> bool:
-        """Whether what the two share is at least a quarter of what has to be computed otherwise."""
-        size = self.block_size
-        end = start
-        while end + size <= limit and sequence.token_ids[end : end + size] == leader.token_ids[end : end + size]:
-            end += size
-        return 4 * (end - start) >= len(sequence.token_ids) - start
-
     def _needed(self, sequence: Sequence, node: Node) -> tuple[list[int], int, int]:
         """To start after `node`: the blocks that are known, how many more, and how many free ones that takes."""
         known = self.tree.blocks(node)
         missing = -(-len(sequence.token_ids) // self.block_size) - len(known)
         return known, missing, missing + sum(not self.pool.is_held(block) for block in known)
-
-    def _lead(self, sequence: Sequence) -> None:
-        """Announce the next whole block of tokens that a sequence is going to compute."""
-        start = sequence.num_known * self.block_size
-        if start + self.block_size > len(sequence.token_ids):
-            return
-        assert sequence.node is not None
-        key = (sequence.node, tuple(sequence.token_ids[start : start + self.block_size]))
-        if key not in self._leaders:
-            self._leaders[key] = sequence
-            sequence.leads = key
-
-    def _unlead(self, sequence: Sequence) -> None:
-        if sequence.leads is not None:
-            del self._leaders[sequence.leads]
-            sequence.leads = None
 
     # Results
 
@@ -459,7 +413,7 @@ class Planner:
         """Put a sequence's whole blocks that are computed now into the tree."""
         size, tokens = self.block_size, sequence.token_ids
         num_whole = min(sequence.num_computed, len(tokens)) // size
-        self._unlead(sequence)
+        self._leaders.withdraw(sequence)
         while sequence.num_known < num_whole:
             start = sequence.num_known * size
             assert sequence.node is not None
@@ -471,7 +425,7 @@ class Planner:
             sequence.node = node
             sequence.num_known += 1
         if not sequence.is_done:
-            self._lead(sequence)
+            self._leaders.announce(sequence)
 
     # Giving way
 
@@ -493,7 +447,7 @@ class Planner:
         if sequence is None:
             return
         lower = [other for other in running if other.priority < sequence.priority]
-        node = self._match(sequence) if lower else None
+        node = self._leaders.match(sequence) if lower else None
         if node is None:
             return
         most = self.pool.num_free + sum(len(other.blocks) for other in lower)
@@ -516,7 +470,7 @@ class Planner:
         self.waiting.resume(sequence)
 
     def _stop(self, sequence: Sequence) -> None:
-        self._unlead(sequence)
+        self._leaders.withdraw(sequence)
         self.tree.release(sequence.blocks + sequence.anchors)
         sequence.blocks = []
         sequence.anchors = []

@@ -104,7 +104,7 @@ class Replica(Actor[ReplicaConfig]):
         config = self.config
         torch.set_num_threads(config.threads)
         path = Path(config.path)
-        options = ModelOptions(dtype=config.dtype, weights=config.weights, kv=config.kv)
+        options = ModelOptions(dtype=config.dtype, weights=config.weights, kv=config.kv, threads=config.threads)
         model = load_model(path, options)
         for name, folder in config.adapters:
             model.load_adapter(name, Path(folder))

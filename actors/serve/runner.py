@@ -19,13 +19,14 @@ from ...schemas.serve import (
     Step,
     StepResult,
     StepSequence,
+    TokenLogprob,
 )
 from ..models.errors import NoSuchAdapter
 from ..models.served import ServedModel
 from .block_tables import BlockTables
 from .drafts import Drafter
 from .draw_plan import DrawnRows, DrawPlan
-from .errors import GrammarFailed, UnknownSequence
+from .errors import GrammarFailed, NothingToDraw, UnknownSequence
 from .grammar import GrammarCompiler
 from .pooling import pool
 from .prompt_scores import score_prompt
@@ -91,7 +92,7 @@ class Runner:
         parts = [part for asked in step.sequences if (part := self._take(asked, outcome)) is not None]
         self._guess(parts)
         for deterministic in (False, True):
-            group = [part for part in parts if self._computes_alike(part) is deterministic]
+            group = [part for part in parts if self._is_apart(part) is deterministic]
             if group:
                 self._compute(group, deterministic, outcome)
         drawn = tuple(outcome.drawn.get(part.sequence_id, _NOTHING) for part in step.sequences if part.draws)
@@ -174,8 +175,8 @@ class Runner:
             self._compiler = self._make_compiler()
         return self._compiler
 
-    def _computes_alike(self, part: Part) -> bool:
-        """Whether the part is computed with the deterministic ones of the step."""
+    def _is_apart(self, part: Part) -> bool:
+        """Whether the part needs a forward pass whose arithmetic does not depend on the batch."""
         return part.sequence.deterministic and not self._is_batch_invariant
 
     def _guess(self, parts: list[Part]) -> None:
@@ -234,23 +235,32 @@ class Runner:
     def _take_drawn(self, drawing: list[Part], drawn: DrawnRows, outcome: _Outcome) -> None:
         row = 0
         for part in drawing:
-            sequence, guesses = part.sequence, part.guesses
-            tokens = drawn.tokens[row : row + len(guesses) + 1]
-            num_right = 0
-            while num_right < len(guesses) and tokens[num_right] == guesses[num_right]:
-                num_right += 1
-            del tokens[num_right + 1 :]
-            for token in tokens:
-                sequence.append(token)
-            if guesses:
-                sequence.pace.record(len(guesses), num_right)
-                if self.drafter is not None:
-                    self.drafter.settle(sequence, num_right)
-            logprobs = (
-                tuple(drawn.logprobs[row + i] for i in range(len(tokens))) if sequence.sampling.logprobs >= 0 else ()
-            )
-            outcome.drawn[sequence.sequence_id] = Drawn(tuple(tokens), logprobs, len(guesses), sequence.has_ended)
-            row += len(guesses) + 1
+            try:
+                outcome.drawn[part.asked.sequence_id] = self._accept(part, drawn, row)
+            except NothingToDraw as error:
+                self._fail(part.asked.sequence_id, error, outcome)
+            row += len(part.guesses) + 1
+
+    def _accept(self, part: Part, drawn: DrawnRows, row: int) -> Drawn:
+        """Take what was drawn for a part from its first row on, up to the first guess that was wrong. NothingToDraw."""
+        sequence, guesses = part.sequence, part.guesses
+        tokens = drawn.tokens[row : row + len(guesses) + 1]
+        num_right = 0
+        while num_right < len(guesses) and tokens[num_right] == guesses[num_right]:
+            num_right += 1
+        del tokens[num_right + 1 :]
+        if tokens[-1] < 0:
+            raise NothingToDraw("no token has a finite logit: bias or grammar leave none, or the model is damaged")
+        for token in tokens:
+            sequence.append(token)
+        if guesses:
+            sequence.pace.record(len(guesses), num_right)
+            if self.drafter is not None:
+                self.drafter.settle(sequence, num_right)
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if sequence.sampling.logprobs >= 0:
+            logprobs = tuple(drawn.logprobs[row + i] for i in range(len(tokens)))
+        return Drawn(tuple(tokens), logprobs, len(guesses), sequence.has_ended)
 
 
 def plan_rows(part: Part, plan: DrawPlan) -> None:

@@ -100,7 +100,13 @@ class Scheduler(Actor[SchedulerConfig]):
         config = self.config
         tokenizer = await anyio.to_thread.run_sync(load_tokenizer, Path(config.path))
         self._adapters = AdapterBook()
-        limits = IntakeConfig(config.model, config.context_length, config.default_max_tokens, config.num_draft)
+        limits = IntakeConfig(
+            model=config.model,
+            context_length=config.context_length,
+            default_max_tokens=config.default_max_tokens,
+            num_draft=config.num_draft,
+            cache_tokens=config.num_blocks * config.block_size,
+        )
         self._intake = Intake(limits, tokenizer, self._adapters)
         self._admission = Admission(config.max_running * len(config.replicas) + config.max_waiting)
         accounts = Accounts()

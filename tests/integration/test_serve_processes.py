@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from callboard.actors.serve.engine import Engine, EngineConfig
 from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
-from callboard.schemas.serve import EngineStats, Generate, GetStats
+from callboard.schemas.serve import EngineStats, Generate, GetStats, Grammar, GrammarKind
 
 pytestmark = pytest.mark.anyio
 
@@ -53,11 +54,15 @@ async def collect(scheduler: Ref, request: Generate) -> list[int]:
     return ids
 
 
-async def test_an_answer_goes_on_with_the_same_tokens_after_its_replica_was_killed(node: Node, tiny_path: Path) -> None:
+@pytest.mark.parametrize("shape", [None, Grammar(GrammarKind.REGEX, "([a-z]{3} [0-9]{4},){20}")])
+async def test_an_answer_goes_on_with_the_same_tokens_after_its_replica_was_killed(
+    node: Node, tiny_path: Path, shape: Grammar | None
+) -> None:
+    request = msgspec.structs.replace(LONG, grammar=shape)
     async with serving(node, tiny_path) as scheduler:
-        undisturbed = await collect(scheduler, LONG)
+        undisturbed = await collect(scheduler, request)
         ids: list[int] = []
-        async with scheduler.stream(LONG) as pieces:
+        async with scheduler.stream(request) as pieces:
             while len(ids) < 10:
                 ids += (await anext(pieces)).token_ids
             kill(node, "engine-replica")
@@ -67,7 +72,7 @@ async def test_an_answer_goes_on_with_the_same_tokens_after_its_replica_was_kill
         stats = await scheduler.ask(GetStats())
         assert stats.replica_failures == 1
         assert (stats.finished, stats.failed, stats.aborted) == (2, 0, 0)
-        assert await collect(scheduler, LONG) == undisturbed
+        assert await collect(scheduler, request) == undisturbed
 
 
 async def test_with_two_replicas_the_other_one_takes_over(node: Node, tiny_path: Path) -> None:

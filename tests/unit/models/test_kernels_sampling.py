@@ -95,6 +95,18 @@ def test_greedy_takes_the_first_of_equals() -> None:
     assert ops.sample(logits, *parameters([(0.0, 0, 1.0, 0.0, 0.9), (0.0, 0, 1.0, 0.0, 0.9)])).tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("path", [cpu, reference])
+def test_a_row_without_a_finite_largest_logit_gives_no_token(path: ModuleType) -> None:
+    logits = torch.randn(5, 1000)
+    logits[1] = float("-inf")
+    logits[2, 7] = float("nan")
+    logits[3, 8] = float("inf")
+    assert (path.greedy(logits) < 0).tolist() == [False, True, True, True, False]
+    for temperature, top_k in ((0.0, 0), (1.0, 0), (1.0, 5)):
+        drawn = path.sample(logits, *parameters([(temperature, top_k, 0.9, 0.0, 0.5)] * 5))
+        assert (drawn < 0).tolist() == [False, True, True, True, False]
+
+
 def test_the_tightest_cuts_are_greedy() -> None:
     logits = torch.randn(50, 200, dtype=torch.float64)
     uniform = torch.rand(50).tolist()

@@ -177,7 +177,7 @@ def test_drawn_tokens_follow_the_distribution_with_a_draft_model_that_disagrees(
 ) -> None:
     """The second token, which is a verified guess or the correction of one, over many seeds, by a chi-square."""
     runner = make_runner(ModelDrafter(Misled(model), NUM_BLOCKS, BLOCK_SIZE, model.vocab_size))  # type: ignore[arg-type]
-    prompt, num_draws = (40, 41, 42), 2500
+    prompt, num_draws = (40, 41, 42), 1500
     temperature, top_k = 1.5, 4
     counts: dict[tuple[int, int], int] = {}
     num_accepted = 0

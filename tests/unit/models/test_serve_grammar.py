@@ -187,6 +187,45 @@ def test_guesses_go_past_allowed_tokens_only_and_can_be_taken_back(tokenizer: To
     assert state.ended
 
 
+def test_a_grammar_that_becomes_slow_fails_its_answer_alone(
+    runner: Runner, tokenizer: Tokenizer, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10**9))
+    slow = start(tokenizer, Grammar(GrammarKind.REGEX, "[a-f]{5,90}"), stop_ids=(EOS,))
+    usual = SequenceStart(token_ids=slow.token_ids, num_prompt_tokens=slow.num_prompt_tokens)
+    check_grammar(slow.sampling.grammar, tokenizer)  # type: ignore[arg-type]
+    monkeypatch.setattr("time.thread_time", lambda: 0.1 * next(clock))
+    failing, other = drive(runner).run([slow, usual], 30)
+    assert failing.failed.code == "serve.grammar"
+    assert "too long" in failing.failed.message
+    assert 0 < len(failing.tokens) < 30
+    assert len(other.tokens) == 30
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_that_can_draw_nothing_its_grammar_allows_fails_alone(
+    temperature: float, runner: Runner, tokenizer: Tokenizer, drive: Drive
+) -> None:
+    bias = tuple((tokenizer.encode(letter)[0], float("-inf")) for letter in "ab")
+    grammar = Grammar(GrammarKind.REGEX, "[ab]+")
+    dead = start(tokenizer, grammar, logit_bias=bias, temperature=temperature, stop_ids=(EOS,))
+    alive = start(tokenizer, grammar, temperature=temperature, stop_ids=(EOS,))
+    failing, other = drive(runner).run([dead, alive], 5)
+    assert failing.failed.code == "serve.nothing_to_draw"
+    assert other.failed is None
+    assert len(other.tokens) > 0
+
+
+def test_a_grammar_that_is_slow_from_the_beginning_is_refused(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes 100 ms a token by the clock takes longer than is tried out."""
+    clock = iter(range(10**9))
+    monkeypatch.setattr("time.thread_time", lambda: 0.1 * next(clock))
+    with pytest.raises(RequestInvalid, match="too long to follow"):
+        check_grammar(Grammar(GrammarKind.REGEX, "[a-f]{5,91}"), tokenizer)
+
+
 BAD = {
     "regex syntax": Grammar(GrammarKind.REGEX, "(a"),
     "anchor inside": Grammar(GrammarKind.REGEX, "a$b"),

@@ -12,7 +12,7 @@ from callboard.actors.serve.adapter_book import AdapterBook
 from callboard.actors.serve.intake import Intake, IntakeConfig, choice_seed
 from callboard.actors.serve.sequence import Sequence
 from callboard.runtime.errors import RequestInvalid
-from callboard.schemas.serve import AdapterInfo, ChatMessage, Embed, Generate, Pooling, Score
+from callboard.schemas.serve import AdapterInfo, ChatMessage, Embed, Generate, Grammar, GrammarKind, Pooling, Score
 
 CONFIG = IntakeConfig(model="smollm2", context_length=100, default_max_tokens=60, num_draft=3)
 HELLO = (ChatMessage("user", "hello"),)
@@ -90,6 +90,12 @@ def admit(intake: Intake, **fields: Any) -> Sequence:
         ({"prompt": "a", "client": "c" * 257}, "client has 257"),
         ({"prompt": "a", "priority": 1001}, "priority 1001"),
         ({"prompt": "a", "adapter": "none"}, "no adapter named 'none'"),
+        ({"prompt": "a", "grammar": Grammar(GrammarKind.REGEX, "(")}, "grammar"),
+        ({"prompt": "a", "grammar": Grammar(GrammarKind.JSON_SCHEMA, "{")}, "grammar|schema"),
+        ({"prompt": "a", "grammar": Grammar(GrammarKind.JSON_SCHEMA, "false")}, "grammar|schema"),
+        ({"prompt": "a", "grammar": Grammar(GrammarKind.CHOICE, "[]")}, "grammar|choice"),
+        ({"prompt": "a", "grammar": Grammar(GrammarKind.EBNF, "root ::=")}, "grammar"),
+        ({"prompt": "a", "grammar": Grammar(GrammarKind.REGEX, "\ud800")}, "surrogate"),
         ({"prompt": "\x06"}, "prompt is empty"),
         ({"prompt": "a", "model": "other"}, "serves 'smollm2'"),
     ],
@@ -135,6 +141,9 @@ def test_a_request_without_a_length_gets_the_default_or_what_the_context_holds(i
     long = admit(intake, prompt="1" * 90)
     assert (long.num_prompt_tokens, long.max_tokens) == (90, 10)
     assert admit(intake, prompt="a", min_tokens=80).max_tokens == 80
+    small = Intake(IntakeConfig("smollm2", 100, 60, cache_tokens=32), intake.tokenizer, AdapterBook())
+    assert admit(small, prompt="1" * 10).max_tokens == 22
+    assert admit(small, prompt="1" * 10, max_tokens=40).max_tokens == 40  # the planner refuses it
 
 
 def test_messages_go_through_the_chat_template(intake: Intake) -> None:

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from callboard.actors.models.loading import load_model, load_tokenizer
 from callboard.actors.models.served import ModelOptions, ServedModel
+from callboard.actors.serve.block_tables import BlockTables
 from callboard.actors.serve.grammar import grammar_compiler
 from callboard.actors.serve.runner import Runner
 from callboard.kernels.ragged import RaggedBatch
@@ -161,6 +165,23 @@ def test_a_sequence_that_cannot_be_computed_fails_alone(runner: Runner, model: S
     assert [len(drawn.tokens) for drawn in again.drawn] == [0, 1]
 
 
+def test_a_model_whose_numbers_are_not_finite_fails_what_it_computes(
+    runner: Runner, model: ServedModel, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = model.logits
+
+    def broken(hidden: torch.Tensor, deterministic: bool = False) -> torch.Tensor:
+        rows = logits(hidden, deterministic)
+        rows[0] = float("nan")
+        return rows
+
+    monkeypatch.setattr(model, "logits", broken)
+    starts = [start(4, sampling=Sampling(temperature=1.0, logprobs=1)), start(5)]
+    first, second = drive(runner).run(starts, 1)
+    assert first.failed.code == "serve.nothing_to_draw"
+    assert len(second.tokens) == 1
+
+
 def test_what_contradicts_the_replicas_books_is_no_step(runner: Runner) -> None:
     one = start(6)
     runner.execute(Step(1, (StepSequence(1, 0, 4, (0, 1), start=one),)))
@@ -215,7 +236,7 @@ def test_deterministic_sequences_are_computed_apart_unless_all_arithmetic_is(
 def test_drawn_tokens_follow_the_models_distribution(runner: Runner, model: ServedModel) -> None:
     """Many seeds after one prompt, against the exact probabilities by a chi-square over the likeliest tokens."""
     prompt = start(7).token_ids
-    num_draws, temperature, top_k, min_p = 4000, 1.4, 12, 0.05
+    num_draws, temperature, top_k, min_p = 2000, 1.4, 12, 0.05
     logits = logits_of(model, prompt)[1][-1].double() / temperature
     probabilities = logits.softmax(-1)
     probabilities[probabilities < probabilities.topk(top_k).values[-1]] = 0
@@ -253,3 +274,34 @@ def test_drawn_tokens_follow_the_models_distribution(runner: Runner, model: Serv
 def chi_square_limit(degrees: int) -> float:
     """What 99.9% of true samples stay below (Wilson and Hilferty's approximation)."""
     return degrees * (1 - 2 / (9 * degrees) + 3.09 * math.sqrt(2 / (9 * degrees))) ** 3
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=6), st.integers(1, 8))
+def test_a_batch_from_arrays_is_the_one_from_lists(lengths: list[tuple[int, int]], block_size: int) -> None:
+    seq_lens = [max(pair) for pair in lengths]
+    query_lens = [min(pair) for pair in lengths]
+    tables = [[17 * seq + block for block in range(-(-length // block_size))] for seq, length in enumerate(seq_lens)]
+    expected = RaggedBatch.build(seq_lens, query_lens, tables, block_size)
+    rows = BlockTables()
+    taken = []
+    for table in tables:
+        taken.append(rows.take())
+        rows.extend(taken[-1], table[:1])
+        rows.extend(taken[-1], table[1:])
+    width = max(map(len, tables))
+    batch = RaggedBatch.from_arrays(np.array(seq_lens), np.array(query_lens), rows.cut(taken, width), block_size)
+    for name in ("positions", "slots", "block_tables", "seq_lens", "query_starts"):
+        assert torch.equal(getattr(batch, name), getattr(expected, name)), name
+        assert getattr(batch, name).dtype == torch.int64
+
+
+def test_block_tables_grow_and_rows_are_used_again() -> None:
+    tables = BlockTables()
+    rows = [tables.take() for _ in range(40)]
+    assert len(set(rows)) == 40
+    for row in rows:
+        tables.extend(row, range(row, row + 150))
+    assert tables.cut(rows, 150).tolist() == [list(range(row, row + 150)) for row in rows]
+    tables.give_back(rows[7])
+    assert tables.take() == rows[7]
+    assert tables.num_blocks(rows[7]) == 0
