@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 
+from ...schemas.serve import EngineStats
+
 
 def machine_facts(*packages: str) -> dict[str, Any]:
     """The machine, the Python and the versions of callboard and of `packages` (None where one is not installed)."""
@@ -21,6 +23,11 @@ def machine_facts(*packages: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in ("callboard", *packages)},
     }
+
+
+def kernels_of(stats: EngineStats) -> str:
+    """What computes in an engine's replicas."""
+    return ", ".join(sorted({replica.kernels for replica in stats.replicas}))
 
 
 def _cpu() -> str:
