@@ -47,6 +47,7 @@ def run_bench(env: dict[str, str], *arguments: str) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.timeout(120)  # three engines start, each a process that imports torch
 def test_generate_reports_every_target(bench_model: Path, bench_env: dict[str, str]) -> None:
     report = run_bench(
         bench_env,
@@ -91,6 +92,7 @@ def test_an_engine_option_that_is_none_is_said_before_anything_runs(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.timeout(120)
 def test_serve_reports_each_rate_and_draws_it(bench_model: Path, bench_env: dict[str, str], tmp_path: Path) -> None:
     picture = tmp_path / "load.svg"
     report = run_bench(
@@ -110,6 +112,8 @@ def test_serve_reports_each_rate_and_draws_it(bench_model: Path, bench_env: dict
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
 def test_serve_takes_its_lengths_from_conversations(
     bench_model: Path, bench_env: dict[str, str], tmp_path: Path
 ) -> None:
