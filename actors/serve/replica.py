@@ -75,8 +75,10 @@ class Replica(Actor[ReplicaConfig]):
             raise ReplicaChanged("this replica has started anew since; its cache holds nothing of that step")
         return await self._in_thread(lambda: self._runner.execute(message))
 
-    @handler
+    @handler(concurrent=True)
     async def info(self, message: AskReplica) -> ReplicaInfo:
+        if message.forget:
+            await self._in_thread(self._runner.forget_all)
         config, model, drafter = self.config, self._runner.model, self._runner.drafter
         return ReplicaInfo(
             life=self._life,

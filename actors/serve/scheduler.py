@@ -41,6 +41,7 @@ from ...schemas.serve import (
 from ..models.loading import load_tokenizer
 from .adapter_book import AdapterBook
 from .admission import Admission
+from .errors import ReplicaLost
 from .fairness import Accounts
 from .generation import Generation
 from .intake import Intake, IntakeConfig, needs_a_thread
@@ -229,6 +230,12 @@ class Scheduler(Actor[SchedulerConfig]):
         if others:
             for sequence in reversed(lane.planner.hand_over(len(lane.planner.waiting))):
                 self._move([sequence], route(others, sequence))
+
+    def hung(self, lane: Lane, error: CallboardError) -> None:
+        """A process that is stuck answers nothing, and ends only if it is made to: then it is started again."""
+        address = lane.ref.address
+        if self.node.give_up(address, ReplicaLost(f"{address} did not answer in time: {error}")):
+            log.error("%s did not answer in time and is killed", address, extra={"actor": address})
 
     def idle(self, lane: Lane) -> None:
         """Give a replica half of what waits for the one with the longest queue; for one that is away, all of it."""
