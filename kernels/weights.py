@@ -105,6 +105,11 @@ class NativeEngine:
         self.num_threads = num_threads
         self._handle = self._library.cb_engine_new(num_threads)
 
+    @property
+    def handle(self) -> int:
+        """What the library knows it by, as long as this object lives."""
+        return self._handle
+
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             self._library.cb_engine_free(self._handle)

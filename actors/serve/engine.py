@@ -128,8 +128,9 @@ class Engine(Actor[EngineConfig]):
             )
         path, model = await anyio.to_thread.run_sync(self._look_at_model)
         context_length = min(config.context_length or model.context_length, model.context_length)
-        num_blocks = config.num_blocks or auto_num_blocks(config, model, context_length)
-        replicas = await self._start_replicas(path, num_blocks)
+        draft = await anyio.to_thread.run_sync(self._draft)
+        num_blocks = config.num_blocks or auto_num_blocks(config, model, context_length, draft_shape(draft))
+        replicas = await self._start_replicas(path, num_blocks, draft)
         self._scheduler = await self.spawn(
             Scheduler,
             SchedulerConfig(
@@ -154,7 +155,7 @@ class Engine(Actor[EngineConfig]):
             restart=Restart.PERMANENT,
         )
 
-    async def _start_replicas(self, path: Path, num_blocks: int) -> tuple[str, ...]:
+    async def _start_replicas(self, path: Path, num_blocks: int, draft: str) -> tuple[str, ...]:
         """Start them at once, each in a process of its own where that is wanted. Returns their addresses."""
         from .replica import Replica, ReplicaConfig
 
@@ -167,7 +168,7 @@ class Engine(Actor[EngineConfig]):
             num_blocks=num_blocks,
             block_size=config.block_size,
             threads=config.threads or max(1, default_threads() // config.replicas),
-            draft=await anyio.to_thread.run_sync(self._draft),
+            draft=draft,
             num_draft=config.num_draft if config.draft else 0,
             adapters=tuple(config.adapters.items()),
         )
@@ -244,9 +245,19 @@ class Engine(Actor[EngineConfig]):
         return ModelStore(Path(folder) if folder else None)
 
 
-def auto_num_blocks(config: EngineConfig, model: ModelShape, context_length: int) -> int:
-    """Blocks for each replica's cache: as many as the memory for it holds."""
-    block_bytes = config.block_size * kv_bytes(model, config.kv_cache or config.dtype)
+def draft_shape(draft: str) -> ModelShape | None:
+    """The draft model's, where a model guesses: it keeps keys and values under the same block numbers."""
+    from ..models.loading import load_config
+
+    return None if draft in ("", "ngram") else load_config(Path(draft))
+
+
+def auto_num_blocks(
+    config: EngineConfig, model: ModelShape, context_length: int, draft: ModelShape | None = None
+) -> int:
+    """Blocks for each replica's cache, a draft model's included: as many as the memory for it holds."""
+    shapes = (model,) if draft is None else (model, draft)
+    block_bytes = config.block_size * sum(kv_bytes(shape, config.kv_cache or config.dtype) for shape in shapes)
     if config.cache_mib:
         return max(1, config.cache_mib * MIB // config.replicas // block_bytes)
     free = psutil.virtual_memory().available // config.replicas
