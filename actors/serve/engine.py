@@ -128,8 +128,8 @@ class Engine(Actor[EngineConfig]):
             )
         path, model = await anyio.to_thread.run_sync(self._look_at_model)
         context_length = min(config.context_length or model.context_length, model.context_length)
-        draft = await anyio.to_thread.run_sync(self._draft)
-        num_blocks = config.num_blocks or auto_num_blocks(config, model, context_length, draft_shape(draft))
+        draft, draft_model = await anyio.to_thread.run_sync(self._look_at_draft)
+        num_blocks = config.num_blocks or auto_num_blocks(config, model, context_length, draft_model)
         replicas = await self._start_replicas(path, num_blocks, draft)
         self._scheduler = await self.spawn(
             Scheduler,
@@ -235,21 +235,20 @@ class Engine(Actor[EngineConfig]):
         path = self._store().path(self.config.model)
         return path, load_config(path)
 
-    def _draft(self) -> str:
-        """What the replica is told of who guesses: nothing, "ngram", or where the model lies."""
+    def _look_at_draft(self) -> tuple[str, ModelShape | None]:
+        """What the replica is told of who guesses (nothing, "ngram", or where the model lies), and such a model's
+        shape."""
+        from ..models.loading import load_config
+
         draft = self.config.draft
-        return draft if draft in ("", "ngram") else str(self._store().path(draft))
+        if draft in ("", "ngram"):
+            return draft, None
+        path = self._store().path(draft)
+        return str(path), load_config(path)
 
     def _store(self) -> ModelStore:
         folder = self.config.models_folder
         return ModelStore(Path(folder) if folder else None)
-
-
-def draft_shape(draft: str) -> ModelShape | None:
-    """The draft model's, where a model guesses: it keeps keys and values under the same block numbers."""
-    from ..models.loading import load_config
-
-    return None if draft in ("", "ngram") else load_config(Path(draft))
 
 
 def auto_num_blocks(
