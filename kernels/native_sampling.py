@@ -1,4 +1,4 @@
-"""Drawing tokens on the native kernels: `ops.greedy`, `ops.sample` and `ops.token_logprobs` of float32 rows on a CPU."""
+"""Drawing tokens natively: `ops.greedy`, `ops.sample` and `ops.token_logprobs` for float32 rows on a CPU."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ from .sessions import Sessions
 
 # Steps under way at once: the one that is computed, and the one that the replica goes on with.
 MAX_IN_FLIGHT = 2
-# Guesses fill a step up to so many rows. Measured with SmolLM2 on two cores: 8 rows take little longer than one, 16 half
-# as long again, and each one beyond that nearly what a token costs anyway, so a guess would have to be right to pay.
+# Guesses fill a step up to so many rows. Measured with SmolLM2 on two cores: 8 rows take little longer than one, 16
+# half as long again, and each one beyond nearly what a token costs anyway, so a guess seldom pays.
 MAX_ROWS_WITH_GUESSES = 16
 
 
