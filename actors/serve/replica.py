@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 import torch
 
+from ...kernels import ops
 from ...runtime.actor import Actor, handler
 from ...schemas.serve import (
     Adapters,
@@ -105,6 +106,7 @@ class Replica(Actor[ReplicaConfig]):
     def _load(self) -> Runner:
         config = self.config
         torch.set_num_threads(config.threads)
+        ops.prepare()
         path = Path(config.path)
         options = ModelOptions(dtype=config.dtype, weights=config.weights, kv=config.kv, threads=config.threads)
         model = load_model(path, options)

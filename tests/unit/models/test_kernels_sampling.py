@@ -130,7 +130,7 @@ def nearly(drawn: list[Row], logits: torch.Tensor, tokens: torch.Tensor) -> bool
                 temperature,
                 top_k,
                 top_p if top_p == 1 else min(1 - 1e-9, max(0.0, top_p + share)),
-                min_p if min_p in (0, 1) else min_p * (1 + share),
+                min_p if min_p in (0, 1) else min(1.0, min_p * (1 + share)),
                 min(1 - 1e-12, max(0.0, uniform + number)),
             )
             for temperature, top_k, top_p, min_p, uniform in drawn
@@ -150,7 +150,8 @@ native_rows = st.tuples(
     st.one_of(st.just(0), st.integers(1, 60), st.integers(1, 10_000)),
     st.one_of(st.just(1.0), st.floats(0.01, 0.99), st.sampled_from([0.0, 1e-9, 1 - 1e-7])),
     st.one_of(st.just(0.0), st.floats(0.001, 1), st.just(1.0)),
-    st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 1 - 2.0**-53])),
+    # Further out, in float32, are only tokens whose weight is zero.
+    st.floats(1e-6, 1 - 1e-6),
 )
 
 
@@ -188,6 +189,20 @@ def test_native_equals_at_the_cut_all_stay_however_many(top_k: int, top_p: float
     logits[:, 500:] = 1.0
     drawn = native_sampling.sample(logits, *parameters([(1.0, top_k, top_p, 0.0, i / 64) for i in range(64)]))
     assert torch.equal(drawn, torch.tensor([500 + int(500 * i / 64) for i in range(64)]))
+
+
+@pytest.mark.usefixtures("needs_native")
+@pytest.mark.parametrize("vocab_size", [1, 17, 3000])
+def test_the_first_and_the_last_number_draw_the_first_and_the_last_token_that_stays(vocab_size: int) -> None:
+    torch.manual_seed(4)
+    logits = torch.randn(1, vocab_size)
+    for top_k in (0, 9):
+        kept = (logits[0] >= logits[0].topk(min(top_k or vocab_size, vocab_size)).values[-1]).nonzero().flatten()
+        drawn = [
+            int(native_sampling.sample(logits, *parameters([(1.0, top_k, 1.0, 0.0, number)])))
+            for number in (0.0, 1 - 2.0**-53)
+        ]
+        assert drawn == [int(kept[0]), int(kept[-1])]
 
 
 @pytest.mark.usefixtures("needs_native")
