@@ -9,8 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .cpu_sampling import greedy as greedy
-from .cpu_sampling import sample as sample
+from . import cpu_sampling, native_sampling
 from .lora import Rows
 from .ragged import RaggedBatch
 
@@ -211,14 +210,32 @@ def penalize(
     logits[rows, tokens] = torch.where(values > 0, values / repetition, values * repetition).add_(offset)
 
 
+def greedy(logits: torch.Tensor) -> torch.Tensor:
+    return native_sampling.greedy(logits) if native_sampling.takes(logits) else cpu_sampling.greedy(logits)
+
+
+def sample(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    uniform: torch.Tensor,
+) -> torch.Tensor:
+    path = native_sampling if native_sampling.takes(logits) else cpu_sampling
+    return path.sample(logits, temperature, top_k, top_p, min_p, uniform)
+
+
 def token_logprobs(
     logits: torch.Tensor, tokens: torch.Tensor, num_top: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    if num_top <= native_sampling.MAX_TOP and native_sampling.takes(logits):
+        return native_sampling.token_logprobs(logits, tokens, num_top)
     rows = logits if logits.dtype == torch.float64 else logits.float()
     total = rows.logsumexp(-1, keepdim=True)
     own = rows.gather(1, tokens[:, None]) - total
     if num_top == 1:
-        ids = greedy(rows).clamp(min=0)[:, None]  # the first of equals, which topk does not promise
+        ids = cpu_sampling.greedy(rows).clamp(min=0)[:, None]  # the first of equals, which topk does not promise
         top = rows.gather(1, ids)
     else:
         ids = rows.topk(min(num_top, rows.shape[1])).indices.sort(-1).values

@@ -159,6 +159,9 @@ def _declare(loaded: ctypes.CDLL) -> None:
         "cb_unpack": (None, (pointer, pointer, int32, pointer)),
         "cb_linear": (None, (pointer, pointer, pointer, int32, pointer, int64, int32)),
         "cb_forward": (None, (pointer, pointer, pointer, pointer)),
+        "cb_greedy": (None, (pointer, int32, int64, pointer)),
+        "cb_sample": (None, (pointer, pointer, int32, int64, *(pointer,) * 6)),
+        "cb_token_logprobs": (None, (pointer, pointer, int32, int64, pointer, int32, *(pointer,) * 3)),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(loaded, name)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from . import cpu, reference
+from . import cpu, native_sampling, reference
 from .lora import Rows
 from .ragged import RaggedBatch
 
@@ -69,6 +69,11 @@ class Path(Protocol):
     def token_logprobs(
         self, logits: torch.Tensor, tokens: torch.Tensor, num_top: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: ...
+
+
+def prepare() -> None:
+    """Make now what the first call would have to wait for: native kernels are compiled once for a machine."""
+    native_sampling.available()
 
 
 def path_for(x: torch.Tensor) -> Path:

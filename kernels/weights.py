@@ -103,7 +103,13 @@ class NativeEngine:
     def __init__(self, num_threads: int) -> None:
         self._library = native.library()
         self.num_threads = num_threads
-        self._handle = self._library.cb_engine_new(num_threads)
+        self._handle: int | None = self._library.cb_engine_new(num_threads)
+
+    @property
+    def handle(self) -> int:
+        """What the library knows it by, as long as this object lives."""
+        assert self._handle is not None
+        return self._handle
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):

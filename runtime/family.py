@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..schemas.base import ErrorInfo
 from ..schemas.runtime import ActorInfo, Ended, Terminated
-from .errors import ActorStopped, Fenced, NameTaken, RestartLimit, to_info
+from .errors import ActorStopped, CallboardError, Fenced, NameTaken, RestartLimit, to_info
 from .log import log
 from .supervision import Restart, RestartBudget, Strategy, Supervision
 
@@ -42,6 +42,10 @@ class Child:
         """End the present life for a sibling's restart; `start` begins the next."""
         await self.stop(timeout)
         self.closed = False
+
+    def give_up(self, error: CallboardError) -> bool:
+        """End a present life that does not answer, as a crash with that error. False where that cannot be done."""
+        return False
 
     @property
     def keeps(self) -> str:

@@ -271,6 +271,15 @@ class Node:
         if self.links is not None:
             self.links.inbound.forget(child.address)
 
+    def give_up(self, address: str, error: CallboardError) -> bool:
+        """An actor that this process supervises does not answer: end its present life, as a crash with that error.
+
+        Its supervisor decides what becomes of it. False where nothing was done: it is not here, it is just starting,
+        or it lives in this very process, where a thread that is stuck cannot be ended.
+        """
+        child = self.actors.get(address)
+        return child is not None and child.give_up(error)
+
     # Watching
 
     def watch(self, watcher: str, target: str, *, link: bool) -> None:

@@ -42,7 +42,7 @@ class ProcessChild(Child):
     The process may stand for one elsewhere: `_module` is what it runs, `_orders` what it is told.
     """
 
-    __slots__ = ("_config", "_kind", "_node", "_process", "_watcher", "_where")
+    __slots__ = ("_config", "_given_up", "_kind", "_node", "_process", "_watcher", "_where")
 
     _module = "callboard.runtime.worker"
 
@@ -55,10 +55,11 @@ class ProcessChild(Child):
         self._where = where
         self._process: anyio.abc.Process | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._given_up: CallboardError | None = None
 
     async def start(self) -> None:
         self.state = "starting"
-        self._watcher = None
+        self._watcher = self._given_up = None
         self._process = process = await self._launch()
         if self.closed:
             _kill(process)
@@ -149,7 +150,9 @@ class ProcessChild(Child):
         await self._end(process)
         if self.closed:
             return
-        if error is None and process.returncode != 0:
+        if self._given_up is not None:
+            error = self._given_up
+        elif error is None and process.returncode != 0:
             error = ActorStopped(f"the process of {self.address} died ({_exit(process)})")
         self.state = "crashed"
         log.error("%s", error or f"the process of {self.address} ended", extra={"actor": self.address})
@@ -191,6 +194,14 @@ class ProcessChild(Child):
             if links is not None:
                 links.peers.down(NodeDown(self.address, (self.address,)))
         self.state = "stopped"
+
+    def give_up(self, error: CallboardError) -> bool:
+        """Kill the process: one that is stuck, or was stopped, hears nothing else."""
+        if self.state != "running" or self._process is None:
+            return False
+        self._given_up = error
+        _kill(self._process)
+        return True
 
     def info(self) -> ActorInfo:
         return ActorInfo(

@@ -401,7 +401,13 @@ class ReplicaInfo(Message, frozen=True, kw_only=True, tag="serve.replica_info"):
 
 
 class AskReplica(Request[ReplicaInfo], frozen=True, tag="serve.ask_replica"):
-    """Ask a replica what it is, before steps are sent to it."""
+    """Ask a replica what it is, before steps are sent to it.
+
+    `forget`: from whoever begins to send it steps. It answers when no step is being computed any more, and knows no
+    sequence then: those of a scheduler that is gone would stay for ever.
+    """
+
+    forget: bool = False
 
 
 class EngineStats(Message, frozen=True, kw_only=True, tag="serve.stats"):

@@ -129,8 +129,14 @@ class Engine(Actor[EngineConfig]):
             )
         path, model, options = await anyio.to_thread.run_sync(self._look_at_model)
         context_length = min(config.context_length or model.context_length, model.context_length)
+<<<<<<< HEAD
         num_blocks = config.num_blocks or auto_num_blocks(config, model, context_length, options.kv)
         replicas = await self._start_replicas(path, options, num_blocks)
+=======
+        draft, draft_model = await anyio.to_thread.run_sync(self._look_at_draft)
+        num_blocks = config.num_blocks or auto_num_blocks(config, model, context_length, draft_model)
+        replicas = await self._start_replicas(path, num_blocks, draft)
+>>>>>>> robust
         self._scheduler = await self.spawn(
             Scheduler,
             SchedulerConfig(
@@ -155,7 +161,11 @@ class Engine(Actor[EngineConfig]):
             restart=Restart.PERMANENT,
         )
 
+<<<<<<< HEAD
     async def _start_replicas(self, path: Path, options: ModelOptions, num_blocks: int) -> tuple[str, ...]:
+=======
+    async def _start_replicas(self, path: Path, num_blocks: int, draft: str) -> tuple[str, ...]:
+>>>>>>> robust
         """Start them at once, each in a process of its own where that is wanted. Returns their addresses."""
         from .replica import Replica, ReplicaConfig
 
@@ -168,7 +178,7 @@ class Engine(Actor[EngineConfig]):
             num_blocks=num_blocks,
             block_size=config.block_size,
             threads=config.threads or max(1, default_threads() // config.replicas),
-            draft=await anyio.to_thread.run_sync(self._draft),
+            draft=draft,
             num_draft=config.num_draft if config.draft else 0,
             adapters=tuple(config.adapters.items()),
         )
@@ -239,19 +249,34 @@ class Engine(Actor[EngineConfig]):
         dtype_of(options.dtype)
         return path, load_config(path), options
 
-    def _draft(self) -> str:
-        """What the replica is told of who guesses: nothing, "ngram", or where the model lies."""
+    def _look_at_draft(self) -> tuple[str, ModelShape | None]:
+        """What the replica is told of who guesses (nothing, "ngram", or where the model lies), and such a model's
+        shape."""
+        from ..models.loading import load_config
+
         draft = self.config.draft
-        return draft if draft in ("", "ngram") else str(self._store().path(draft))
+        if draft in ("", "ngram"):
+            return draft, None
+        path = self._store().path(draft)
+        return str(path), load_config(path)
 
     def _store(self) -> ModelStore:
         folder = self.config.models_folder
         return ModelStore(Path(folder) if folder else None)
 
 
+<<<<<<< HEAD
 def auto_num_blocks(config: EngineConfig, model: ModelShape, context_length: int, kv_type: str) -> int:
     """Blocks for each replica's cache: as many as the memory for it holds."""
     block_bytes = config.block_size * kv_bytes(model, kv_type)
+=======
+def auto_num_blocks(
+    config: EngineConfig, model: ModelShape, context_length: int, draft: ModelShape | None = None
+) -> int:
+    """Blocks for each replica's cache, a draft model's included: as many as the memory for it holds."""
+    shapes = (model,) if draft is None else (model, draft)
+    block_bytes = config.block_size * sum(kv_bytes(shape, config.kv_cache or config.dtype) for shape in shapes)
+>>>>>>> robust
     if config.cache_mib:
         return max(1, config.cache_mib * MIB // config.replicas // block_bytes)
     free = psutil.virtual_memory().available // config.replicas

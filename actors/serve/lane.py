@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import anyio
 
-from ...runtime.errors import CallboardError, ConfigError, NoSuchActor
+from ...runtime.errors import CallboardError, ConfigError, DeadlineExceeded, NoSuchActor
 from ...runtime.refs import Ref
 from ...schemas.serve import AskReplica, ReplicaInfo, Step, StepResult
 from .errors import ReplicaChanged, ReplicaLost
@@ -40,6 +40,10 @@ class LaneEvents(Protocol):
 
     def lost(self, lane: Lane) -> None:
         """The replica died. What ran there waits now, and may be taken elsewhere."""
+        ...
+
+    def hung(self, lane: Lane, error: CallboardError) -> None:
+        """The replica did not answer in time."""
         ...
 
     def idle(self, lane: Lane) -> None:
@@ -127,16 +131,16 @@ class Lane:
                 return
             if self._busy_since is None:
                 self._busy_since = began
-            answer = asyncio.get_running_loop().create_task(self._ask(step, self.info.life))
+            # It is computed when those before it are.
+            patience = self._step_timeout_s * (len(self._under_way) + 1)
+            answer = asyncio.get_running_loop().create_task(self._ask(step, self.info.life, patience))
             answer.add_done_callback(self._answered)
             now = time.perf_counter()
             self._under_way.append(UnderWay(answer, now))
             self.counts.plan_seconds += now - began
 
-    async def _ask(self, step: Step, life: str) -> StepResult:
-        return await self.ref.ask(
-            Step(step.step_id, step.sequences, life, step.forget), timeout=self._step_timeout_s * len(self._under_way)
-        )
+    async def _ask(self, step: Step, life: str, patience: float) -> StepResult:
+        return await self.ref.ask(Step(step.step_id, step.sequences, life, step.forget), timeout=patience)
 
     def _answered(self, _: asyncio.Task[StepResult]) -> None:
         self._work.set()
@@ -180,6 +184,8 @@ class Lane:
         self._drop_under_way()
         self.info = None
         self.counts.replica_failures += 1
+        if isinstance(error, DeadlineExceeded):
+            self._events.hung(self, error)
         failed: list[Sequence] = []
         for sequence in self.planner.rewind():
             if isinstance(error, NoSuchActor | ReplicaChanged):
@@ -204,16 +210,18 @@ class Lane:
         self._under_way.clear()
 
     async def _meet(self) -> None:
-        """Wait until the replica is there, and learn which life of it."""
+        """Wait until the replica is there and holds nothing of an earlier scheduler; learn which life of it."""
         absent_since = time.perf_counter()
         while True:
             try:
-                info = await self.ref.ask(AskReplica(), timeout=LOOK_FOR_S)
+                info = await self.ref.ask(AskReplica(forget=True), timeout=LOOK_FOR_S)
                 self._check(info)
                 await self._events.met(self)
             except ConfigError:
                 raise
             except CallboardError as error:
+                if isinstance(error, DeadlineExceeded):
+                    self._events.hung(self, error)
                 now = time.perf_counter()
                 if now - absent_since > LOOK_FOR_S:
                     self._fail(list(self.planner.waiting), f"the replica has been away for {LOOK_FOR_S:g} s: {error}")

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 import torch
 
+from ...kernels import ops
 from ...runtime.actor import Actor, handler
 from ...schemas.serve import (
     Adapters,
@@ -75,8 +76,10 @@ class Replica(Actor[ReplicaConfig]):
             raise ReplicaChanged("this replica has started anew since; its cache holds nothing of that step")
         return await self._in_thread(lambda: self._runner.execute(message))
 
-    @handler
+    @handler(concurrent=True)
     async def info(self, message: AskReplica) -> ReplicaInfo:
+        if message.forget:
+            await self._in_thread(self._runner.forget_all)
         config, model, drafter = self.config, self._runner.model, self._runner.drafter
         return ReplicaInfo(
             life=self._life,
@@ -103,6 +106,7 @@ class Replica(Actor[ReplicaConfig]):
     def _load(self) -> Runner:
         config = self.config
         torch.set_num_threads(config.threads)
+        ops.prepare()
         path = Path(config.path)
         options = ModelOptions(dtype=config.dtype, weights=config.weights, kv=config.kv, threads=config.threads)
         model = load_model(path, options)

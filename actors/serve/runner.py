@@ -105,6 +105,10 @@ class Runner:
             failed=tuple(outcome.failed),
         )
 
+    def forget_all(self) -> None:
+        for sequence_id in tuple(self._sequences):
+            self._forget(sequence_id)
+
     def load_adapter(self, name: str, path: Path) -> Adapters:
         """Load a LoRA adapter, or replace the one of that name."""
         self.model.load_adapter(name, path)

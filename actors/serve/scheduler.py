@@ -41,6 +41,7 @@ from ...schemas.serve import (
 from ..models.loading import load_tokenizer
 from .adapter_book import AdapterBook
 from .admission import Admission
+from .errors import ReplicaLost
 from .fairness import Accounts
 from .generation import Generation
 from .intake import Intake, IntakeConfig, needs_a_thread
@@ -114,7 +115,7 @@ class Scheduler(Actor[SchedulerConfig]):
         self._lane_of: dict[Sequence, Lane] = {}
         self._counts = Counts()
         self._changing_adapters = anyio.Lock()
-        self._knows_adapters = False
+        self._adapters_known = anyio.Event()
         for lane in self._lanes:
             self.start_soon(lane.run)
 
@@ -173,6 +174,8 @@ class Scheduler(Actor[SchedulerConfig]):
     async def _admit(self, message: R, make: Callable[[R], list[Sequence]]) -> list[Sequence]:
         """What is to be computed for a request. Raises RequestInvalid, Overloaded; nothing is taken then."""
         self._check_room()
+        if message.adapter:
+            await self._adapters_known.wait()
         if needs_a_thread(message):
             sequences = await anyio.to_thread.run_sync(make, message)
             self._check_room()
@@ -230,6 +233,12 @@ class Scheduler(Actor[SchedulerConfig]):
             for sequence in reversed(lane.planner.hand_over(len(lane.planner.waiting))):
                 self._move([sequence], route(others, sequence))
 
+    def hung(self, lane: Lane, error: CallboardError) -> None:
+        """A process that is stuck answers nothing, and ends only if it is made to: then it is started again."""
+        address = lane.ref.address
+        if self.node.give_up(address, ReplicaLost(f"{address} did not answer in time: {error}")):
+            log.error("%s did not answer in time and is killed", address, extra={"actor": address})
+
     def idle(self, lane: Lane) -> None:
         """Give a replica half of what waits for the one with the longest queue; for one that is away, all of it."""
         queued = [
@@ -253,10 +262,10 @@ class Scheduler(Actor[SchedulerConfig]):
         """Bring a replica's adapters to what is known here; the first one that is met says what there is."""
         async with self._changing_adapters:
             there = {info.name: info for info in (await lane.ref.ask(ListAdapters())).adapters}
-            if not self._knows_adapters:
-                self._knows_adapters = True
+            if not self._adapters_known.is_set():
                 for info in there.values():
                     self._adapters.add(info)
+                self._adapters_known.set()
             wanted = {info.name: info for info in self._adapters.infos}
             for name, info in there.items():
                 if name not in wanted or wanted[name].path != info.path:
@@ -274,6 +283,7 @@ class Scheduler(Actor[SchedulerConfig]):
     @handler(concurrent=True)
     async def load_adapter(self, message: LoadAdapter) -> Adapters:
         """Loads it everywhere, or nowhere."""
+        await self._adapters_known.wait()
         async with self._changing_adapters:
             if not message.name or message.name in self._adapters.names:
                 raise RequestInvalid(
@@ -297,14 +307,16 @@ class Scheduler(Actor[SchedulerConfig]):
 
     @handler(concurrent=True)
     async def unload_adapter(self, message: UnloadAdapter) -> Adapters:
+        await self._adapters_known.wait()
         await self._adapters.close(message.name)
         async with self._changing_adapters:
             self._adapters.drop(message.name)
             await self._unload(message.name, self._lanes)
         return Adapters(self._adapters.infos)
 
-    @handler
+    @handler(concurrent=True)
     async def list_adapters(self, message: ListAdapters) -> Adapters:
+        await self._adapters_known.wait()
         return Adapters(self._adapters.infos)
 
     async def _unload(self, name: str, lanes: SequenceOf[Lane]) -> None:

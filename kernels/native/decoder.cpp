@@ -1,6 +1,7 @@
 // The forward pass of a LLaMA-shaped decoder over one ragged batch, as one call: ten stages a layer, with a barrier
 // after each, in threads of our own. Also single products, for tests and for models of other shapes.
 #include "attention.h"
+#include "sampling.h"
 
 namespace cb {
 
@@ -342,6 +343,39 @@ void cb_linear(void* engine, const cb::Weight* w, const float* x, int32_t m, flo
 
 void cb_forward(void* engine, const cb::Model* model, const cb::Batch* batch, float* out) {
     ((cb::Engine*)engine)->forward(*model, *batch, out);
+}
+
+// `task(row)` for each row, in the engine's threads.
+static void each_row(void* engine, int32_t num_rows, const std::function<void(int)>& task) {
+    cb::Pool& pool = ((cb::Engine*)engine)->pool;
+    if (num_rows == 1) return task(0);
+    pool.run([&](int thread) { pool.stage(thread, num_rows, [&](int row, int) { task(row); }); });
+}
+
+void cb_greedy(const float* logits, int32_t num_rows, int64_t vocab, int64_t* tokens) {
+    for (int row = 0; row < num_rows; ++row)  // sooner done than other threads are awake
+        tokens[row] = cb::RowSampler::greedy(logits + row * vocab, vocab);
+}
+
+void cb_sample(void* engine, const float* logits, int32_t num_rows, int64_t vocab, const double* temperature,
+               const int64_t* top_k, const double* top_p, const double* min_p, const double* uniform, int64_t* tokens) {
+    each_row(engine, num_rows, [&](int row) {
+        const cb::Drawing drawing{temperature[row], top_k[row], top_p[row], min_p[row], uniform[row]};
+        tokens[row] = cb::row_sampler().draw(logits + row * vocab, vocab, drawing);
+    });
+}
+
+// Of each row: the log-probability of its token, and the likeliest `num_top` with theirs.
+void cb_token_logprobs(void* engine, const float* logits, int32_t num_rows, int64_t vocab, const int64_t* tokens,
+                       int32_t num_top, float* own, int64_t* top_ids, float* top) {
+    each_row(engine, num_rows, [&](int row) {
+        const float* x = logits + row * vocab;
+        const double total = cb::RowSampler::log_sum(x, vocab);
+        own[row] = float(double(x[tokens[row]]) - total);
+        float* values = top + int64_t(row) * num_top;
+        cb::RowSampler::largest(x, vocab, num_top, top_ids + int64_t(row) * num_top, values);
+        for (int i = 0; i < num_top; ++i) values[i] = float(double(values[i]) - total);
+    });
 }
 
 }  // extern "C"

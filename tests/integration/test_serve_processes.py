@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import msgspec
+import psutil
 import pytest
 
 from callboard.actors.serve.engine import Engine, EngineConfig
@@ -92,3 +93,43 @@ async def test_with_two_replicas_the_other_one_takes_over(node: Node, tiny_path:
             kill(node, "engine-replica-0")
         assert results == [undisturbed] * 6
         assert (await scheduler.ask(GetStats())).failed == 0
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_a_replica_that_hangs_is_killed_and_its_answers_go_on(node: Node, tiny_path: Path, replicas: int) -> None:
+    """Stopped, a process lives and hears nothing, a closed pipe included. Only its steps' time limit tells."""
+    victim = "engine-replica" if replicas == 1 else "engine-replica-0"
+    # Prompts that begin differently are divided over the replicas.
+    wanted = [msgspec.structs.replace(LONG, prompt=f"{number} times", session="") for number in range(4)]
+    async with serving(node, tiny_path, replicas=replicas, step_timeout_s=1.0) as scheduler:
+        undisturbed = [await collect(scheduler, request) for request in wanted]
+        before = (await scheduler.ask(GetStats())).generated_tokens
+        pid = node.actors[victim].info().pid
+        results: dict[int, list[int]] = {}
+
+        async def one(index: int) -> None:
+            results[index] = await collect(scheduler, wanted[index])
+
+        async with anyio.create_task_group() as group:
+            for index in range(len(wanted)):
+                group.start_soon(one, index)
+            with anyio.fail_after(10):
+                while (await scheduler.ask(GetStats())).generated_tokens < before + 40:
+                    pass
+            os.kill(pid, signal.SIGSTOP)
+        assert [results[index] for index in range(len(wanted))] == undisturbed
+        await started_again(node, victim, pid)
+        assert not psutil.pid_exists(pid)
+        with anyio.fail_after(20):
+            while len((await scheduler.ask(GetStats())).replicas) < replicas:
+                await anyio.sleep(0.05)  # it is looked for now and then
+        stats = await scheduler.ask(GetStats())
+        assert (stats.failed, stats.replica_failures) == (0, 1)
+        assert await collect(scheduler, wanted[0]) == undisturbed[0]
+
+
+async def started_again(node: Node, replica: str, pid: int) -> None:
+    """Wait until the replica runs in another process."""
+    with anyio.fail_after(30):
+        while (info := node.actors[replica].info()).state != "running" or info.pid == pid:
+            await anyio.sleep(0.05)  # nobody announces that a life has begun

@@ -293,6 +293,26 @@ def test_a_sequence_that_guesses_is_not_planned_ahead_and_its_guesses_speed_it_u
     assert sequence.num_drafted >= sequence.num_accepted
 
 
+def test_in_a_crowd_nobody_guesses_and_steps_are_planned_ahead_until_it_has_thinned_out() -> None:
+    """Nine at once leave no row for a guess of each; one of them goes on when the others have ended."""
+    planner = Planner(200, BLOCK_SIZE, Limits(64, 20))
+    long, *others = [
+        make_sequence([1, 2, number], count, stop_ids=frozenset(), num_draft=3)
+        for number, count in enumerate([60, *[20] * 8])
+    ]
+    for sequence in (long, *others):
+        planner.add(sequence)
+    loop = Loop(planner, 200, overlap=True)
+    loop.run()
+    crowded = [step for step in loop.steps if len(step.sequences) > 8]
+    assert len(crowded) >= 20
+    assert not any(part.num_draft for step in crowded for part in step.sequences)
+    assert all(sum(1 + part.num_draft for part in step.sequences) <= 16 for step in loop.steps)
+    assert not any(sequence.num_drafted for sequence in others)
+    assert long.num_accepted > 5
+    assert long.token_ids == unending([1, 2, 0], 60)
+
+
 def test_decoding_goes_on_in_every_step_while_a_long_prompt_is_computed_in_chunks() -> None:
     planner = Planner(40, BLOCK_SIZE, Limits(8, 4))
     loop = Loop(planner, 40, overlap=False)

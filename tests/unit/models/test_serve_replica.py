@@ -180,3 +180,34 @@ async def test_the_process_stays_responsive_while_a_step_is_computed(
             await anyio.to_thread.run_sync(entered.wait, 30)
             assert (await replica.ask(AskReplica())).life == life
             leave.set()
+
+
+async def test_who_begins_with_a_replica_finds_no_sequences_of_earlier_schedulers(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that was still being computed when it asked. A mere question changes nothing."""
+    entered, leave = threading.Event(), threading.Event()
+    execute = Runner.execute
+
+    def slow(runner: Runner, step: Step) -> StepResult:
+        if step.step_id == 2:
+            entered.set()
+            assert leave.wait(30)
+        return execute(runner, step)
+
+    monkeypatch.setattr(Runner, "execute", slow)
+    async with computing(tiny_path) as (node, replica):
+        runner: Runner = node.actors["replica"]._instance._runner  # type: ignore[attr-defined]
+        life = (await replica.ask(AskReplica())).life
+        await replica.ask(Step(1, (prompt(1),), life))
+        assert (await replica.ask(AskReplica())).life == life
+        assert runner.num_sequences == 1
+        async with anyio.create_task_group() as group:
+            group.start_soon(replica.ask, Step(2, (prompt(2),), life))
+            await anyio.to_thread.run_sync(entered.wait, 30)
+            group.start_soon(replica.ask, AskReplica(forget=True))
+            await anyio.lowlevel.checkpoint()
+            await replica.ask(AskReplica())  # messages are taken in order: that one is waiting by now
+            leave.set()
+        assert runner.num_sequences == 0
+        assert (await replica.ask(Step(3, (prompt(1),), life))).drawn[0].tokens

@@ -15,7 +15,7 @@ from callboard.actors.models.loading import load_model
 from callboard.actors.serve.engine import Engine, EngineConfig
 from callboard.actors.serve.intake import choice_seed
 from callboard.actors.serve.runner import Runner
-from callboard.runtime.errors import ModelDamaged, RequestInvalid
+from callboard.runtime.errors import CallboardError, ModelDamaged, RequestInvalid
 from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
 from callboard.schemas.serve import (
@@ -350,6 +350,38 @@ async def test_an_adapter_that_one_replica_cannot_load_is_loaded_by_none(
 
 
 # Replicas
+
+
+async def test_a_scheduler_that_crashed_finds_adapters_and_no_sequences_when_it_begins_anew(
+    tiny_path: Path, wardrobe: type[Wardrobe]
+) -> None:
+    async with Node("test") as node:
+        config = EngineConfig(model=str(tiny_path), num_blocks=64, threads=1, replicas=2)
+        engine = await node.spawn(Engine, config, name="engine")
+        await engine.ask(LoadAdapter("a", "/adapters/a"))
+        request = Generate(prompt="abc", adapter="a", max_tokens=200, ignore_eos=True)
+        expected, _ = await answer(engine, request)
+        cells: list[Any] = [node.actors[f"engine.replica-{index}"] for index in range(2)]
+        runners: list[Runner] = [cell._instance._runner for cell in cells]
+        async with engine.stream(request) as pieces, engine.stream(Generate(prompt="x", max_tokens=200)) as others:
+            await anext(pieces)
+            await anext(others)
+            assert sum(runner.num_sequences for runner in runners) >= 2
+            # One of the replicas loses it meanwhile, and another name for it comes up there.
+            runners[1].unload_adapter("a")
+            runners[1].load_adapter("b", Path("/adapters/b"))
+            scheduler: Any = node.actors["engine.scheduler"]
+            scheduler.crash(RuntimeError("a test"))
+            with pytest.raises(CallboardError):
+                async for _ in pieces:
+                    pass
+        assert [info.name for info in (await engine.ask(ListAdapters())).adapters] == ["a"]
+        with anyio.fail_after(10):
+            while len((await engine.ask(GetStats())).replicas) < 2:
+                pass
+        assert [runner.num_sequences for runner in runners] == [0, 0]
+        assert [[info.name for info in runner.adapters().adapters] for runner in runners] == [["a"], ["a"]]
+        assert (await answer(engine, request))[0] == expected
 
 
 async def test_requests_are_divided_over_replicas_and_go_where_their_prompt_is_known(tiny_path: Path) -> None:
