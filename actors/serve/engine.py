@@ -129,14 +129,9 @@ class Engine(Actor[EngineConfig]):
             )
         path, model, options = await anyio.to_thread.run_sync(self._look_at_model)
         context_length = min(config.context_length or model.context_length, model.context_length)
-<<<<<<< HEAD
-        num_blocks = config.num_blocks or auto_num_blocks(config, model, context_length, options.kv)
-        replicas = await self._start_replicas(path, options, num_blocks)
-=======
         draft, draft_model = await anyio.to_thread.run_sync(self._look_at_draft)
-        num_blocks = config.num_blocks or auto_num_blocks(config, model, context_length, draft_model)
-        replicas = await self._start_replicas(path, num_blocks, draft)
->>>>>>> robust
+        num_blocks = config.num_blocks or auto_num_blocks(config, model, context_length, options.kv, draft_model)
+        replicas = await self._start_replicas(path, options, num_blocks, draft)
         self._scheduler = await self.spawn(
             Scheduler,
             SchedulerConfig(
@@ -161,11 +156,7 @@ class Engine(Actor[EngineConfig]):
             restart=Restart.PERMANENT,
         )
 
-<<<<<<< HEAD
-    async def _start_replicas(self, path: Path, options: ModelOptions, num_blocks: int) -> tuple[str, ...]:
-=======
-    async def _start_replicas(self, path: Path, num_blocks: int, draft: str) -> tuple[str, ...]:
->>>>>>> robust
+    async def _start_replicas(self, path: Path, options: ModelOptions, num_blocks: int, draft: str) -> tuple[str, ...]:
         """Start them at once, each in a process of its own where that is wanted. Returns their addresses."""
         from .replica import Replica, ReplicaConfig
 
@@ -265,18 +256,12 @@ class Engine(Actor[EngineConfig]):
         return ModelStore(Path(folder) if folder else None)
 
 
-<<<<<<< HEAD
-def auto_num_blocks(config: EngineConfig, model: ModelShape, context_length: int, kv_type: str) -> int:
-    """Blocks for each replica's cache: as many as the memory for it holds."""
-    block_bytes = config.block_size * kv_bytes(model, kv_type)
-=======
 def auto_num_blocks(
-    config: EngineConfig, model: ModelShape, context_length: int, draft: ModelShape | None = None
+    config: EngineConfig, model: ModelShape, context_length: int, kv_type: str, draft: ModelShape | None = None
 ) -> int:
     """Blocks for each replica's cache, a draft model's included: as many as the memory for it holds."""
     shapes = (model,) if draft is None else (model, draft)
-    block_bytes = config.block_size * sum(kv_bytes(shape, config.kv_cache or config.dtype) for shape in shapes)
->>>>>>> robust
+    block_bytes = config.block_size * sum(kv_bytes(shape, kv_type) for shape in shapes)
     if config.cache_mib:
         return max(1, config.cache_mib * MIB // config.replicas // block_bytes)
     free = psutil.virtual_memory().available // config.replicas

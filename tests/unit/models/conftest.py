@@ -83,14 +83,6 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
 
-<<<<<<< HEAD
-def write_tiny_model(
-    path: Path, *, seed: int = 0, tied: bool = True, context_length: int = 256, head_dim: int = 8
-) -> Path:
-    hidden, intermediate, num_layers = 48, 80, 2
-    num_heads = hidden // head_dim
-    num_kv_heads = num_heads // 3
-=======
 @pytest.fixture(scope="session")
 def native_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of sizes that the native kernels take, in blocks of 16 tokens."""
@@ -104,8 +96,9 @@ def native_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_tiny_model(
     path: Path, *, seed: int = 0, tied: bool = True, context_length: int = 256, head_dim: int = 8
 ) -> Path:
-    hidden, intermediate, num_layers, num_heads, num_kv_heads = 48, 80, 2, 6, 2
->>>>>>> robust
+    hidden, intermediate, num_layers = 48, 80, 2
+    num_heads = hidden // head_dim
+    num_kv_heads = num_heads // 3
     random = np.random.default_rng(seed)
     tokens = [*CONTROL, *byte_alphabet().values(), "he", "ll", "Ġt"]
     writer = GGUFWriter(path, "llama")
