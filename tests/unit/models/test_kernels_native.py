@@ -28,7 +28,7 @@ def engine() -> NativeEngine:
 
 
 def packed(matrix: torch.Tensor, format: WeightFormat, bias: torch.Tensor | None = None) -> PackedWeight:
-    weight = PackedWeight(*matrix.shape, format, has_bias=bias is not None)
+    weight = PackedWeight(matrix.shape[0], matrix.shape[1], format, has_bias=bias is not None)
     weight.fill(matrix)
     if bias is not None and weight.bias is not None:
         weight.bias[: len(bias)] = bias
