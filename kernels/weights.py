@@ -32,6 +32,9 @@ class WeightFormat(enum.StrEnum):
         return list(WeightFormat).index(self)
 
 
+FOUR_BITS = (WeightFormat.INT4, WeightFormat.NF4)
+
+
 class Finish(enum.IntEnum):
     """What becomes of a product: it is stored, added, or (gates and their factors in turns of 16) multiplied."""
 
