@@ -363,7 +363,7 @@ class FailedSequence(msgspec.Struct, frozen=True):
     message: str
 
 
-class StepResult(Message, frozen=True, tag="serve.step_result"):
+class StepResult(Message, frozen=True, tag="serve.computed"):
     """`drawn`: one for each sequence of the step that draws, in its order. `seconds`: time computing."""
 
     step_id: int
@@ -374,7 +374,7 @@ class StepResult(Message, frozen=True, tag="serve.step_result"):
     failed: tuple[FailedSequence, ...] = ()
 
 
-class Step(Request[StepResult], frozen=True, tag="serve.step"):
+class Step(Request[StepResult], frozen=True, tag="serve.compute"):
     """One forward pass over a batch. Steps are computed in the order they come.
 
     `life` is that of the replica whose cache the step builds on: another one refuses it (ReplicaChanged).

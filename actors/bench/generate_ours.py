@@ -40,6 +40,8 @@ async def main(config: EngineConfig) -> None:
     async with Node("bench") as node:
         await node.spawn(Engine, config, name="engine")
         scheduler = node.actor("engine.scheduler")
+        # What a replica is, is known once it has computed something.
+        await _answer(scheduler, (0,), 1, "")
         stats = await scheduler.ask(GetStats())
         _say(Ready({"torch": version("torch")}, kernels_of(stats)))
         while line := await anyio.to_thread.run_sync(sys.stdin.readline):

@@ -69,12 +69,13 @@ async def run(way: Way, options: ServeOptions, step: Step) -> ServeReport:
         stats = await engine.ask(GetStats(), timeout=STATS_TIMEOUT_S)
         report = ServeReport("serve", machine_facts("nats-py", "torch"))
         load = await anyio.to_thread.run_sync(_load_maker, options, stats)
-        report.machine |= {"model": Path(stats.model).stem, "dtype": stats.dtype, "kernels": kernels_of(stats)}
+        report.machine |= {"model": Path(stats.model).stem, "dtype": stats.dtype}
         report.machine |= {"load": load.describe(), "seed": options.seed}
         step("warming up")
         warm_up = await closed_loop(engine, load.make(WARM_UP, "warm-up"), WARM_UP, lambda _: None)
         if failed := errors_of(warm_up):
             raise BenchFailed(f"the engine cannot serve this load: it answered with {', '.join(failed)}")
+        report.machine["kernels"] = kernels_of(await engine.ask(GetStats()))
         levels: list[Level] = []
         for value in options.levels:
             run = await _one_level(engine, options, load, value, step)

@@ -16,6 +16,7 @@ from .config import LlamaConfig
 from .config_hf import FAMILIES
 from .errors import UnsupportedModel
 from .folder import ModelFolder
+from .formats import format_of, resolve
 from .gguf import GGUFFile
 from .llama import LlamaDecoder
 from .native_decoder import NativeDecoder, why_not_native
@@ -35,14 +36,6 @@ def dtype_of(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise ConfigError(f"there is no weight type '{name}'", hint=f"choose one of {', '.join(DTYPES)}")
     return DTYPES[name]
-
-
-def format_of(name: str) -> WeightFormat:
-    """The format of weights, or of keys and values, by its name."""
-    try:
-        return WeightFormat(name)
-    except ValueError:
-        raise ConfigError(f"there is no format '{name}'", hint=f"choose one of {', '.join(WeightFormat)}") from None
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -70,8 +63,9 @@ def load_config(path: Path) -> ModelShape:
 
 def load_model(path: Path, options: ModelOptions) -> ServedModel:
     """The model with its weights, ready to run. Raises NoSuchModel, ModelDamaged, UnsupportedModel, ConfigError."""
+    options = resolve(path, options)
     dtype = dtype_of(options.dtype)
-    weights, kv = format_of(options.weights or options.dtype), format_of(options.kv or options.dtype)
+    weights, kv = format_of(options.weights), format_of(options.kv)
     if kv not in KV_TYPES:
         raise ConfigError(f"keys and values cannot be kept in {kv}", hint=f"choose one of {', '.join(KV_TYPES)}")
     folder = ModelFolder(path) if path.is_dir() else None
@@ -104,6 +98,15 @@ def load_decoder(path: Path, dtype: torch.dtype, kv: torch.dtype | None = None) 
     decoder = LlamaDecoder(config, dtype, kv)
     _load_weights(decoder, path, folder)
     return decoder.eval()
+
+
+def why_not_native_at(path: Path) -> str:
+    """Why the model at `path` cannot run on the native kernels; empty where it can."""
+    return _why_not_native(_lean_config(path, ModelFolder(path) if path.is_dir() else None))
+
+
+def _why_not_native(config: LlamaConfig | None) -> str:
+    return "it is not one of the families of the lean decoder" if config is None else why_not_native(config)
 
 
 def _lean_config(path: Path, folder: ModelFolder | None) -> LlamaConfig | None:

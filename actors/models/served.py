@@ -16,9 +16,11 @@ from .kv_cache import KVCache
 
 class ModelOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a model is loaded. `dtype`: what is computed in, float32 or bfloat16. `weights`: how weights are kept
-    ("": as `dtype`); `kv`: how keys and values are kept ("": as `dtype`). `threads`: of one operation (0: as torch)."""
+    ("": as `dtype`); `kv`: how keys and values are kept ("": as `dtype`). Where `dtype` is "" too, weights are kept as
+    the model's file keeps them, and the rest in float32 for float32 weights, in bfloat16 for others.
+    `threads`: of one operation (0: as torch)."""
 
-    dtype: str = "float32"
+    dtype: str = ""
     weights: str = ""
     kv: str = ""
     threads: int = 0

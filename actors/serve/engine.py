@@ -43,7 +43,7 @@ from .starting import START_TIMEOUT_S
 from .threads import default_threads, prepare_process, process_env
 
 if TYPE_CHECKING:
-    from ..models.served import ModelShape
+    from ..models.served import ModelOptions, ModelShape
 
 MIB = 1 << 20
 AUTO_CACHE_MIB = 1024
@@ -61,7 +61,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     `model`: a name of the store, or the path of a model. `dtype`: what is computed in, float32 (answers equal those of
     transformers) or bfloat16 (half the memory). `weights`: how weights are kept, "" for as `dtype`, or float32,
-    bfloat16, int8, int4, nf4. `kv_cache`: how keys and values are, "" for as `dtype`, or float32, bfloat16, int8.
+    bfloat16, int8, int4, nf4. `kv_cache`: how keys and values are, "" for as `dtype`, or float32, bfloat16, int8. With
+    none of the three, weights are kept as the model's file keeps them.
 
     `cache_mib`: memory for keys and values; 0 takes up to 1 GiB, at most a quarter of what is free, or more where one
     full context needs it and half of what is free holds that. `num_blocks` sets their number outright instead, for
@@ -79,7 +80,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     model: str = "smollm2"
     models_folder: str = ""
-    dtype: str = "float32"
+    dtype: str = ""
     weights: str = ""
     kv_cache: str = ""
     cache_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -126,16 +127,16 @@ class Engine(Actor[EngineConfig]):
                 f"max_batch_tokens ({config.max_batch_tokens}) is below max_running ({config.max_running})",
                 hint="every running request needs room for one token in a step",
             )
-        path, model = await anyio.to_thread.run_sync(self._look_at_model)
+        path, model, options = await anyio.to_thread.run_sync(self._look_at_model)
         context_length = min(config.context_length or model.context_length, model.context_length)
-        num_blocks = config.num_blocks or auto_num_blocks(config, model, context_length)
-        replicas = await self._start_replicas(path, num_blocks)
+        num_blocks = config.num_blocks or auto_num_blocks(config, model, context_length, options.kv)
+        replicas = await self._start_replicas(path, options, num_blocks)
         self._scheduler = await self.spawn(
             Scheduler,
             SchedulerConfig(
                 model=config.model,
                 path=str(path),
-                dtype=config.dtype,
+                dtype=options.weights,
                 replicas=replicas,
                 num_blocks=num_blocks,
                 block_size=config.block_size,
@@ -154,16 +155,16 @@ class Engine(Actor[EngineConfig]):
             restart=Restart.PERMANENT,
         )
 
-    async def _start_replicas(self, path: Path, num_blocks: int) -> tuple[str, ...]:
+    async def _start_replicas(self, path: Path, options: ModelOptions, num_blocks: int) -> tuple[str, ...]:
         """Start them at once, each in a process of its own where that is wanted. Returns their addresses."""
         from .replica import Replica, ReplicaConfig
 
         config = self.config
         replica = ReplicaConfig(
             path=str(path),
-            dtype=config.dtype,
-            weights=config.weights,
-            kv=config.kv_cache,
+            dtype=options.dtype,
+            weights=options.weights,
+            kv=options.kv,
             num_blocks=num_blocks,
             block_size=config.block_size,
             threads=config.threads or max(1, default_threads() // config.replicas),
@@ -227,12 +228,16 @@ class Engine(Actor[EngineConfig]):
     async def stats(self, message: GetStats) -> EngineStats:
         return await self._scheduler.ask(message)
 
-    def _look_at_model(self) -> tuple[Path, ModelShape]:
+    def _look_at_model(self) -> tuple[Path, ModelShape, ModelOptions]:
+        from ..models.formats import resolve
         from ..models.loading import dtype_of, load_config
+        from ..models.served import ModelOptions
 
-        dtype_of(self.config.dtype)
-        path = self._store().path(self.config.model)
-        return path, load_config(path)
+        config = self.config
+        path = self._store().path(config.model)
+        options = resolve(path, ModelOptions(dtype=config.dtype, weights=config.weights, kv=config.kv_cache))
+        dtype_of(options.dtype)
+        return path, load_config(path), options
 
     def _draft(self) -> str:
         """What the replica is told of who guesses: nothing, "ngram", or where the model lies."""
@@ -244,9 +249,9 @@ class Engine(Actor[EngineConfig]):
         return ModelStore(Path(folder) if folder else None)
 
 
-def auto_num_blocks(config: EngineConfig, model: ModelShape, context_length: int) -> int:
+def auto_num_blocks(config: EngineConfig, model: ModelShape, context_length: int, kv_type: str) -> int:
     """Blocks for each replica's cache: as many as the memory for it holds."""
-    block_bytes = config.block_size * kv_bytes(model, config.kv_cache or config.dtype)
+    block_bytes = config.block_size * kv_bytes(model, kv_type)
     if config.cache_mib:
         return max(1, config.cache_mib * MIB // config.replicas // block_bytes)
     free = psutil.virtual_memory().available // config.replicas

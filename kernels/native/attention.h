@@ -18,6 +18,7 @@ namespace cb {
 constexpr int TILE = 16;
 constexpr int CHUNK = 1024;
 constexpr int ROWS = 6;  // query rows that share a load of keys or values
+constexpr int PREFETCH_ROWS = 4;
 constexpr float LOG2_E = 1.44269504089f;
 
 struct KVLayout {
@@ -128,107 +129,92 @@ struct AttentionScratch {
 };
 
 // Scores of M rows against one tile of keys: s[m] holds 16 of them.
-template <int M>
-inline void score_tile(const RowGroup& g, const uint8_t* keys, const float* key_scales, f32x16 (&s)[M]) {
+template <int FORMAT, int M>
+CB_INLINE inline void score_tile(const RowGroup& g, const uint8_t* keys, const float* key_scales, f32x16 (&out)[M]) {
     const int hd = g.layout->head_dim;
-#pragma GCC unroll 6
-    for (int m = 0; m < M; ++m) s[m] = _mm512_setzero_ps();
-    if (g.layout->format == FLOAT32) {
+    f32x16 s[M];
+    each<M>([&](auto m) CB_INLINE { s[m] = _mm512_setzero_ps(); });
+    if constexpr (FORMAT == FLOAT32) {
         for (int d = 0; d < hd; ++d) {
             const f32x16 k = _mm512_loadu_ps((const float*)keys + d * TILE);
-#pragma GCC unroll 6
-            for (int m = 0; m < M; ++m) dot_f32(s[m], k, (const float*)g.queries[m] + d);
+            each<M>([&](auto m) CB_INLINE { dot_f32(s[m], k, (const float*)g.queries[m] + d); });
         }
-    } else if (g.layout->format == BFLOAT16) {
+    } else if constexpr (FORMAT == BFLOAT16) {
         // Two sums a row hide the latency of the products.
         f32x16 t[M];
-#pragma GCC unroll 6
-        for (int m = 0; m < M; ++m) t[m] = _mm512_setzero_ps();
+        each<M>([&](auto m) CB_INLINE { t[m] = _mm512_setzero_ps(); });
         for (int d = 0; d < hd; d += 4) {
             const i32x16 k0 = _mm512_loadu_si512(keys + d * TILE * 2), k1 = _mm512_loadu_si512(keys + d * TILE * 2 + 64);
-#pragma GCC unroll 6
-            for (int m = 0; m < M; ++m) {
+            each<M>([&](auto m) CB_INLINE {
                 dot_bf16(s[m], k0, g.queries[m] + d * 2);
                 dot_bf16(t[m], k1, g.queries[m] + d * 2 + 4);
-            }
+            });
         }
-#pragma GCC unroll 6
-        for (int m = 0; m < M; ++m) s[m] = _mm512_add_ps(s[m], t[m]);
+        each<M>([&](auto m) CB_INLINE { s[m] = _mm512_add_ps(s[m], t[m]); });
     } else {
         i32x16 acc[M];
-#pragma GCC unroll 6
-        for (int m = 0; m < M; ++m) acc[m] = _mm512_setzero_si512();
+        each<M>([&](auto m) CB_INLINE { acc[m] = _mm512_setzero_si512(); });
         for (int d = 0; d < hd; d += 4) {
             const i32x16 k = _mm512_loadu_si512(keys + d * TILE);
-#pragma GCC unroll 6
-            for (int m = 0; m < M; ++m) dot_int8(acc[m], k, g.queries[m] + d);
+            each<M>([&](auto m) CB_INLINE { dot_int8(acc[m], k, g.queries[m] + d); });
         }
         const f32x16 scale = _mm512_loadu_ps(key_scales);
-#pragma GCC unroll 6
-        for (int m = 0; m < M; ++m) {
+        each<M>([&](auto m) CB_INLINE {
             const i32x16 exact = _mm512_sub_epi32(acc[m], _mm512_set1_epi32(128 * g.query_sums[m]));
             s[m] = _mm512_mul_ps(_mm512_cvtepi32_ps(exact), _mm512_mul_ps(scale, _mm512_set1_ps(g.query_scales[m])));
-        }
+        });
     }
+    each<M>([&](auto m) CB_INLINE { out[m] = s[m]; });
 }
 
 // sums[m][d .. d + 16 V) += weights x values over the tiles [begin, end), which lie in the chunk that starts at `base`.
-template <int M, int V>
+template <int FORMAT, int M, int V>
 inline void add_values(const RowGroup& g, AttentionScratch& scratch, int base, int begin, int end, int d) {
     const KVLayout& layout = *g.layout;
     const int hd = layout.head_dim;
     f32x16 acc[M][V];
-#pragma GCC unroll 6
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) acc[m][v] = _mm512_loadu_ps(scratch.sums.data() + m * 256 + d + v * LANES);
+    each<M>([&](auto m) CB_INLINE {
+        each<V>([&](auto v) CB_INLINE { acc[m][v] = _mm512_loadu_ps(scratch.sums.data() + m * 256 + d + v * LANES); });
+    });
     for (int index = begin; index < end; ++index) {
         const int64_t tile = g.tile(index);
         const uint8_t* values = g.cache->values + layout.at(tile, g.head);
         const int at = index * TILE - base;
-        if (layout.format == BFLOAT16) {
+        if constexpr (FORMAT == BFLOAT16) {
             for (int pair = 0; pair < TILE / 2; ++pair) {
                 const uint8_t* row = values + (pair * hd + d) * 4;
                 i32x16 b[V];
-#pragma GCC unroll 4
-                for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_si512(row + v * 64);
-#pragma GCC unroll 6
-                for (int m = 0; m < M; ++m) {
+                each<V>([&](auto v) CB_INLINE { b[v] = _mm512_loadu_si512(row + v * 64); });
+                each<M>([&](auto m) CB_INLINE {
                     const uint16_t* p = scratch.halves.data() + m * CHUNK + at + pair * 2;
-#pragma GCC unroll 4
-                    for (int v = 0; v < V; ++v) dot_bf16(acc[m][v], b[v], p);
-                }
+                    each<V>([&](auto v) CB_INLINE { dot_bf16(acc[m][v], b[v], p); });
+                });
             }
         } else {
             for (int key = 0; key < TILE; ++key) {
                 f32x16 b[V];
-                if (layout.format == FLOAT32) {
-#pragma GCC unroll 4
-                    for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_ps((const float*)values + key * hd + d + v * LANES);
+                if constexpr (FORMAT == FLOAT32) {
+                    each<V>([&](auto v) CB_INLINE { b[v] = _mm512_loadu_ps((const float*)values + key * hd + d + v * LANES); });
                 } else {
                     const f32x16 scale = _mm512_set1_ps(g.cache->value_scales[layout.scale_at(tile, g.head) + key]);
-#pragma GCC unroll 4
-                    for (int v = 0; v < V; ++v) {
+                    each<V>([&](auto v) CB_INLINE {
                         const __m128i codes = _mm_loadu_si128((const __m128i*)(values + key * hd + d + v * LANES));
                         b[v] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), scale);
-                    }
+                    });
                 }
-#pragma GCC unroll 6
-                for (int m = 0; m < M; ++m) {
+                each<M>([&](auto m) CB_INLINE {
                     const float* p = scratch.scores.data() + m * CHUNK + at + key;
-#pragma GCC unroll 4
-                    for (int v = 0; v < V; ++v) dot_f32(acc[m][v], b[v], p);
-                }
+                    each<V>([&](auto v) CB_INLINE { dot_f32(acc[m][v], b[v], p); });
+                });
             }
         }
     }
-#pragma GCC unroll 6
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) _mm512_storeu_ps(scratch.sums.data() + m * 256 + d + v * LANES, acc[m][v]);
+    each<M>([&](auto m) CB_INLINE {
+        each<V>([&](auto v) CB_INLINE { _mm512_storeu_ps(scratch.sums.data() + m * 256 + d + v * LANES, acc[m][v]); });
+    });
 }
 
-template <int M>
+template <int FORMAT, int M>
 void attend_rows(const RowGroup& g, AttentionScratch& scratch) {
     const KVLayout& layout = *g.layout;
     const int hd = layout.head_dim;
@@ -249,12 +235,17 @@ void attend_rows(const RowGroup& g, AttentionScratch& scratch) {
         for (int m = 0; m < M; ++m) largest[m] = _mm512_set1_ps(-INFINITY);
         for (int index = begin; index < end; ++index) {
             const int64_t tile = g.tile(index);
+            // What is read next lies in blocks that no hardware foresees. A prompt finds them in the cache.
+            if (M <= PREFETCH_ROWS) {
+                prefetch(g.cache->values + layout.at(tile, g.head), layout.tile_bytes());
+                if (index + 1 < end)
+                    prefetch(g.cache->keys + layout.at(g.tile(index + 1), g.head), layout.tile_bytes());
+            }
             f32x16 s[M];
-            score_tile<M>(g, g.cache->keys + layout.at(tile, g.head),
-                          layout.format == INT8 ? g.cache->key_scales + layout.scale_at(tile, g.head) : nullptr, s);
+            score_tile<FORMAT, M>(g, g.cache->keys + layout.at(tile, g.head),
+                          FORMAT == INT8 ? g.cache->key_scales + layout.scale_at(tile, g.head) : nullptr, s);
             const int key = index * TILE;
-#pragma GCC unroll 6
-            for (int m = 0; m < M; ++m) {
+            each<M>([&](auto m) CB_INLINE {
                 if (key < g.first_key[m] || key + TILE - 1 > g.last_key[m]) {
                     const i32x16 keys = _mm512_add_epi32(iota, _mm512_set1_epi32(key));
                     const __mmask16 seen =
@@ -264,7 +255,7 @@ void attend_rows(const RowGroup& g, AttentionScratch& scratch) {
                 }
                 largest[m] = _mm512_max_ps(largest[m], s[m]);
                 _mm512_storeu_ps(scratch.scores.data() + m * CHUNK + key - base, s[m]);
-            }
+            });
         }
         for (int m = 0; m < M; ++m) {
             const float old = top[m];
@@ -275,12 +266,13 @@ void attend_rows(const RowGroup& g, AttentionScratch& scratch) {
             // No key seen so far: all weights are zero, and exp2(-inf - -inf) would be none.
             const f32x16 shift = _mm512_set1_ps(top[m] == -INFINITY ? 0.0f : top[m]);
             for (int at = begin * TILE - base; at < end * TILE - base; at += LANES) {
-                f32x16 p = exp2_16(_mm512_sub_ps(_mm512_loadu_ps(scores + at), shift));
-                if (layout.format == BFLOAT16) {
-                    const __m256i half = narrow_bf16(p);
-                    _mm256_storeu_si256((__m256i*)(halves + at), half);
-                    p = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+                const f32x16 x = _mm512_sub_ps(_mm512_loadu_ps(scores + at), shift);
+                f32x16 p;
+                if constexpr (FORMAT == BFLOAT16) {
+                    p = exp2_coarse(x);
+                    _mm256_storeu_si256((__m256i*)(halves + at), narrow_bf16_coarse(p));
                 } else {
+                    p = exp2_16(x);
                     _mm512_storeu_ps(scores + at, p);
                 }
                 sum = _mm512_add_ps(sum, p);
@@ -294,8 +286,8 @@ void attend_rows(const RowGroup& g, AttentionScratch& scratch) {
             }
         }
         int d = 0;
-        for (; d + 64 <= hd; d += 64) add_values<M, 4>(g, scratch, base, begin, end, d);
-        for (; d < hd; d += LANES) add_values<M, 1>(g, scratch, base, begin, end, d);
+        for (; d + 64 <= hd; d += 64) add_values<FORMAT, M, 4>(g, scratch, base, begin, end, d);
+        for (; d < hd; d += LANES) add_values<FORMAT, M, 1>(g, scratch, base, begin, end, d);
     }
     for (int m = 0; m < M; ++m)
         for (int d = 0; d < hd; d += LANES)
@@ -303,14 +295,23 @@ void attend_rows(const RowGroup& g, AttentionScratch& scratch) {
                                                          _mm512_set1_ps(1.0f / total[m])));
 }
 
-inline void attend(const RowGroup& g, AttentionScratch& scratch) {
+template <int FORMAT>
+void attend_in(const RowGroup& g, AttentionScratch& scratch) {
     switch (g.num_rows) {
-        case 1: return attend_rows<1>(g, scratch);
-        case 2: return attend_rows<2>(g, scratch);
-        case 3: return attend_rows<3>(g, scratch);
-        case 4: return attend_rows<4>(g, scratch);
-        case 5: return attend_rows<5>(g, scratch);
-        default: return attend_rows<6>(g, scratch);
+        case 1: return attend_rows<FORMAT, 1>(g, scratch);
+        case 2: return attend_rows<FORMAT, 2>(g, scratch);
+        case 3: return attend_rows<FORMAT, 3>(g, scratch);
+        case 4: return attend_rows<FORMAT, 4>(g, scratch);
+        case 5: return attend_rows<FORMAT, 5>(g, scratch);
+        default: return attend_rows<FORMAT, 6>(g, scratch);
+    }
+}
+
+inline void attend(const RowGroup& g, AttentionScratch& scratch) {
+    switch (g.layout->format) {
+        case FLOAT32: return attend_in<FLOAT32>(g, scratch);
+        case BFLOAT16: return attend_in<BFLOAT16>(g, scratch);
+        default: return attend_in<INT8>(g, scratch);
     }
 }
 

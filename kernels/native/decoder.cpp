@@ -289,6 +289,29 @@ private:
 
 }  // namespace cb
 
+namespace cb {
+
+// `body(i)` for each i below `count`, in up to `num_threads` threads that live for this call.
+template <class Body>
+void in_threads(int count, int64_t num_threads, Body&& body) {
+    num_threads = std::min<int64_t>(num_threads, std::thread::hardware_concurrency());
+    if (num_threads <= 1) {
+        for (int i = 0; i < count; ++i) body(i);
+        return;
+    }
+    std::vector<std::thread> threads;
+    for (int id = 0; id < num_threads; ++id)
+        threads.emplace_back([&, id] {
+            for (int i = id; i < count; i += int(num_threads)) body(i);
+        });
+    for (auto& thread : threads) thread.join();
+}
+
+}  // namespace cb
+
+// Weights that are worth a thread: some milliseconds.
+constexpr int64_t PACKED_BY_A_THREAD = 250'000;
+
 extern "C" {
 
 void* cb_engine_new(int32_t num_threads) { return new cb::Engine(num_threads); }
@@ -301,12 +324,12 @@ void cb_pack(int32_t format, int32_t n, int32_t k, const float* rows, const int6
              uint8_t* data) {
     const int64_t bytes = cb::panel_bytes(format, k);
     float* scales = (float*)(data + cb::num_panels(n) * bytes);
-    float unused;
-    for (int i = 0; i < count; ++i) {
+    cb::in_threads(count, int64_t(count) * k / PACKED_BY_A_THREAD, [&](int i) {
+        float unused;
         const int64_t place = places[i];
         cb::pack_column(format, rows + int64_t(i) * k, k, data + place / cb::PANEL * bytes, int(place % cb::PANEL),
                         format == cb::INT8 ? scales + place : &unused);
-    }
+    });
 }
 
 void cb_unpack(const cb::Weight* w, const int64_t* which, int32_t count, float* out) {

@@ -91,38 +91,32 @@ template <int M>
 inline void sum_float32(const uint8_t* panel, const Rows& x, int first, Acc<M>& out) {
     const float* b = (const float*)panel;
     const float* a = (const float*)x.row(first);
-    f32x16 acc[M][2];  // not `out`: what has an address is kept in memory
-#pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) acc[m][0] = acc[m][1] = _mm512_setzero_ps();
+    f32x16 acc[M][2];
+    each<M>([&](auto m) CB_INLINE { acc[m][0] = acc[m][1] = _mm512_setzero_ps(); });
     for (int k = 0; k < x.k; ++k, b += PANEL, ++a) {
         const f32x16 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + LANES);
-#pragma GCC unroll 12
-        for (int m = 0; m < M; ++m) {
+        each<M>([&](auto m) CB_INLINE {
             dot_f32(acc[m][0], b0, a + int64_t(m) * x.k);
             dot_f32(acc[m][1], b1, a + int64_t(m) * x.k);
-        }
+        });
     }
-#pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) out.v[m][0] = acc[m][0], out.v[m][1] = acc[m][1];
+    each<M>([&](auto m) CB_INLINE { out.v[m][0] = acc[m][0], out.v[m][1] = acc[m][1]; });
 }
 
 template <int M>
 inline void sum_bfloat16(const uint8_t* panel, const Rows& x, int first, Acc<M>& out) {
     const uint8_t* a = x.row(first);
     const int64_t stride = int64_t(x.k) * 2;
-    f32x16 acc[M][2];  // not `out`: what has an address is kept in memory
-#pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) acc[m][0] = acc[m][1] = _mm512_setzero_ps();
+    f32x16 acc[M][2];
+    each<M>([&](auto m) CB_INLINE { acc[m][0] = acc[m][1] = _mm512_setzero_ps(); });
     for (int k = 0; k < x.k / 2; ++k, panel += 128, a += 4) {
         const i32x16 b0 = _mm512_loadu_si512(panel), b1 = _mm512_loadu_si512(panel + 64);
-#pragma GCC unroll 12
-        for (int m = 0; m < M; ++m) {
+        each<M>([&](auto m) CB_INLINE {
             dot_bf16(acc[m][0], b0, a + m * stride);
             dot_bf16(acc[m][1], b1, a + m * stride);
-        }
+        });
     }
-#pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) out.v[m][0] = acc[m][0], out.v[m][1] = acc[m][1];
+    each<M>([&](auto m) CB_INLINE { out.v[m][0] = acc[m][0], out.v[m][1] = acc[m][1]; });
 }
 
 template <int M>
@@ -133,33 +127,28 @@ inline void sum_int8(const uint8_t* panel, const Rows& x, int first, const float
     const float* row_scales = x.row_scales(first);
     const int32_t* sums = x.row_sums(first);
     f32x16 total[M][2];
-#pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) total[m][0] = total[m][1] = _mm512_setzero_ps();
+    each<M>([&](auto m) CB_INLINE { total[m][0] = total[m][1] = _mm512_setzero_ps(); });
     for (int group = 0; group < groups; ++group) {
         i32x16 acc[M][2];
-#pragma GCC unroll 12
-        for (int m = 0; m < M; ++m) acc[m][0] = acc[m][1] = _mm512_set1_epi32(-128 * sums[m * groups + group]);
+        each<M>([&](auto m) CB_INLINE { acc[m][0] = acc[m][1] = _mm512_set1_epi32(-128 * sums[m * groups + group]); });
 #pragma GCC unroll 8
         for (int step = 0; step < GROUP / 4; ++step, panel += 128, a += 4) {
             const i32x16 b0 = _mm512_loadu_si512(panel), b1 = _mm512_loadu_si512(panel + 64);
-#pragma GCC unroll 12
-            for (int m = 0; m < M; ++m) {
+            each<M>([&](auto m) CB_INLINE {
                 dot_int8(acc[m][0], b0, a + m * stride);
                 dot_int8(acc[m][1], b1, a + m * stride);
-            }
+            });
         }
-#pragma GCC unroll 12
-        for (int m = 0; m < M; ++m) {
+        each<M>([&](auto m) CB_INLINE {
             dot_f32(total[m][0], _mm512_cvtepi32_ps(acc[m][0]), row_scales + m * groups + group);
             dot_f32(total[m][1], _mm512_cvtepi32_ps(acc[m][1]), row_scales + m * groups + group);
-        }
+        });
     }
     const f32x16 s0 = _mm512_loadu_ps(scales), s1 = _mm512_loadu_ps(scales + LANES);
-#pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) {
+    each<M>([&](auto m) CB_INLINE {
         out.v[m][0] = _mm512_mul_ps(total[m][0], s0);
         out.v[m][1] = _mm512_mul_ps(total[m][1], s1);
-    }
+    });
 }
 
 inline f32x16 load_half(const uint16_t* from) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)); }
@@ -173,40 +162,35 @@ inline void sum_int4(const uint8_t* panel, const Rows& x, int first, Acc<M>& out
     const float* row_scales = x.row_scales(first);
     const int32_t* sums = x.row_sums(first);
     f32x16 total[M][2];
-#pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) total[m][0] = total[m][1] = _mm512_setzero_ps();
+    each<M>([&](auto m) CB_INLINE { total[m][0] = total[m][1] = _mm512_setzero_ps(); });
     for (int group = 0; group < groups; ++group, panel += GROUP_BYTES) {
         i32x16 acc[M][2];
-#pragma GCC unroll 12
-        for (int m = 0; m < M; ++m) acc[m][0] = acc[m][1] = _mm512_setzero_si512();
+        each<M>([&](auto m) CB_INLINE { acc[m][0] = acc[m][1] = _mm512_setzero_si512(); });
 #pragma GCC unroll 4
         for (int pair = 0; pair < 4; ++pair, a += 8) {
             const i32x16 c0 = _mm512_loadu_si512(panel + pair * 128), c1 = _mm512_loadu_si512(panel + pair * 128 + 64);
             const i32x16 early0 = _mm512_and_si512(c0, low_half), early1 = _mm512_and_si512(c1, low_half);
             const i32x16 late0 = _mm512_and_si512(_mm512_srli_epi16(c0, 4), low_half);
             const i32x16 late1 = _mm512_and_si512(_mm512_srli_epi16(c1, 4), low_half);
-#pragma GCC unroll 12
-            for (int m = 0; m < M; ++m) {
+            each<M>([&](auto m) CB_INLINE {
                 dot_int8(acc[m][0], early0, a + m * stride);
                 dot_int8(acc[m][1], early1, a + m * stride);
                 dot_int8(acc[m][0], late0, a + m * stride + 4);
                 dot_int8(acc[m][1], late1, a + m * stride + 4);
-            }
+            });
         }
         const uint16_t* halves = (const uint16_t*)(panel + GROUP * PANEL / 2);
         const f32x16 s0 = load_half(halves), s1 = load_half(halves + 16);
         const f32x16 low0 = load_half(halves + 32), low1 = load_half(halves + 48);
-#pragma GCC unroll 12
-        for (int m = 0; m < M; ++m) {
+        each<M>([&](auto m) CB_INLINE {
             const f32x16 sum = _mm512_set1_ps(float(sums[m * groups + group]));
             const f32x16 part0 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[m][0]), s0, _mm512_mul_ps(sum, low0));
             const f32x16 part1 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[m][1]), s1, _mm512_mul_ps(sum, low1));
             dot_f32(total[m][0], part0, row_scales + m * groups + group);
             dot_f32(total[m][1], part1, row_scales + m * groups + group);
-        }
+        });
     }
-#pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) out.v[m][0] = total[m][0], out.v[m][1] = total[m][1];
+    each<M>([&](auto m) CB_INLINE { out.v[m][0] = total[m][0], out.v[m][1] = total[m][1]; });
 }
 
 struct Nf4Table {
@@ -224,12 +208,10 @@ inline void sum_nf4(const uint8_t* panel, const Rows& x, int first, Acc<M>& out)
     const uint8_t* a = x.row(first);
     const int64_t stride = int64_t(x.k) * 2;
     f32x16 total[M][2];
-#pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) total[m][0] = total[m][1] = _mm512_setzero_ps();
+    each<M>([&](auto m) CB_INLINE { total[m][0] = total[m][1] = _mm512_setzero_ps(); });
     for (int group = 0; group < x.k / GROUP_NF4; ++group, panel += GROUP_NF4_BYTES) {
         f32x16 acc[M][2];
-#pragma GCC unroll 12
-        for (int m = 0; m < M; ++m) acc[m][0] = acc[m][1] = _mm512_setzero_ps();
+        each<M>([&](auto m) CB_INLINE { acc[m][0] = acc[m][1] = _mm512_setzero_ps(); });
         for (int pair = 0; pair < GROUP_NF4 / 4; ++pair, a += 8) {
             const i32x16 c0 = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)(panel + pair * 64)));
             const i32x16 c1 = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)(panel + pair * 64 + 32)));
@@ -237,24 +219,21 @@ inline void sum_nf4(const uint8_t* panel, const Rows& x, int first, Acc<M>& out)
             const i32x16 early1 = _mm512_permutexvar_epi16(_mm512_and_si512(c1, low_half), values);
             const i32x16 late0 = _mm512_permutexvar_epi16(_mm512_srli_epi16(c0, 4), values);
             const i32x16 late1 = _mm512_permutexvar_epi16(_mm512_srli_epi16(c1, 4), values);
-#pragma GCC unroll 12
-            for (int m = 0; m < M; ++m) {
+            each<M>([&](auto m) CB_INLINE {
                 dot_bf16(acc[m][0], early0, a + m * stride);
                 dot_bf16(acc[m][1], early1, a + m * stride);
                 dot_bf16(acc[m][0], late0, a + m * stride + 4);
                 dot_bf16(acc[m][1], late1, a + m * stride + 4);
-            }
+            });
         }
         const uint16_t* halves = (const uint16_t*)(panel + GROUP_NF4 * PANEL / 2);
         const f32x16 s0 = load_half(halves), s1 = load_half(halves + 16);
-#pragma GCC unroll 12
-        for (int m = 0; m < M; ++m) {
+        each<M>([&](auto m) CB_INLINE {
             total[m][0] = _mm512_fmadd_ps(acc[m][0], s0, total[m][0]);
             total[m][1] = _mm512_fmadd_ps(acc[m][1], s1, total[m][1]);
-        }
+        });
     }
-#pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) out.v[m][0] = total[m][0], out.v[m][1] = total[m][1];
+    each<M>([&](auto m) CB_INLINE { out.v[m][0] = total[m][0], out.v[m][1] = total[m][1]; });
 }
 
 template <int M>

@@ -33,11 +33,17 @@ public:
             syscall(SYS_futex, (uint32_t*)&value_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
     }
 
-    void wait_while(uint32_t old, int spins) {
+    // Spins as long as spinning was worth it lately: a thread that had to sleep was waiting for one without a core.
+    void wait_while(uint32_t old) {
+        int spins = spins_.load(std::memory_order_relaxed);
         for (int i = 0; i < spins; ++i) {
-            if (load() != old) return;
+            if (load() != old) {
+                if (spins < MAX_SPINS) spins_.store(spins + 1 + spins / 16, std::memory_order_relaxed);
+                return;
+            }
             _mm_pause();
         }
+        if (spins > MIN_SPINS) spins_.store(spins / 2, std::memory_order_relaxed);
         sleepers_.fetch_add(1, std::memory_order_seq_cst);
         while (value_.load(std::memory_order_seq_cst) == old)
             syscall(SYS_futex, (uint32_t*)&value_, FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
@@ -45,16 +51,17 @@ public:
     }
 
 private:
+    // Some 15 ns each. The gaps between two stages are shorter than the most; waking a sleeper takes longer than the
+    // least.
+    static constexpr int MAX_SPINS = 2000, MIN_SPINS = 30;
+
     alignas(64) std::atomic<uint32_t> value_;
     std::atomic<int> sleepers_{0};
+    std::atomic<int> spins_{MAX_SPINS};
 };
 
 class Pool {
 public:
-    // Spins of some 15 ns while a step runs, and between two steps, whose gap is the scheduler's turn.
-    static constexpr int STAGE_SPINS = 2000;
-    static constexpr int IDLE_SPINS = 2000;
-
     explicit Pool(int num_threads) : num_threads_(num_threads < 1 ? 1 : num_threads) {
         for (int id = 1; id < num_threads_; ++id) workers_.emplace_back([this, id] { work(id); });
     }
@@ -96,13 +103,13 @@ private:
             claimed_.store(0, std::memory_order_relaxed);
             turn_.advance();
         } else {
-            turn_.wait_while(turn, STAGE_SPINS);
+            turn_.wait_while(turn);
         }
     }
 
     void work(int id) {
         for (uint32_t seen = 0;; ++seen) {
-            start_.wait_while(seen, IDLE_SPINS);
+            start_.wait_while(seen);
             if (stop_) return;
             (*body_)(id);
             barrier();

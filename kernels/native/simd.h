@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) || !defined(__AVX512DQ__) || \
     !defined(__AVX512VNNI__)
@@ -23,6 +24,20 @@ using f32x16 = __m512;
 using i32x16 = __m512i;
 
 inline int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// `body(i)` for each i below N, an integral constant each time: arrays that are indexed by it end up in registers, which
+// those that a loop indexes do not always.
+#define CB_INLINE __attribute__((always_inline))
+
+template <class F, int... I>
+CB_INLINE inline void each_of(F&& body, std::integer_sequence<int, I...>) {
+    (body(std::integral_constant<int, I>{}), ...);
+}
+
+template <int N, class F>
+CB_INLINE inline void each(F&& body) {
+    each_of(body, std::make_integer_sequence<int, N>{});
+}
 
 // ---- bfloat16 ----
 
@@ -52,6 +67,19 @@ inline __m256i narrow_bf16(f32x16 x) {
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16));
 }
 
+// For values of which those below 1e-38 may become zero.
+inline __m256i narrow_bf16_coarse(f32x16 x) {
+#ifdef __AVX512BF16__
+    return (__m256i)_mm512_cvtneps_pbh(x);
+#else
+    return narrow_bf16(x);
+#endif
+}
+
+inline void prefetch(const uint8_t* from, int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += 64) _mm_prefetch((const char*)from + at, _MM_HINT_T0);
+}
+
 inline void store_bf16(uint16_t* to, f32x16 x) { _mm256_storeu_si256((__m256i*)to, narrow_bf16(x)); }
 
 // ---- products ----
@@ -60,12 +88,12 @@ inline void store_bf16(uint16_t* to, f32x16 x) { _mm256_storeu_si256((__m256i*)t
 // third of the rate, and does not use that the factor which all lanes share can be read from memory as it is.
 
 // acc[i] += sum over j < 4 of b[4i + j] (unsigned) * a[j] (signed), a read from four bytes at `a`
-inline void dot_int8(i32x16& acc, i32x16 b, const void* a) {
+CB_INLINE inline void dot_int8(i32x16& acc, i32x16 b, const void* a) {
     asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(b), "m"(*(const int32_t(*)[1])a));
 }
 
 // acc[i] += a[0] * b[2i] + a[1] * b[2i + 1], of bf16
-inline void dot_bf16(f32x16& acc, i32x16 b, const void* a) {
+CB_INLINE inline void dot_bf16(f32x16& acc, i32x16 b, const void* a) {
 #ifdef __AVX512BF16__
     asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(b), "m"(*(const int32_t(*)[1])a));
 #else
@@ -80,7 +108,7 @@ inline void dot_bf16(f32x16& acc, i32x16 b, const void* a) {
 }
 
 // acc[i] += a * b[i], a read from memory
-inline void dot_f32(f32x16& acc, f32x16 b, const float* a) {
+CB_INLINE inline void dot_f32(f32x16& acc, f32x16 b, const float* a) {
     asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(b), "m"(*(const float(*)[1])a));
 }
 
@@ -101,6 +129,21 @@ inline f32x16 exp2_16(f32x16 x) {
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314718e-1f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
     return _mm512_maskz_mov_ps(alive, _mm512_scalef_ps(p, whole));
+}
+
+// The same for x up to 0, to one part in 20,000: for results that are rounded to bf16.
+inline f32x16 exp2_coarse(f32x16 x) {
+    const f32x16 lowest = _mm512_set1_ps(-126.0f);
+    const __mmask16 alive = _mm512_cmp_ps_mask(x, lowest, _CMP_GE_OQ);
+    x = _mm512_max_ps(x, lowest);
+    const f32x16 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const f32x16 f = _mm512_sub_ps(x, whole);
+    f32x16 p = _mm512_set1_ps(9.6181291e-3f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5504109e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022651e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314718e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_maskz_scalef_ps(alive, p, whole);
 }
 
 inline f32x16 silu_16(f32x16 x) {

@@ -87,10 +87,12 @@ inline uint16_t f32_to_half(float x) {
 inline float half_to_f32(uint16_t x) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(x))); }
 
 inline int nearest_nf4(float x) {
-    int best = 0;
-    for (int code = 1; code < 16; ++code)
-        if (std::fabs(x - NF4_VALUES[code]) < std::fabs(x - NF4_VALUES[best])) best = code;
-    return best;
+    int code = 0;
+    for (int step = 8; step; step /= 2) {
+        const int above = code + step;
+        if (x > (NF4_VALUES[above - 1] + NF4_VALUES[above]) / 2) code = above;
+    }
+    return code;
 }
 
 // Where the byte (and for a bf16 or float, the element) of weight (k, column) lies within its panel.

@@ -84,8 +84,12 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
 
-def write_tiny_model(path: Path, *, seed: int = 0, tied: bool = True, context_length: int = 256) -> Path:
-    hidden, intermediate, num_layers, num_heads, num_kv_heads, head_dim = 48, 80, 2, 6, 2, 8
+def write_tiny_model(
+    path: Path, *, seed: int = 0, tied: bool = True, context_length: int = 256, head_dim: int = 8
+) -> Path:
+    hidden, intermediate, num_layers = 48, 80, 2
+    num_heads = hidden // head_dim
+    num_kv_heads = num_heads // 3
     random = np.random.default_rng(seed)
     tokens = [*CONTROL, *byte_alphabet().values(), "he", "ll", "Ġt"]
     writer = GGUFWriter(path, "llama")

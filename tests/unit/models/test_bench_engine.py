@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,16 @@ GENERATE_TARGETS = {
 }
 
 
+@pytest.fixture(scope="session")
+def bench_model(make_tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose heads are wide enough for every weight format."""
+    return make_tiny_model(tmp_path_factory.mktemp("bench") / "tiny.gguf", head_dim=16)
+
+
 @pytest.fixture
-def bench_env(tmp_path: Path) -> dict[str, str]:
-    """One thread each, and a cache folder of the test's own."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CALLBOARD_CACHE_DIR": str(tmp_path / "cache")}
+def bench_env() -> dict[str, str]:
+    """One thread each: tests run beside others."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def run_bench(env: dict[str, str], *arguments: str) -> dict[str, Any]:
@@ -40,13 +47,15 @@ def run_bench(env: dict[str, str], *arguments: str) -> dict[str, Any]:
     return report
 
 
-def test_generate_reports_every_target(tiny_path: Path, bench_env: dict[str, str]) -> None:
+@pytest.mark.timeout(120)  # three engines start, each a process that imports torch
+def test_generate_reports_every_target(bench_model: Path, bench_env: dict[str, str]) -> None:
     report = run_bench(
         bench_env,
-        *("generate", "--quick", "--model", str(tiny_path), "--rows", "batch16", "--no-transformers"),
+        *("generate", "--quick", "--model", str(bench_model), "--rows", "batch16", "--no-transformers"),
         *("--engine", "threads=1", "--deterministic"),
     )
     assert report["bench"] == "generate"
+    assert report["machine"]["kernels"]
     assert set(report["targets"]) == GENERATE_TARGETS
     measured = {name for name, target in report["targets"].items() if target["value"] is not None}
     assert measured == {
@@ -60,10 +69,10 @@ def test_generate_reports_every_target(tiny_path: Path, bench_env: dict[str, str
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_transformers_computes_the_model_that_we_do(tiny_path: Path, bench_env: dict[str, str]) -> None:
+def test_transformers_computes_the_model_that_we_do(bench_model: Path, bench_env: dict[str, str]) -> None:
     report = run_bench(
         bench_env,
-        *("generate", "--quick", "--model", str(tiny_path), "--rows", "batch16", "--weights", "bfloat16"),
+        *("generate", "--quick", "--model", str(bench_model), "--rows", "batch16", "--weights", "bfloat16"),
         *("--engine", "threads=1"),
     )
     for peer in ("transformers", "transformers_cb"):
@@ -73,22 +82,26 @@ def test_transformers_computes_the_model_that_we_do(tiny_path: Path, bench_env: 
     assert report["targets"]["batch16_over_transformers"]["value"] > 0
 
 
-def test_an_engine_option_that_is_none_is_said_before_anything_runs(tiny_path: Path, bench_env: dict[str, str]) -> None:
-    arguments = ["generate", "--quick", "--model", str(tiny_path), "--engine", "max_batch_tokenz=512"]
+def test_an_engine_option_that_is_none_is_said_before_anything_runs(
+    bench_model: Path, bench_env: dict[str, str]
+) -> None:
+    arguments = ["generate", "--quick", "--model", str(bench_model), "--engine", "max_batch_tokenz=512"]
     done = subprocess.run([COMMAND, "bench", *arguments], env=bench_env, capture_output=True, text=True)
     assert done.returncode != 0
     assert "max_batch_tokenz" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_serve_reports_each_rate_and_draws_it(tiny_path: Path, bench_env: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.timeout(120)
+def test_serve_reports_each_rate_and_draws_it(bench_model: Path, bench_env: dict[str, str], tmp_path: Path) -> None:
     picture = tmp_path / "load.svg"
     report = run_bench(
         bench_env,
-        *("serve", "--quick", "--model", str(tiny_path), "--rate", "20,40", "--plot", str(picture)),
+        *("serve", "--quick", "--model", str(bench_model), "--rate", "20,40", "--plot", str(picture)),
         *("--engine", "threads=1", "--engine", "num_blocks=256"),
     )
     assert (report["bench"], report["targets"]) == ("serve", {})
+    assert report["machine"]["kernels"]
     for level in ("rate_20", "rate_40"):
         figures = {name: report["results"][f"{level}.{name}"]["value"] for name in ("requests", "errors", "goodput")}
         assert figures["requests"] == 4
@@ -99,13 +112,17 @@ def test_serve_reports_each_rate_and_draws_it(tiny_path: Path, bench_env: dict[s
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")
 
 
-def test_serve_takes_its_lengths_from_conversations(tiny_path: Path, bench_env: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_serve_takes_its_lengths_from_conversations(
+    bench_model: Path, bench_env: dict[str, str], tmp_path: Path
+) -> None:
     talks = [{"conversations": [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "tell"}]}]
     data = tmp_path / "talks.json"
     data.write_text(json.dumps(talks))
     report = run_bench(
         bench_env,
-        *("serve", "--model", str(tiny_path), "--closed-loop", "2", "--requests", "3", "--dataset", str(data)),
+        *("serve", "--model", str(bench_model), "--closed-loop", "2", "--requests", "3", "--dataset", str(data)),
         *("--engine", "threads=1", "--engine", "num_blocks=256"),
     )
     results = report["results"]

@@ -39,7 +39,7 @@ KV_TOLERANCE = {"float32": 1e-5, "bfloat16": 0.01, "int8": 0.03}
 
 
 def load(path: Path, **options: Any) -> NativeDecoder:
-    model = load_model(path, ModelOptions(**options))
+    model = load_model(path, ModelOptions(**{"dtype": "float32", **options}))
     assert isinstance(model, NativeDecoder)
     return model
 
@@ -328,11 +328,12 @@ def start(program: str, *arguments: str, **environment: str) -> subprocess.Popen
 
 
 def outcome(process: subprocess.Popen[str]) -> str:
-    out, _ = process.communicate(timeout=50)
+    out, _ = process.communicate(timeout=150)
     assert process.returncode == 0
     return out.strip()
 
 
+@pytest.mark.timeout(180)  # processes that import torch, or compile
 def test_a_machine_that_cannot_compile_them_answers_the_same(tmp_path: Path) -> None:
     make_model("Qwen3", NATIVE_SIZES, tmp_path / "model")
     (tmp_path / "nothing").mkdir()
@@ -355,6 +356,7 @@ def test_a_compiler_that_fails_is_told_of(tmp_path: Path) -> None:
     assert list((tmp_path / "cache" / "native").iterdir()) == []
 
 
+@pytest.mark.timeout(180)  # processes that import torch, or compile
 def test_two_processes_that_compile_at_once_both_have_them(tmp_path: Path) -> None:
     processes = [start(WHETHER, CALLBOARD_CACHE_DIR=str(tmp_path)) for _ in range(2)]
     assert [outcome(process) for process in processes] == ["''", "''"]

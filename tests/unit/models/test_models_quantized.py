@@ -49,7 +49,7 @@ def distance(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
 def load_in_torch(path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> ServedModel:
     with monkeypatch.context() as patch:
         patch.setattr(native, "unavailable", lambda: "a test turns them off")
-        return load_model(path, ModelOptions(**options))
+        return load_model(path, ModelOptions(**{"dtype": "float32", **options}))
 
 
 @needs_native
@@ -139,7 +139,7 @@ def test_the_lean_decoder_has_the_logits_of_the_native_one(
     make_model(kind, {**options, **NATIVE_SIZES}, tmp_path)
     plain = load_in_torch(tmp_path, monkeypatch, weights=weights)
     assert isinstance(plain, LlamaDecoder)
-    there = load_model(tmp_path, ModelOptions(weights=weights))
+    there = load_model(tmp_path, ModelOptions(dtype="float32", weights=weights))
     assert isinstance(there, NativeDecoder)
     assert distance(serve(plain, TEXTS, chunk=6), serve(there, TEXTS, chunk=6)) < SAME.get(weights, 1e-5)
 
@@ -150,7 +150,10 @@ def test_a_smaller_cache_has_the_logits_of_the_native_one(
     kv: str, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_model("Mistral", {"sliding_window": 9, **NATIVE_SIZES}, tmp_path)
-    plain, there = load_in_torch(tmp_path, monkeypatch, kv=kv), load_model(tmp_path, ModelOptions(kv=kv))
+    plain, there = (
+        load_in_torch(tmp_path, monkeypatch, kv=kv),
+        load_model(tmp_path, ModelOptions(dtype="float32", kv=kv)),
+    )
     # The native kernels round queries and weights of attention too.
     assert distance(serve(plain, TEXTS, chunk=6, block_size=4), serve(there, TEXTS, chunk=6)) < 0.03
 
@@ -198,7 +201,7 @@ def test_other_families_compute_what_they_kept(weights: str, name: str, tmp_path
     """Against transformers, whose linear layers have the weights that the format makes of them."""
     kind, options = IN_TRANSFORMERS[name]
     reference_model = make_model(kind, {"hidden_size": 64, "initializer_range": 0.1, **options}, tmp_path)
-    model = load_model(tmp_path, ModelOptions(weights=weights, kv="int8"))
+    model = load_model(tmp_path, ModelOptions(dtype="float32", weights=weights, kv="int8"))
     assert isinstance(model, TransformersModel)
     kept = {name: one for name, one in model._modules.items() if isinstance(one, QuantizedLinear)}
     assert len(kept) >= 8
@@ -247,7 +250,7 @@ def test_keys_and_values_have_no_four_bits(tmp_path: Path) -> None:
     make_model("Llama", {}, tmp_path)
     for kv in ("int4", "nf4"):
         with pytest.raises(ConfigError, match=f"cannot be kept in {kv}"):
-            load_model(tmp_path, ModelOptions(kv=kv))
+            load_model(tmp_path, ModelOptions(dtype="float32", kv=kv))
 
 
 def test_a_model_whose_code_wants_the_matrix_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,5 +261,5 @@ def test_a_model_whose_code_wants_the_matrix_itself_is_refused(tmp_path: Path, m
     monkeypatch.setattr(mlp, "forward", lambda self, x: x @ self.up_proj.weight.T @ self.down_proj.weight.T)
     load_model(tmp_path, ModelOptions())
     with pytest.raises(UnsupportedModel, match="cannot be quantized") as caught:
-        load_model(tmp_path, ModelOptions(weights="int8"))
+        load_model(tmp_path, ModelOptions(dtype="float32", weights="int8"))
     assert "\n" not in str(caught.value)
