@@ -114,9 +114,9 @@ class TransformersModel:
         vocabulary = WeightFormat.INT8 if format in FOUR_BITS else format
         names = {id(module): name for name, module in self._modules.items()}
         for root, kept_in in ((self._decoder, format), (self._head, vocabulary)):
-            for path, module in list(root.named_modules()):
-                layer: Any = module
-                if not _is_product(layer) or id(layer.weight) in embeddings:
+            for path in [path for path, module in root.named_modules() if _is_product(module)]:
+                layer: Any = root.get_submodule(path)  # looked up anew, so that those replaced are freed
+                if id(layer.weight) in embeddings:
                     continue
                 quantized = QuantizedLinear(layer, kept_in)
                 root.set_submodule(path, quantized)

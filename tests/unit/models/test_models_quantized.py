@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_models import LEAN, NATIVE_SIZES, TEXTS, expected_logits, make_model
+from serving import answer, serving
 
 from callboard.actors.models.errors import UnsupportedModel
 from callboard.actors.models.kv_cache import KVCache
 from callboard.actors.models.llama import LlamaDecoder
-from callboard.actors.models.loading import load_model
+from callboard.actors.models.loading import load_model, load_tokenizer
 from callboard.actors.models.native_decoder import NativeDecoder
 from callboard.actors.models.served import ModelOptions, ServedModel
 from callboard.actors.models.transformers_model import QuantizedLinear, TransformersModel
@@ -24,6 +25,7 @@ from callboard.kernels.quantized import QuantizedCache, QuantizedWeight
 from callboard.kernels.ragged import RaggedBatch
 from callboard.kernels.weights import NativeEngine, PackedWeight, WeightFormat
 from callboard.runtime.errors import ConfigError
+from callboard.schemas.serve import Generate
 
 Serve = Callable[..., list[torch.Tensor]]
 
@@ -263,3 +265,26 @@ def test_a_model_whose_code_wants_the_matrix_itself_is_refused(tmp_path: Path, m
     with pytest.raises(UnsupportedModel, match="cannot be quantized") as caught:
         load_model(tmp_path, ModelOptions(dtype="float32", weights="int8"))
     assert "\n" not in str(caught.value)
+
+
+@torch.inference_mode()
+def greedy(model: ServedModel, tokens: list[int], num_tokens: int) -> list[int]:
+    cache, start, done = model.new_cache(4, 16), len(tokens), 0
+    while len(tokens) < start + num_tokens:
+        batch = RaggedBatch.build([len(tokens)], [len(tokens) - done], [[2, 0, 3, 1]], 16)
+        hidden = model.forward(torch.tensor(tokens[done:]), cache, batch, deterministic=True)
+        done = len(tokens)
+        tokens = [*tokens, int(model.logits(hidden[-1:]).argmax())]
+    return tokens[start:]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("weights", ["int8", "nf4"])
+async def test_an_engine_serves_them(weights: str, tiny_path: Path) -> None:
+    """The tiny model's heads are too small for the native kernels."""
+    model = load_model(tiny_path, ModelOptions(dtype="float32", weights=weights, kv="int8"))
+    assert isinstance(model, LlamaDecoder)
+    ids = load_tokenizer(tiny_path).encode("tell me")
+    async with serving(tiny_path, dtype="float32", weights=weights, kv_cache="int8", block_size=16) as scheduler:
+        request = Generate(prompt="tell me", max_tokens=12, ignore_eos=True, deterministic=True)
+        assert (await answer(scheduler, request))[0] == greedy(model, ids, 12)
