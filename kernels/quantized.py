@@ -138,7 +138,8 @@ def _quantize(weight: torch.Tensor, format: WeightFormat) -> tuple[torch.Tensor,
 
 
 def _inverse(x: torch.Tensor, numerator: float) -> torch.Tensor:
-    return torch.where(x > 0, numerator / x, 0)
+    """A division: of a plain number torch makes a product with the reciprocal, which is rounded twice."""
+    return torch.where(x > 0, torch.full_like(x, numerator) / x, 0)
 
 
 def _pack(codes: torch.Tensor) -> torch.Tensor:

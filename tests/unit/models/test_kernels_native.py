@@ -47,7 +47,7 @@ def as_multiplied(x: torch.Tensor, format: WeightFormat) -> torch.Tensor:
         return x.bfloat16().double()
     groups = torch.nn.functional.pad(x, (0, -x.shape[1] % GROUP)).unflatten(1, (-1, GROUP))
     top = groups.abs().amax(-1, keepdim=True)
-    codes = (groups * torch.where(top > 0, 127 / top, 0)).round()
+    codes = (groups * torch.where(top > 0, torch.full_like(top, 127) / top, 0)).round()
     return (codes.double() * (top / 127).double()).flatten(1)[:, : x.shape[1]]
 
 
