@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from . import cpu_sampling, native_sampling
 from .lora import Rows
+from .quantized import Cache, read_blocks, write_slots
 from .ragged import RaggedBatch
 
 
@@ -43,11 +44,9 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return F.silu(gate).mul_(up)
 
 
-def write_kv(
-    k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
-) -> None:
-    k_cache.flatten(0, 1).index_copy_(0, slots, k)
-    v_cache.flatten(0, 1).index_copy_(0, slots, v)
+def write_kv(k: torch.Tensor, v: torch.Tensor, k_cache: Cache, v_cache: Cache, slots: torch.Tensor) -> None:
+    write_slots(k, k_cache, slots)
+    write_slots(v, v_cache, slots)
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,8 @@ class _Extend:
 
 def paged_attention(
     q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
+    k_cache: Cache,
+    v_cache: Cache,
     batch: RaggedBatch,
     scale: float,
     window: int = 0,
@@ -89,7 +88,7 @@ def paged_attention(
     group = q.shape[1] // num_kv_heads
     out = torch.empty_like(q)
     for part in plan:
-        keys, values = k_cache.index_select(0, part.blocks), v_cache.index_select(0, part.blocks)
+        keys, values = (read_blocks(cache, part.blocks, q.dtype) for cache in (k_cache, v_cache))
         if isinstance(part, _Decode):
             # Queries that share a key/value head stand as several queries of that one head: no copy of the keys.
             shape = (part.num_seqs, -1, num_kv_heads, head_dim)

@@ -133,18 +133,24 @@ def unavailable() -> str:
     return ""
 
 
+def missing() -> str:
+    """What the native kernels lack here, as far as that can be told without compiling them; empty where nothing."""
+    if os.environ.get("CALLBOARD_NATIVE", "1") == "0":
+        return "CALLBOARD_NATIVE=0 turns them off"
+    if sys.platform != "linux":
+        return "they run on Linux only"
+    flags = _cpu_flags()
+    if lacking := [flag for flag in NEEDED if flag not in flags]:
+        return f"this processor has no {', '.join(lacking)}"
+    return "" if _compiler() else "there is no C++ compiler (Debian: apt-get install g++)"
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """The compiled kernels. Raises NativeUnavailable."""
-    if os.environ.get("CALLBOARD_NATIVE", "1") == "0":
-        raise NativeUnavailable("CALLBOARD_NATIVE=0 turns them off")
-    if sys.platform != "linux":
-        raise NativeUnavailable("they run on Linux only")
-    flags = _cpu_flags()
-    missing = [flag for flag in NEEDED if flag not in flags]
-    if missing:
-        raise NativeUnavailable(f"this processor has no {', '.join(missing)}")
-    loaded = ctypes.CDLL(str(_compiled(flags)))
+    if why := missing():
+        raise NativeUnavailable(why)
+    loaded = ctypes.CDLL(str(_compiled(_cpu_flags())))
     _declare(loaded)
     return loaded
 
@@ -170,9 +176,8 @@ def _declare(loaded: ctypes.CDLL) -> None:
 
 def _compiled(flags: frozenset[str]) -> Path:
     """The library's file, from the cache folder or made now. Two processes may make it at once: a rename decides."""
-    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
-    if compiler is None:
-        raise NativeUnavailable("there is no C++ compiler (Debian: apt-get install g++)")
+    compiler = _compiler()
+    assert compiler is not None, "`missing` looked for one"
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     digest = hashlib.sha256("\0".join((version, *FLAGS, *sorted(flags))).encode())
     for source in sorted(SOURCES.iterdir()):
@@ -195,6 +200,10 @@ def _compiled(flags: frozenset[str]) -> Path:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NativeUnavailable(f"they could not be compiled: {error}") from error
     return target
+
+
+def _compiler() -> str | None:
+    return next((found for name in COMPILERS if (found := shutil.which(name))), None)
 
 
 def _cpu_flags() -> frozenset[str]:

@@ -10,8 +10,9 @@ from typing import Protocol
 
 import torch
 
-from . import cpu, native_sampling, reference
+from . import cpu, native_sampling, quantized, reference
 from .lora import Rows
+from .quantized import Cache, QuantizedWeight
 from .ragged import RaggedBatch
 
 
@@ -31,15 +32,15 @@ class Path(Protocol):
         self,
         k: torch.Tensor,
         v: torch.Tensor,
-        k_cache: torch.Tensor,
-        v_cache: torch.Tensor,
+        k_cache: Cache,
+        v_cache: Cache,
         slots: torch.Tensor,
     ) -> None: ...
     def paged_attention(
         self,
         q: torch.Tensor,
-        k_cache: torch.Tensor,
-        v_cache: torch.Tensor,
+        k_cache: Cache,
+        v_cache: Cache,
         batch: RaggedBatch,
         scale: float,
         window: int,
@@ -81,8 +82,10 @@ def path_for(x: torch.Tensor) -> Path:
     return cpu if x.device.type == "cpu" else reference
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def linear(x: torch.Tensor, weight: torch.Tensor | QuantizedWeight) -> torch.Tensor:
     """x [num_tokens, num_in], weight [num_out, num_in] -> [num_tokens, num_out]."""
+    if isinstance(weight, QuantizedWeight):
+        return quantized.linear(x, weight)
     return path_for(x).linear(x, weight)
 
 
@@ -112,18 +115,16 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return path_for(gate_up).silu_mul(gate_up)
 
 
-def write_kv(
-    k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
-) -> None:
+def write_kv(k: torch.Tensor, v: torch.Tensor, k_cache: Cache, v_cache: Cache, slots: torch.Tensor) -> None:
     """Write k, v [num_tokens, num_kv_heads, head_dim] to slots [num_tokens] of the caches
-    [num_blocks, block_size, num_kv_heads, head_dim]. No slot may occur twice."""
+    [num_blocks, block_size, num_kv_heads, head_dim], in the type of these. No slot may occur twice."""
     path_for(k).write_kv(k, v, k_cache, v_cache, slots)
 
 
 def paged_attention(
     q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
+    k_cache: Cache,
+    v_cache: Cache,
     batch: RaggedBatch,
     scale: float,
     window: int = 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .lora import Rows
+from .quantized import Cache, QuantizedCache, quantize_heads, read_blocks
 from .ragged import RaggedBatch
 
 
@@ -38,19 +39,21 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return gate * torch.sigmoid(gate) * up
 
 
-def write_kv(
-    k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
-) -> None:
-    block_size = k_cache.shape[1]
-    for token, slot in enumerate(slots.tolist()):
-        k_cache[slot // block_size, slot % block_size] = k[token]
-        v_cache[slot // block_size, slot % block_size] = v[token]
+def write_kv(k: torch.Tensor, v: torch.Tensor, k_cache: Cache, v_cache: Cache, slots: torch.Tensor) -> None:
+    for x, cache in ((k, k_cache), (v, v_cache)):
+        for token, slot in enumerate(slots.tolist()):
+            place = divmod(slot, cache.shape[1])
+            if isinstance(cache, QuantizedCache):
+                codes, scales = quantize_heads(x[token][None])
+                cache.codes[place], cache.scales[place] = codes[0], scales[0]
+            else:
+                cache[place] = x[token]
 
 
 def paged_attention(
     q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
+    k_cache: Cache,
+    v_cache: Cache,
     batch: RaggedBatch,
     scale: float,
     window: int = 0,
@@ -58,13 +61,14 @@ def paged_attention(
     sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     out = torch.empty_like(q)
+    wide = torch.promote_types(q.dtype, torch.float32)
     group = q.shape[1] // k_cache.shape[2]
     starts = batch.query_starts.tolist()
     for seq, seq_len in enumerate(batch.seq_lens.tolist()):
         begin, end = starts[seq], starts[seq + 1]
         table = batch.block_tables[seq, : -(-seq_len // batch.block_size)]
-        keys = _wide(k_cache[table].flatten(0, 1)[:seq_len]).repeat_interleave(group, dim=1)
-        values = _wide(v_cache[table].flatten(0, 1)[:seq_len]).repeat_interleave(group, dim=1)
+        keys = read_blocks(k_cache, table, wide).flatten(0, 1)[:seq_len].repeat_interleave(group, dim=1)
+        values = read_blocks(v_cache, table, wide).flatten(0, 1)[:seq_len].repeat_interleave(group, dim=1)
         scores = torch.einsum("qhd,khd->hqk", _wide(q[begin:end]), keys) * scale
         if softcap:
             scores = softcap * torch.tanh(scores / softcap)

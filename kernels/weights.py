@@ -16,9 +16,9 @@ PANEL = 32
 class WeightFormat(enum.StrEnum):
     """How a weight is kept.
 
-    INT8: a scale for each output, activations quantized row by row. INT4: groups of 32 along the input, each with a
-    scale and a minimum; activations in int8. NF4: the 16 quantiles of QLoRA, groups of 64 with their largest magnitude;
-    activations in bfloat16.
+    INT8: a scale for each output; activations in int8, with a scale for 32 inputs. INT4: groups of 32 along the input,
+    each with a scale and a minimum; activations as for INT8. NF4: the 16 quantiles of QLoRA, groups of 64 with their
+    largest magnitude; activations in bfloat16.
     """
 
     FLOAT32 = "float32"
@@ -30,6 +30,9 @@ class WeightFormat(enum.StrEnum):
     @property
     def code(self) -> int:
         return list(WeightFormat).index(self)
+
+
+FOUR_BITS = (WeightFormat.INT4, WeightFormat.NF4)
 
 
 class Finish(enum.IntEnum):
@@ -63,7 +66,9 @@ class PackedWeight:
         if rows.shape[1] != self.num_in or places.shape != rows.shape[:1]:
             raise ValueError(f"rows {tuple(rows.shape)} do not fit a weight of {self.num_out} x {self.num_in}")
         if len(places) and not 0 <= int(places.min()) <= int(places.max()) < self.num_out:
-            raise ValueError(f"rows up to {int(places.max())} do not fit a weight of {self.num_out} rows")
+            raise ValueError(
+                f"rows {int(places.min())} to {int(places.max())} do not fit a weight of {self.num_out} rows"
+            )
         places = places.to(torch.int64).contiguous()
         native.library().cb_pack(
             self.format.code,
@@ -79,7 +84,9 @@ class PackedWeight:
         """The rows `which` as the products see them, float32 [len(which), num_in]."""
         index = torch.as_tensor(which, dtype=torch.int64).contiguous()
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < self.num_out:
-            raise ValueError(f"a weight of {self.num_out} rows has no row {int(index.max())}")
+            raise ValueError(
+                f"a weight of {self.num_out} rows has no row {int(index.max() if index.min() >= 0 else index.min())}"
+            )
         out = torch.empty(len(index), self.num_in)
         weight = self.c_struct()
         native.library().cb_unpack(ctypes.addressof(weight), index.data_ptr(), len(index), out.data_ptr())
@@ -125,6 +132,8 @@ class NativeEngine:
         """
         if x.shape[1] != weight.num_in or x.dtype != torch.float32:
             raise ValueError(f"{x.dtype} {tuple(x.shape)} does not go with {weight.num_out} x {weight.num_in}")
+        if finish is Finish.SILU_MUL and weight.num_out % PANEL:
+            raise ValueError(f"{weight.num_out} rows are no gates and factors in turns of 16")
         x = x.contiguous()
         width = weight.num_out // 2 if finish is Finish.SILU_MUL else weight.num_out
         if out is None:

@@ -1,4 +1,4 @@
-"""What `callboard doctor` says of models: those in the store, and the GPU with what computes on it.
+"""What `callboard doctor` says of models: those in the store, the GPU with what computes on it, the CPU's kernels.
 
 Nothing is imported to find out: how torch was built stands in a file of its own, and importing it takes seconds.
 """
@@ -29,6 +29,19 @@ def models(given: Surroundings) -> Iterator[Finding]:
     else:
         have = f" ({', '.join(found)} are)" if found else ""
         yield absent("models", f"the default model, {wanted}, is not here{have}", f"callboard pull {wanted}")
+
+
+def kernels(_: Surroundings) -> Iterator[Finding]:
+    """Whether the native kernels will compute here. They are compiled by who first needs them, not by this."""
+    from ...kernels import native
+
+    why = native.missing()
+    if not why:
+        yield ok("kernels", "native kernels on the CPU (compiled for this processor when a model is first loaded)")
+    elif "compiler" in why:
+        yield warning("kernels", f"torch on the CPU, much slower than the native kernels: {why}", "apt-get install g++")
+    else:
+        yield absent("kernels", f"torch on the CPU, for the native kernels cannot run: {why}")
 
 
 def gpu(_: Surroundings) -> Iterator[Finding]:

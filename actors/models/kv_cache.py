@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from ...kernels.quantized import Cache, QuantizedCache
+
 
 class CacheShape(Protocol):
     """What a cache must know of a model: (number of key/value heads, their size) of each layer that keeps any."""
@@ -17,7 +19,8 @@ class CacheShape(Protocol):
 
 
 class KVCache:
-    """`k[layer]` and `v[layer]` are [num_blocks, block_size, num_kv_heads, head_dim], by that layer's own sizes.
+    """`k[layer]` and `v[layer]` are [num_blocks, block_size, num_kv_heads, head_dim], by that layer's own sizes; with
+    torch.int8 for `dtype` they are codes and scales.
 
     Zeroed, because a masked place still enters a product with weight zero, and zero times NaN is NaN. Blocks cost
     memory, and the time to get it, only once they are used.
@@ -34,12 +37,18 @@ class KVCache:
         shapes = [(num_blocks, block_size, *heads) for heads in config.kv_shapes]
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self.k = [_zeros(shape, dtype, device) for shape in shapes]
-        self.v = [_zeros(shape, dtype, device) for shape in shapes]
+        self.k = [_empty_cache(shape, dtype, device) for shape in shapes]
+        self.v = [_empty_cache(shape, dtype, device) for shape in shapes]
 
     @property
     def num_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (*self.k, *self.v))
+        return sum(cache.nbytes for cache in (*self.k, *self.v))
+
+
+def _empty_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Cache:
+    if dtype == torch.int8:
+        return QuantizedCache(_zeros(shape, dtype, device), _zeros(shape[:-1], torch.float32, device))
+    return _zeros(shape, dtype, device)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:

@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from ...kernels import ops
+from ...kernels.quantized import Cache, QuantizedWeight
 from ...kernels.ragged import RaggedBatch
+from ...kernels.weights import FOUR_BITS, WeightFormat
 from ...runtime.errors import ModelDamaged
 from ...schemas.serve import AdapterInfo
 from .config import LlamaConfig
@@ -25,6 +27,7 @@ from .lora_llama import read_llama_adapter
 from .one_by_one import forward_one_by_one, rows_one_by_one
 from .rope import inverse_frequencies
 
+PRODUCTS = ("qkv", "o", "gate_up", "down")
 _LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
@@ -95,7 +98,7 @@ class LlamaLayer(nn.Module):
         hidden: torch.Tensor,  # [num_tokens, hidden]: what the layer before added
         residual: torch.Tensor,  # [num_tokens, hidden]: the stream before that
         rotation: tuple[torch.Tensor, torch.Tensor],  # cos, sin [num_tokens, head_dim / 2]
-        caches: tuple[torch.Tensor, torch.Tensor],
+        caches: tuple[Cache, Cache],
         batch: RaggedBatch,
         adapters: SelectedAdapters | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,10 +131,12 @@ class LlamaDecoder(nn.Module):
 
     kernels = "torch"
 
-    def __init__(self, config: LlamaConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: LlamaConfig, dtype: torch.dtype, kv: torch.dtype | None = None) -> None:
+        """`kv`: how keys and values are kept, where it is not `dtype`."""
         super().__init__()
         self.config = config
         self.dtype = dtype
+        self.kv = kv or dtype
         self.vocab_size = config.vocab_size
         self.hidden_size = config.hidden_size
         self.context_length = config.context_length
@@ -148,10 +153,23 @@ class LlamaDecoder(nn.Module):
 
     @property
     def weight_bytes(self) -> int:
-        return sum(weight.nbytes for weight in self.parameters())
+        quantized = (module.nbytes for module in self.modules() if isinstance(module, QuantizedWeight))
+        return sum(weight.nbytes for weight in self.parameters()) + sum(quantized)
 
     def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
-        return KVCache(self.config, num_blocks, block_size, self.dtype)
+        return KVCache(self.config, num_blocks, block_size, self.kv)
+
+    def quantize(self, format: WeightFormat) -> None:
+        """Keep the matrices in `format` from now on, after they are loaded; the vocabulary's in int8 where that has
+        four bits."""
+        for layer in self.layers:
+            for name in PRODUCTS:
+                _replace(layer, name, QuantizedWeight.from_float(getattr(layer, name), format))
+        vocabulary = WeightFormat.INT8 if format in FOUR_BITS else format
+        embedding = QuantizedWeight.from_float(self.embedding, vocabulary)
+        head = embedding if self.config.tied_embeddings else QuantizedWeight.from_float(self.head, vocabulary)
+        _replace(self, "embedding", embedding)
+        _replace(self, "head", head)
 
     def forward(
         self,
@@ -168,7 +186,10 @@ class LlamaDecoder(nn.Module):
         if deterministic and batch.num_tokens > 1:
             return forward_one_by_one(self.forward, token_ids, cache, batch, adapters)
         selected = self._adapters.select(adapters, batch)
-        residual = torch.nn.functional.embedding(token_ids, self.embedding)
+        if isinstance(self.embedding, QuantizedWeight):
+            residual = self.embedding.rows(token_ids, self.dtype)
+        else:
+            residual = torch.nn.functional.embedding(token_ids, self.embedding)
         hidden = torch.zeros_like(residual)
         # In float32 and then converted, as in transformers; once for all layers.
         angles = batch.positions[:, None].float() * self.inverse_frequencies
@@ -242,6 +263,12 @@ class LlamaDecoder(nn.Module):
         index, part = self.part(name)
         whole: torch.Tensor = getattr(self.layers[index], part.parameter).data
         return whole if part.rows is None else whole[part.rows]
+
+
+def _replace(module: nn.Module, name: str, weight: nn.Module) -> None:
+    """Another weight in the place of a parameter."""
+    delattr(module, name)
+    setattr(module, name, weight)
 
 
 def _weight(*shape: int, dtype: torch.dtype) -> nn.Parameter:

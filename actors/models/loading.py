@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ...kernels.weights import WeightFormat
 from ...runtime.errors import ConfigError
 from .config import LlamaConfig
 from .config_hf import FAMILIES
@@ -24,6 +25,11 @@ from .tokenizer import Tokenizer
 from .weights import gguf_weights, hf_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+KV_TYPES = {
+    WeightFormat.FLOAT32: torch.float32,
+    WeightFormat.BFLOAT16: torch.bfloat16,
+    WeightFormat.INT8: torch.int8,
+}
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -60,26 +66,28 @@ def load_model(path: Path, options: ModelOptions) -> ServedModel:
     options = resolve(path, options)
     dtype = dtype_of(options.dtype)
     weights, kv = format_of(options.weights), format_of(options.kv)
+    if kv not in KV_TYPES:
+        raise ConfigError(f"keys and values cannot be kept in {kv}", hint=f"choose one of {', '.join(KV_TYPES)}")
     folder = ModelFolder(path) if path.is_dir() else None
     config = _lean_config(path, folder)
-    why = _why_not_native(config)
-    if config is not None and not why:
+    if config is not None and not why_not_native(config):
         decoder = NativeDecoder(config, weights, kv, options.threads or torch.get_num_threads())
         _load_weights(decoder, path, folder)
         return decoder
-    if (weights, kv) != (options.dtype, options.dtype):
-        raise ConfigError(
-            f"weights in {weights} and keys and values in {kv} need the native kernels, which cannot run this model: "
-            f"{why}"
-        )
+    if weights is WeightFormat.FLOAT32:
+        dtype = torch.float32  # these weights are multiplied in it
     if folder is not None and config is None:
         from .transformers_model import TransformersModel
 
-        return TransformersModel.load(folder, dtype)
-    return load_decoder(path, dtype)
+        model = TransformersModel.load(folder, dtype, KV_TYPES[kv])
+    else:
+        model = load_decoder(path, dtype, KV_TYPES[kv])
+    if weights != options.dtype and weights is not WeightFormat.FLOAT32:
+        model.quantize(weights)
+    return model
 
 
-def load_decoder(path: Path, dtype: torch.dtype) -> LlamaDecoder:
+def load_decoder(path: Path, dtype: torch.dtype, kv: torch.dtype | None = None) -> LlamaDecoder:
     """The lean decoder with its weights converted to `dtype`. `UnsupportedModel` for other than its families."""
     folder = ModelFolder(path) if path.is_dir() else None
     if folder is not None:
@@ -87,7 +95,7 @@ def load_decoder(path: Path, dtype: torch.dtype) -> LlamaDecoder:
     else:
         with GGUFFile(path) as file:
             config = LlamaConfig.from_gguf(file)
-    decoder = LlamaDecoder(config, dtype)
+    decoder = LlamaDecoder(config, dtype, kv)
     _load_weights(decoder, path, folder)
     return decoder.eval()
 

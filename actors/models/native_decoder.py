@@ -14,19 +14,17 @@ import torch
 
 from ...kernels import native
 from ...kernels.ragged import RaggedBatch
-from ...kernels.weights import NativeEngine, PackedWeight, WeightFormat
+from ...kernels.weights import FOUR_BITS, NativeEngine, PackedWeight, WeightFormat
 from ...runtime.errors import ConfigError, ModelDamaged
 from ...schemas.serve import AdapterInfo
 from .config import LlamaConfig
 from .kv_cache import KVCache
-from .llama import LlamaDecoder
+from .llama import PRODUCTS, LlamaDecoder
 from .lora import Adapter, AdapterStore
 from .lora_llama import read_llama_adapter
 
-PRODUCTS = ("qkv", "o", "gate_up", "down")
 LANES = 16
 MAX_HEAD_DIM = 256
-FOUR_BITS = (WeightFormat.INT4, WeightFormat.NF4)
 KV_BYTES = {WeightFormat.FLOAT32: 4, WeightFormat.BFLOAT16: 2, WeightFormat.INT8: 1}
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ...kernels import ops
+from ...kernels.quantized import Cache
 from ...kernels.ragged import RaggedBatch
 from .errors import UnsupportedModel
 from .kv_cache import KVCache
@@ -37,7 +38,7 @@ class CurrentStep:
     learning: bool = False
     windows: list[int] = field(default_factory=list)
 
-    def place(self, module: nn.Module, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def place(self, module: nn.Module, k: torch.Tensor) -> tuple[Cache, Cache]:
         layer = self.layers.get(id(module))
         if layer is None:
             if not self.learning:

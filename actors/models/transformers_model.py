@@ -15,7 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...kernels import ops
+from ...kernels.quantized import QuantizedWeight
 from ...kernels.ragged import RaggedBatch
+from ...kernels.weights import FOUR_BITS, WeightFormat
 from ...runtime.errors import CallboardError, ModelDamaged
 from ...schemas.serve import AdapterInfo
 from .errors import UnsupportedModel
@@ -40,15 +43,17 @@ class TransformersModel:
 
     kernels = "transformers"
 
-    def __init__(self, model: Any, shape: TransformersShape, dtype: torch.dtype) -> None:
-        """Takes `model`, a causal model in evaluation mode, over. Raises UnsupportedModel."""
+    def __init__(self, model: Any, shape: TransformersShape, dtype: torch.dtype, kv: torch.dtype | None = None) -> None:
+        """Takes `model`, a causal model in evaluation mode, over. `kv`: how keys and values are kept, where it is not
+        `dtype`. Raises UnsupportedModel."""
         self.shape = shape
         self.dtype = dtype
+        self.kv = kv or dtype
         self.vocab_size = shape.vocab_size
         self.context_length = shape.context_length
         self._modules: dict[str, nn.Module] = dict(model.named_modules())
         weights = {id(weight): weight.nbytes for weight in model.parameters()}
-        self.weight_bytes = sum(weights.values())
+        self.weight_bytes: int = sum(weights.values())
         self._adapters = AdapterStore(dtype)
         self._hooked: set[str] = set()
         self._layers: dict[int, int] = {}
@@ -64,7 +69,7 @@ class TransformersModel:
         self.hidden_size: int = hidden.shape[-1]
 
     @classmethod
-    def load(cls, folder: ModelFolder, dtype: torch.dtype) -> TransformersModel:
+    def load(cls, folder: ModelFolder, dtype: torch.dtype, kv: torch.dtype | None = None) -> TransformersModel:
         """Raises ModelDamaged, UnsupportedModel."""
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
@@ -94,10 +99,42 @@ class TransformersModel:
         for name, weight in model.named_parameters():
             if not bool(weight.sum(dtype=torch.float32).isfinite()):
                 raise ModelDamaged(f"{folder.path}: tensor '{name}' holds values that are not finite")
-        return cls(model.eval(), shape, dtype)
+        return cls(model.eval(), shape, dtype, kv)
 
     def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
-        return KVCache(self, num_blocks, block_size, self.dtype)
+        return KVCache(self, num_blocks, block_size, self.kv)
+
+    def quantize(self, format: WeightFormat) -> None:
+        """Keep the linear layers in `format` from now on, the output matrix in int8 where that has four bits.
+
+        Left as they are: embeddings, an output matrix that is one of them, and what is no linear layer (experts that
+        are one tensor). Before adapters are loaded.
+        """
+        embeddings = {id(one.weight) for one in self._modules.values() if isinstance(one, nn.Embedding)}
+        vocabulary = WeightFormat.INT8 if format in FOUR_BITS else format
+        names = {id(module): name for name, module in self._modules.items()}
+        for root, kept_in in ((self._decoder, format), (self._head, vocabulary)):
+            for path in [path for path, module in root.named_modules() if _is_product(module)]:
+                layer: Any = root.get_submodule(path)  # looked up anew, so that those replaced are freed
+                if id(layer.weight) in embeddings:
+                    continue
+                quantized = QuantizedLinear(layer, kept_in)
+                root.set_submodule(path, quantized)
+                self.weight_bytes += quantized.weight.nbytes - layer.weight.nbytes
+                self._modules[names[id(layer)]] = quantized
+        self._try_quantized()
+
+    def _try_quantized(self) -> None:
+        """Raises UnsupportedModel where a layer's code wants the matrix itself of what was replaced."""
+        num_tokens = sum(_TRIAL_PIECES)
+        batch = RaggedBatch.build([num_tokens], [num_tokens], [[0]], num_tokens)
+        with torch.inference_mode():
+            try:
+                hidden = self.forward(torch.arange(num_tokens) % self.vocab_size, self.new_cache(1, num_tokens), batch)
+                self.logits(hidden)
+            except (AttributeError, TypeError, RuntimeError, ValueError) as error:
+                kind = type(self._head).__name__
+                raise UnsupportedModel(f"the weights of {kind} cannot be quantized: {_line(error)}") from error
 
     def forward(
         self,
@@ -176,6 +213,22 @@ class TransformersModel:
                     f"the adapter {pair.a.shape[1]} and {pair.b.shape[0]}"
                 )
         return Adapter(max(pair.a.shape[0] for pair in pairs.values()), pairs)
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer with its weight in a format of few bits."""
+
+    weight: QuantizedWeight
+
+    def __init__(self, layer: Any, format: WeightFormat) -> None:
+        super().__init__()
+        weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.T
+        self.weight = QuantizedWeight.from_float(weight.detach(), format)
+        self.bias: nn.Parameter | None = layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = ops.linear(x, self.weight)
+        return y if self.bias is None else y.add_(self.bias)
 
 
 class _AddLowRank:
@@ -259,13 +312,13 @@ def _line(error: Exception) -> str:
 def _is_product(module: nn.Module | None) -> bool:
     from transformers.pytorch_utils import Conv1D
 
-    return isinstance(module, nn.Linear | Conv1D)
+    return isinstance(module, nn.Linear | Conv1D | QuantizedLinear)
 
 
 def _sizes(module: Any) -> tuple[int, int]:
     """(num_out, num_in) of a linear layer, of GPT-2's kind too, which keeps its matrix transposed."""
     rows, columns = module.weight.shape
-    return (rows, columns) if isinstance(module, nn.Linear) else (columns, rows)
+    return (rows, columns) if isinstance(module, nn.Linear | QuantizedLinear) else (columns, rows)
 
 
 @contextlib.contextmanager

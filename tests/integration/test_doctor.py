@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from board import Board
 
-from callboard.actors.models.checks import card
+from callboard.actors.models.checks import card, kernels
+from callboard.kernels import native
 from callboard.runtime.checks import Surroundings, Verdict, examine
 from callboard.runtime.checks_machine import clock, files_limit, room
 from callboard.runtime.settings import Settings
@@ -133,3 +134,27 @@ def test_a_gpu_is_held_against_the_torch_that_is_installed(
     found = card(f"NVIDIA Card, Fine, {capability}, 81559 MiB", cuda)
     assert found.verdict == verdict
     assert words in found.text
+
+
+def test_what_computes_on_the_cpu_is_said_with_why_it_is_not_native(
+    board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = Surroundings(board.paths, Settings(), None)
+    monkeypatch.setattr(native, "_cpu_flags", lambda: frozenset(native.NEEDED))
+    compiler = tmp_path / "c++"
+    compiler.write_text("")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (found,) = kernels(given)
+    assert (found.verdict, found.mend) == ("ok", "")
+    assert found.text.startswith("native kernels on the CPU")
+    compiler.unlink()
+    (found,) = kernels(given)
+    assert (found.verdict, found.mend) == ("warning", "apt-get install g++")
+    monkeypatch.setattr(native, "_cpu_flags", lambda: frozenset({"avx2"}))
+    (found,) = kernels(given)
+    assert found.verdict == "absent"
+    assert "avx512_vnni" in found.text
+    monkeypatch.setenv("CALLBOARD_NATIVE", "0")
+    (found,) = kernels(given)
+    assert "CALLBOARD_NATIVE=0" in found.text

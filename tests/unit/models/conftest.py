@@ -17,6 +17,7 @@ from gguf import GGUFWriter
 from callboard.actors.models.store import ModelStore
 from callboard.actors.models.tokenizer import Tokenizer, TokenType, byte_alphabet
 from callboard.actors.serve.threads import prepare_process
+from callboard.kernels import native
 from callboard.schemas.serve import (
     Drawn,
     FailedSequence,
@@ -148,6 +149,16 @@ def write_tiny_model(
     return path
 
 
+@pytest.fixture(params=["torch", "native"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What computes a lean decoder that is loaded: once the one, once the other."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "unavailable", lambda: "a test turns them off")
+    elif why := native.unavailable():
+        pytest.skip(f"no native kernels: {why}")
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def serve() -> Callable[..., list[Any]]:
     """Runs texts through a served model as an engine would, and returns the logits of each text's tokens."""
@@ -161,6 +172,7 @@ def serve_ragged(
     chunk: int,
     adapters: list[str] | None = None,
     deterministic: bool = False,
+    block_size: int = 16,
 ) -> list[Any]:
     """All texts in one batch. In a step each gets `chunk` tokens of its first two thirds, then one at a time, so that
     prompts and decoding are mixed. Their blocks lie in any order. Tensors [len(text), vocab]."""
@@ -168,7 +180,6 @@ def serve_ragged(
 
     from callboard.kernels.ragged import RaggedBatch
 
-    block_size = 4
     counts = [-(-len(text) // block_size) for text in texts]
     free = torch.randperm(sum(counts)).tolist()
     tables = [[free.pop() for _ in range(count)] for count in counts]

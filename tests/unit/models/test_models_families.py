@@ -16,7 +16,17 @@ import pytest
 import torch
 import transformers
 from gguf import GGUFWriter
-from safetensors.torch import load_file, save_file
+from random_models import (
+    COMMON,
+    LEAN,
+    NATIVE_SIZES,
+    TEXTS,
+    VOCAB,
+    as_internlm2,
+    assert_same,
+    expected_logits,
+    make_model,
+)
 
 from callboard.actors.models import paged_in_transformers
 from callboard.actors.models.config import LlamaConfig
@@ -24,63 +34,15 @@ from callboard.actors.models.errors import UnsupportedModel
 from callboard.actors.models.kv_cache import kv_bytes_per_token
 from callboard.actors.models.llama import LlamaDecoder
 from callboard.actors.models.loading import load_config, load_model
+from callboard.actors.models.native_decoder import NativeDecoder
 from callboard.actors.models.served import ModelOptions
 from callboard.actors.models.transformers_model import TransformersModel
 from callboard.runtime.errors import ModelDamaged
 
 Serve = Callable[..., list[torch.Tensor]]
 
-VOCAB = 96
-COMMON: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "initializer_range": 0.3,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
-HALF_SLIDING = {
-    "use_sliding_window": True,
-    "sliding_window": 7,
-    "layer_types": ["full_attention", "sliding_attention"],
-}
-LEAN: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("Llama", {}),
-    "llama-tied": ("Llama", {"tie_word_embeddings": True}),
-    "llama-biases": ("Llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 12}),
-    "llama-rope-llama3": ("Llama", {"rope_parameters": LLAMA3}),
-    "llama-rope-linear": ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}}),
-    "llama-rope-yarn": ("Llama", {"rope_parameters": YARN}),
-    "llama-rope-yarn-mscale": (
-        "Llama",
-        {"rope_parameters": {**YARN, "mscale": 0.8, "mscale_all_dim": 0.5, "truncate": False, "beta_fast": 8.0}},
-    ),
-    "llama-rope-dynamic": ("Llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 3.0}}),
-    "mistral": ("Mistral", {"sliding_window": 5}),
-    "mistral-unlimited": ("Mistral", {"sliding_window": None}),
-    "ministral": (
-        "Ministral",
-        {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 8},
-    ),
-    "qwen2": ("Qwen2", {}),
-    "qwen2-half-sliding": ("Qwen2", HALF_SLIDING),
-    "qwen3": ("Qwen3", {"head_dim": 16}),
-    "qwen3-biases": ("Qwen3", {"head_dim": 16, "attention_bias": True, **HALF_SLIDING}),
-}
+DECODERS: dict[str, type] = {"torch": LlamaDecoder, "native": NativeDecoder}
+
 MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}
 LATENT = {  # values smaller than keys, and keys that every head has for itself
     "num_key_value_heads": 4,
@@ -138,45 +100,23 @@ IN_TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make_model(kind: str, options: dict[str, Any], folder: Path, seed: int = 0) -> Any:
-    """A random model of transformers, saved in `folder` and returned in evaluation mode."""
-    prefix = {"Gemma3": "Gemma3Text", "Gemma3n": "Gemma3nText"}.get(kind, kind)
-    head = {"GPT2": "GPT2LMHeadModel", "Bert": "BertLMHeadModel"}.get(kind, f"{kind}ForCausalLM")
-    torch.manual_seed(seed)
-    config = getattr(transformers, f"{prefix}Config")(**{**COMMON, **options})
-    model = getattr(transformers, head)(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:  # biases and norms start as zeros and ones, which would hide that they are missed
-                parameter.add_(0.2 * torch.randn_like(parameter))
-            assert name
-    model.save_pretrained(folder)
-    return model.eval()
-
-
-TEXTS = [
-    torch.randint(3, VOCAB, (length,), generator=torch.Generator().manual_seed(length)).tolist()
-    for length in (1, 9, 16, 17, 33)
-]
-
-
-@torch.inference_mode()
-def expected_logits(model: Any, texts: list[list[int]] = TEXTS) -> list[torch.Tensor]:
-    return [model(input_ids=torch.tensor([text]), use_cache=False).logits[0].float() for text in texts]
-
-
-def assert_same(actual: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float = 1e-4) -> None:
-    for ours, theirs in zip(actual, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
-
-
 @pytest.mark.parametrize("name", LEAN)
-def test_the_lean_decoder_has_the_logits_of_transformers(name: str, tmp_path: Path, serve: Serve) -> None:
-    reference = make_model(*LEAN[name], tmp_path)
+def test_the_lean_decoder_has_the_logits_of_transformers(name: str, kernels: str, tmp_path: Path, serve: Serve) -> None:
+    kind, options = LEAN[name]
+    reference = make_model(kind, {**options, **(NATIVE_SIZES if kernels == "native" else {})}, tmp_path)
     model = load_model(tmp_path, ModelOptions())
-    assert isinstance(model, LlamaDecoder)
-    assert_same(serve(model, TEXTS, chunk=6), expected_logits(reference))
-    assert_same(serve(model, TEXTS, chunk=64), expected_logits(reference))
+    assert isinstance(model, DECODERS[kernels])
+    for block_size in (16,) if kernels == "native" else (4, 16):
+        assert_same(serve(model, TEXTS, chunk=6, block_size=block_size), expected_logits(reference))
+        assert_same(serve(model, TEXTS, chunk=64, block_size=block_size), expected_logits(reference))
+
+
+def test_sizes_that_the_native_kernels_do_not_take_are_served_all_the_same(tmp_path: Path, serve: Serve) -> None:
+    for options in ({"head_dim": 12}, {"head_dim": 16, "intermediate_size": 56}):
+        reference = make_model("Llama", options, tmp_path)
+        model = load_model(tmp_path, ModelOptions())
+        assert isinstance(model, LlamaDecoder)
+        assert_same(serve(model, TEXTS, chunk=6), expected_logits(reference))
 
 
 @pytest.mark.parametrize("name", IN_TRANSFORMERS)
@@ -185,15 +125,18 @@ def test_other_families_have_the_logits_of_transformers(name: str, tmp_path: Pat
     model = load_model(tmp_path, ModelOptions())
     assert isinstance(model, TransformersModel)
     assert load_config(tmp_path).kv_shapes == model.kv_shapes
-    assert_same(serve(model, TEXTS, chunk=6), expected_logits(reference))
-    assert_same(serve(model, TEXTS, chunk=64), expected_logits(reference))
+    for block_size in (4, 16):
+        assert_same(serve(model, TEXTS, chunk=6, block_size=block_size), expected_logits(reference))
+        assert_same(serve(model, TEXTS, chunk=64, block_size=block_size), expected_logits(reference))
 
 
 @pytest.mark.parametrize("name", ["qwen3-biases", "mistral"])
-def test_bfloat16_stays_near_float32(name: str, tmp_path: Path, serve: Serve) -> None:
-    reference = make_model(*LEAN[name], tmp_path)
+def test_bfloat16_stays_near_float32(name: str, kernels: str, tmp_path: Path, serve: Serve) -> None:
+    kind, options = LEAN[name]
+    reference = make_model(kind, {**options, **NATIVE_SIZES}, tmp_path)
     model = load_model(tmp_path, ModelOptions(dtype="bfloat16"))
-    assert model.dtype == torch.bfloat16
+    assert isinstance(model, DECODERS[kernels])
+    assert model.dtype == (torch.bfloat16 if kernels == "torch" else torch.float32)  # of what lies between products
     for ours, theirs in zip(serve(model, TEXTS, chunk=6), expected_logits(reference), strict=True):
         assert (ours - theirs).norm() < 0.05 * theirs.norm()
 
@@ -208,10 +151,11 @@ def test_bfloat16_in_transformers_stays_near_float32(tmp_path: Path, serve: Serv
 @pytest.mark.parametrize("kind", [LEAN["qwen3"], LEAN["mistral"], IN_TRANSFORMERS["mixtral"]])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_deterministic_numbers_do_not_depend_on_the_batch(
-    kind: tuple[str, dict[str, Any]], dtype: str, tmp_path: Path, serve: Serve
+    kind: tuple[str, dict[str, Any]], dtype: str, kernels: str, tmp_path: Path, serve: Serve
 ) -> None:
-    make_model(*kind, tmp_path)
+    make_model(kind[0], {**kind[1], **NATIVE_SIZES}, tmp_path)
     model = load_model(tmp_path, ModelOptions(dtype=dtype))
+    assert model.kernels == ("transformers" if kind[0] == "Mixtral" else kernels)
     together = serve(model, TEXTS, chunk=6, deterministic=True)
     for text, logits in zip(TEXTS, together, strict=True):
         assert torch.equal(serve(model, [text], chunk=64, deterministic=True)[0], logits)
@@ -230,53 +174,25 @@ def test_what_a_model_says_of_itself(tmp_path: Path) -> None:
         assert cache.num_bytes == 5 * 16 * kv_bytes_per_token(config, model.dtype)
 
 
-def as_internlm2(folder: Path, group: int = 2, head_dim: int = 8) -> None:
-    """Give a LLaMA in `folder` the names and the fused projection of InternLM2."""
-    names = {
-        "model.embed_tokens": "model.tok_embeddings",
-        "lm_head": "output",
-        "input_layernorm": "attention_norm",
-        "post_attention_layernorm": "ffn_norm",
-        "self_attn.o_proj": "attention.wo",
-        "mlp.gate_proj": "feed_forward.w1",
-        "mlp.up_proj": "feed_forward.w3",
-        "mlp.down_proj": "feed_forward.w2",
-    }
-    weights = load_file(folder / "model.safetensors")
-    renamed: dict[str, torch.Tensor] = {}
-    for name, tensor in weights.items():
-        if "q_proj" in name:
-            q, k, v = (weights[name.replace("q_proj", f"{letter}_proj")] for letter in "qkv")
-            rows: list[torch.Tensor] = []
-            for head in range(len(k) // head_dim):
-                rows += [q[head * group * head_dim : (head + 1) * group * head_dim]]
-                rows += [part[head * head_dim : (head + 1) * head_dim] for part in (k, v)]
-            renamed[name.replace("self_attn.q_proj", "attention.wqkv")] = torch.cat(rows)
-        elif "k_proj" not in name and "v_proj" not in name:
-            for theirs, ours in names.items():
-                name = name.replace(theirs, ours)
-            renamed[name] = tensor
-    save_file(renamed, folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "internlm2", "bias": config["attention_bias"], "attention_bias": None}
-    (folder / "config.json").write_text(json.dumps(config))
-
-
 @pytest.mark.parametrize("bias", [False, True])
-def test_internlm2_is_read_in_its_own_layout(bias: bool, tmp_path: Path, serve: Serve) -> None:
-    reference = make_model("Llama", {"attention_bias": bias}, tmp_path)
-    as_internlm2(tmp_path)
+def test_internlm2_is_read_in_its_own_layout(bias: bool, kernels: str, tmp_path: Path, serve: Serve) -> None:
+    sizes = NATIVE_SIZES if kernels == "native" else {"head_dim": 8}
+    reference = make_model("Llama", {"attention_bias": bias, **sizes}, tmp_path)
+    as_internlm2(tmp_path, head_dim=sizes["head_dim"])
     model = load_model(tmp_path, ModelOptions())
+    assert isinstance(model, DECODERS[kernels])
     assert_same(serve(model, TEXTS, chunk=6), expected_logits(reference))
 
 
-def test_internlm3_has_its_own_names_for_biases(tmp_path: Path, serve: Serve) -> None:
-    reference = make_model("Llama", {"attention_bias": True, "mlp_bias": True}, tmp_path)
+def test_internlm3_has_its_own_names_for_biases(kernels: str, tmp_path: Path, serve: Serve) -> None:
+    sizes = NATIVE_SIZES if kernels == "native" else {}
+    reference = make_model("Llama", {"attention_bias": True, "mlp_bias": True, **sizes}, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["attention_bias"], config["mlp_bias"]
     config |= {"model_type": "internlm3", "bias": True, "qkv_bias": True}
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = load_model(tmp_path, ModelOptions())
+    assert isinstance(model, DECODERS[kernels])
     assert_same(serve(model, TEXTS, chunk=6), expected_logits(reference))
 
 
@@ -326,10 +242,13 @@ def write_gguf(reference: Any, path: Path, architecture: str, rope_factors: torc
 
 
 @pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama", "llama-biases"])
-def test_gguf_files_of_other_families(name: str, tmp_path: Path, serve: Serve) -> None:
-    reference = make_model(*LEAN[name], tmp_path)
+def test_gguf_files_of_other_families(name: str, kernels: str, tmp_path: Path, serve: Serve) -> None:
+    kind, options = LEAN[name]
+    reference = make_model(kind, {**options, **(NATIVE_SIZES if kernels == "native" else {})}, tmp_path)
     path = write_gguf(reference, tmp_path / "model.gguf", name.split("-")[0])
-    assert_same(serve(load_model(path, ModelOptions()), TEXTS, chunk=6), expected_logits(reference))
+    model = load_model(path, ModelOptions())
+    assert isinstance(model, DECODERS[kernels])
+    assert_same(serve(model, TEXTS, chunk=6), expected_logits(reference))
 
 
 def test_gguf_files_bring_the_rotary_factors_of_llama3(tmp_path: Path, serve: Serve) -> None:

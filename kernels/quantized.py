@@ -1,0 +1,212 @@
+"""Weights, keys and values in few bits, in plain torch: the arithmetic of native/weights.h on any device.
+
+A product rounds its inputs as the native ones do (bfloat16, or int8 in groups of 32) and then multiplies them with what
+the codes stand for, some rows of the matrix at a time, so that no whole matrix is ever there in floating point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .weights import WeightFormat
+
+GROUP = 32
+GROUP_NF4 = 64
+# Values of a matrix that are there in floating point at a time: 64 MiB in float32.
+SLICE = 1 << 24
+
+# Quantiles of the normal distribution, scaled to [-1, 1]: Dettmers et al., "QLoRA" (2023), appendix E.
+NF4_VALUES = (
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
+
+
+class QuantizedWeight(nn.Module):
+    """A matrix [num_out, num_in] in any format of `WeightFormat` but FLOAT32.
+
+    `codes`: bfloat16 or int8 [num_out, num_in], or two of four bits in a byte, uint8 [num_out, padded num_in / 2] (the
+    low half is the first). `scales`: INT8 float32 [num_out, 1], INT4 and NF4 half [num_out, num_groups]; `minimums`:
+    INT4, the same.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor | None
+    minimums: torch.Tensor | None
+
+    def __init__(
+        self,
+        format: WeightFormat,
+        num_in: int,
+        codes: torch.Tensor,
+        scales: torch.Tensor | None = None,
+        minimums: torch.Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.format = format
+        self.num_out = len(codes)
+        self.num_in = num_in
+        self.register_buffer("codes", codes)
+        self.register_buffer("scales", scales)
+        self.register_buffer("minimums", minimums)
+
+    @classmethod
+    def from_float(cls, weight: torch.Tensor, format: WeightFormat) -> QuantizedWeight:
+        """weight [num_out, num_in] of any floating type."""
+        if format is WeightFormat.FLOAT32:
+            raise ValueError("a float32 weight is a tensor")
+        num_rows = max(1, SLICE // weight.shape[1])
+        parts = list(zip(*(_quantize(rows.float(), format) for rows in weight.split(num_rows)), strict=True))
+        return cls(format, weight.shape[1], *(torch.cat(part) for part in parts))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.num_out, self.num_in
+
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self.buffers())
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """What the codes stand for, [num_out, num_in]."""
+        return self.rows(slice(None), dtype)
+
+    def rows(self, which: torch.Tensor | slice, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Some rows of it, [count, num_in]."""
+        codes = self.codes[which]
+        if self.scales is None:
+            return codes.to(dtype)
+        wide = torch.promote_types(dtype, torch.float32)
+        scales = self.scales[which].to(wide)
+        if self.format is WeightFormat.INT8:
+            return (codes.to(wide) * scales).to(dtype)
+        unpacked = torch.stack([codes & 0x0F, codes >> 4], -1).flatten(1)
+        if self.minimums is not None:
+            groups = unpacked.unflatten(1, (-1, GROUP)).to(wide)
+            values = groups * scales[..., None] + self.minimums[which].to(wide)[..., None]
+        else:
+            table = torch.tensor(NF4_VALUES, device=codes.device).bfloat16().to(wide)
+            values = table[unpacked.unflatten(1, (-1, GROUP_NF4)).int()] * scales[..., None]
+        return values.flatten(1)[:, : self.num_in].to(dtype)
+
+    def slices(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        """`dequantize` in pieces, from the first row to the last."""
+        step = max(1, SLICE // self.num_in)
+        for first in range(0, self.num_out, step):
+            yield self.rows(slice(first, first + step), dtype)
+
+
+def _quantize(weight: torch.Tensor, format: WeightFormat) -> tuple[torch.Tensor, ...]:
+    """float32 [num_rows, num_in] -> codes, scales, minimums, as many as the format has."""
+    if format is WeightFormat.BFLOAT16:
+        return (weight.bfloat16(),)
+    if format is WeightFormat.INT8:
+        top = weight.abs().amax(1, keepdim=True)
+        return (weight * _inverse(top, 127)).round().to(torch.int8), top / 127
+    if format is WeightFormat.INT4:
+        # Copies of a row's last value change neither the least nor the largest of its group.
+        groups = F.pad(weight[:, None], (0, -weight.shape[1] % GROUP), mode="replicate")[:, 0].unflatten(1, (-1, GROUP))
+        low, high = groups.amin(-1), groups.amax(-1)
+        minimums, scales = low.half(), ((high - low) / 15).half()
+        codes = ((groups - minimums.float()[..., None]) * _inverse(scales.float(), 1)[..., None]).round().clamp(0, 15)
+        return _pack(codes), scales, minimums
+    padded = F.pad(weight, (0, -weight.shape[1] % GROUP_NF4)).contiguous()
+    groups = padded.unflatten(1, (-1, GROUP_NF4))
+    scales = groups.abs().amax(-1).half()
+    table = torch.tensor(NF4_VALUES, device=weight.device)
+    codes = torch.bucketize(groups * _inverse(scales.float(), 1)[..., None], (table[1:] + table[:-1]) / 2)
+    return _pack(codes), scales
+
+
+def _inverse(x: torch.Tensor, numerator: float) -> torch.Tensor:
+    """A division: of a plain number torch makes a product with the reciprocal, which is rounded twice."""
+    return torch.where(x > 0, torch.full_like(x, numerator) / x, 0)
+
+
+def _pack(codes: torch.Tensor) -> torch.Tensor:
+    """[num_rows, num_groups, group] of four bits -> bytes [num_rows, ...]."""
+    pairs = codes.to(torch.uint8).flatten(1).unflatten(1, (-1, 2))
+    return pairs[..., 0] | pairs[..., 1] << 4
+
+
+def linear(x: torch.Tensor, weight: QuantizedWeight) -> torch.Tensor:
+    """x [..., num_in] -> [..., num_out] of the same type; computed in at least float32."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if weight.format in (WeightFormat.BFLOAT16, WeightFormat.NF4):
+        rounded = x.bfloat16().to(wide)
+    else:
+        rounded = _round_to_int8(x.to(wide))
+    return torch.cat([F.linear(rounded, rows) for rows in weight.slices(wide)], -1).to(x.dtype)
+
+
+def _round_to_int8(x: torch.Tensor) -> torch.Tensor:
+    """Each value as the nearest multiple of a 127th of the largest of its group of 32."""
+    groups = F.pad(x, (0, -x.shape[-1] % GROUP)).unflatten(-1, (-1, GROUP))
+    top = groups.abs().amax(-1, keepdim=True)
+    return ((groups * _inverse(top, 127)).round() * (top / 127)).flatten(-2)[..., : x.shape[-1]]
+
+
+@dataclass(frozen=True)
+class QuantizedCache:
+    """Keys or values of one layer in int8, a scale for each token and head.
+
+    codes int8 [num_blocks, block_size, num_kv_heads, head_dim], scales float32 [num_blocks, block_size, num_kv_heads].
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.codes.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.scales.nbytes
+
+
+Cache = torch.Tensor | QuantizedCache
+
+
+def quantize_heads(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[num_tokens, num_kv_heads, head_dim] -> codes int8, scales float32 [num_tokens, num_kv_heads]."""
+    wide = x.float()
+    top = wide.abs().amax(-1, keepdim=True)
+    return (wide * _inverse(top, 127)).round().to(torch.int8), top[..., 0] / 127
+
+
+def write_slots(x: torch.Tensor, cache: Cache, slots: torch.Tensor) -> None:
+    """Write x [num_tokens, num_kv_heads, head_dim] to the slots of a cache of any type."""
+    if isinstance(cache, QuantizedCache):
+        codes, scales = quantize_heads(x)
+        cache.codes.flatten(0, 1).index_copy_(0, slots, codes)
+        cache.scales.flatten(0, 1).index_copy_(0, slots, scales)
+    else:
+        cache.flatten(0, 1).index_copy_(0, slots, x.to(cache.dtype))
+
+
+def read_blocks(cache: Cache, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The blocks in that order and type, [len(blocks), block_size, num_kv_heads, head_dim]."""
+    if isinstance(cache, QuantizedCache):
+        scales = cache.scales.index_select(0, blocks)[..., None]
+        return (cache.codes.index_select(0, blocks) * scales).to(dtype)
+    return cache.index_select(0, blocks).to(dtype)
