@@ -24,6 +24,7 @@ from .lora import Adapter, AdapterStore
 from .lora_llama import read_llama_adapter
 
 LANES = 16
+LINE = 64
 MAX_HEAD_DIM = 256
 KV_BYTES = {WeightFormat.FLOAT32: 4, WeightFormat.BFLOAT16: 2, WeightFormat.INT8: 1}
 
@@ -51,9 +52,8 @@ class NativeCache(KVCache):
         self.format = format
         num_bytes = num_blocks * block_size * config.num_kv_heads * config.head_dim * KV_BYTES[format]
         num_scales = num_blocks * block_size * config.num_kv_heads if format is WeightFormat.INT8 else 0
-        # Zeroed by the operating system as pages are touched.
-        self.keys = [np.zeros(num_bytes, np.uint8) for _ in range(config.num_layers)]
-        self.values = [np.zeros(num_bytes, np.uint8) for _ in range(config.num_layers)]
+        self.keys = [_zeros(num_bytes) for _ in range(config.num_layers)]
+        self.values = [_zeros(num_bytes) for _ in range(config.num_layers)]
         self.scales = [np.zeros((2, num_scales), np.float32) for _ in range(config.num_layers)]
 
     @property
@@ -69,6 +69,13 @@ class NativeCache(KVCache):
             scales[0].ctypes.data if has_scales else None,
             scales[1].ctypes.data if has_scales else None,
         )
+
+
+def _zeros(num_bytes: int) -> np.ndarray:
+    """Bytes that begin at a cache line, as the kernels load them fastest; zeroed by the system as they are touched."""
+    whole = np.zeros(num_bytes + LINE, np.uint8)
+    start = -whole.ctypes.data % LINE
+    return whole[start : start + num_bytes]
 
 
 class NativeLayer:

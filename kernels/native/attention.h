@@ -77,9 +77,9 @@ inline void write_kv(const KVLayout& layout, const KVCache& cache, int64_t slot,
 
 // Queries of one step, turned and scaled (by log2 e too), as the scores multiply them.
 struct Queries {
-    std::vector<uint8_t> data;   // [rows][head_dim] float, bf16 or int8
-    std::vector<float> scales;   // INT8
-    std::vector<int32_t> sums;   // INT8: of a row, for the keys' + 128
+    Lines<uint8_t> data;   // [rows][head_dim] float, bf16 or int8
+    Lines<float> scales;   // INT8
+    Lines<int32_t> sums;   // INT8: of a row, for the keys' + 128
 
     void shape(const KVLayout& layout, size_t rows) {
         const size_t bytes = rows * layout.head_dim * layout.element_bytes();
@@ -122,9 +122,9 @@ struct RowGroup {
 };
 
 struct AttentionScratch {
-    std::vector<float> scores;     // [ROWS][CHUNK]
-    std::vector<uint16_t> halves;  // [ROWS][CHUNK], bf16 weights
-    std::vector<float> sums;       // [ROWS][head_dim]
+    Lines<float> scores;     // [ROWS][CHUNK]
+    Lines<uint16_t> halves;  // [ROWS][CHUNK], bf16 weights
+    Lines<float> sums;       // [ROWS][head_dim]
     AttentionScratch() : scores(ROWS * CHUNK), halves(ROWS * CHUNK), sums(ROWS * 256) {}
 };
 

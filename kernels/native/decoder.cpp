@@ -103,7 +103,7 @@ private:
     }
 
     template <class T>
-    static void grow(std::vector<T>& v, size_t size) {
+    static void grow(Lines<T>& v, size_t size) {
         if (v.size() < size) v.resize(size);
     }
 
@@ -142,12 +142,17 @@ private:
         });
     }
 
-    void grow_once(int thread, std::vector<float>& v, size_t size) {
+    void grow_once(int thread, Lines<float>& v, size_t size) {
         pool.stage(thread, 1, [&](int, int) { grow(v, size); });
     }
 
     void product(const Weight& w, const Rows& x, const Output& out, int thread) {
-        pool.stage(thread, num_panels(w.n), [&](int panel, int) { linear_panel(w, x, out, panel); });
+        // Threads take panels in turns, more or less.
+        const int panels = num_panels(w.n), ahead = pool.num_threads();
+        const int64_t bytes = panel_bytes(w.format, w.k);
+        pool.stage(thread, panels, [&](int panel, int) {
+            linear_panel(w, x, out, panel, panel + ahead < panels ? w.data + (panel + ahead) * bytes : nullptr);
+        });
     }
 
     void norm_stage(const float* weight, const Model& model, const Batch& batch, Rows& rows, int thread) {
@@ -269,7 +274,7 @@ private:
 
     struct Scratch {
         AttentionScratch attention;
-        std::vector<float> buffer, lows;
+        Lines<float> buffer, lows;
         float* row(size_t n) {
             if (buffer.size() < n) buffer.resize(n);
             return buffer.data();
@@ -281,7 +286,7 @@ private:
     };
 
     KVLayout layout{};
-    std::vector<float> residual, wide, attended, normed, both;
+    Lines<float> residual, wide, attended, normed, both;
     Rows rows, qkv_rows, o_rows, gate_up_rows, down_rows;
     Queries queries;
     std::vector<Task> tasks;

@@ -13,11 +13,11 @@ namespace cb {
 struct Rows {
     int m = 0, k = 0;
     int format = FLOAT32;        // FLOAT32, BFLOAT16 or INT8
-    std::vector<uint8_t> data;   // [m][k] of that type
+    Lines<uint8_t> data;   // [m][k] of that type
     // INT8, a group of 32 values: some inputs are a hundred times larger than the others of their row, and with one
-    // scale a row these others would be all that is lost (measured: perplexity + 4% against + 0.1%).
-    std::vector<float> scales;   // [m][k / 32]
-    std::vector<int32_t> sums;   // [m][k / 32]: of the values
+    // scale a row these others would be all that is lost (measured: perplexity + 4% against + 0.5%).
+    Lines<float> scales;   // [m][k / 32]
+    Lines<int32_t> sums;   // [m][k / 32]: of the values
 
     int element_bytes() const { return format == FLOAT32 ? 4 : format == BFLOAT16 ? 2 : 1; }
 
@@ -120,7 +120,8 @@ inline void sum_bfloat16(const uint8_t* panel, const Rows& x, int first, Acc<M>&
 }
 
 template <int M>
-inline void sum_int8(const uint8_t* panel, const Rows& x, int first, const float* scales, Acc<M>& out) {
+inline void sum_int8(const uint8_t* panel, const Rows& x, int first, const float* scales, const uint8_t* next,
+                     Acc<M>& out) {
     const uint8_t* a = x.row(first);
     const int64_t stride = x.k;
     const int64_t groups = x.k / GROUP;
@@ -131,6 +132,7 @@ inline void sum_int8(const uint8_t* panel, const Rows& x, int first, const float
     for (int group = 0; group < groups; ++group) {
         i32x16 acc[M][2];
         each<M>([&](auto m) CB_INLINE { acc[m][0] = acc[m][1] = _mm512_set1_epi32(-128 * sums[m * groups + group]); });
+        if (next) prefetch_far(next + int64_t(group) * GROUP * PANEL, GROUP * PANEL);
 #pragma GCC unroll 8
         for (int step = 0; step < GROUP / 4; ++step, panel += 128, a += 4) {
             const i32x16 b0 = _mm512_loadu_si512(panel), b1 = _mm512_loadu_si512(panel + 64);
@@ -154,7 +156,7 @@ inline void sum_int8(const uint8_t* panel, const Rows& x, int first, const float
 inline f32x16 load_half(const uint16_t* from) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)); }
 
 template <int M>
-inline void sum_int4(const uint8_t* panel, const Rows& x, int first, Acc<M>& out) {
+inline void sum_int4(const uint8_t* panel, const Rows& x, int first, const uint8_t* next, Acc<M>& out) {
     const uint8_t* a = x.row(first);
     const int64_t stride = x.k;
     const i32x16 low_half = _mm512_set1_epi8(0x0f);
@@ -164,6 +166,7 @@ inline void sum_int4(const uint8_t* panel, const Rows& x, int first, Acc<M>& out
     f32x16 total[M][2];
     each<M>([&](auto m) CB_INLINE { total[m][0] = total[m][1] = _mm512_setzero_ps(); });
     for (int group = 0; group < groups; ++group, panel += GROUP_BYTES) {
+        if (next) prefetch_far(next + int64_t(group) * GROUP_BYTES, GROUP_BYTES);
         i32x16 acc[M][2];
         each<M>([&](auto m) CB_INLINE { acc[m][0] = acc[m][1] = _mm512_setzero_si512(); });
 #pragma GCC unroll 4
@@ -267,20 +270,20 @@ inline void finish_tile(const Weight& w, const Output& out, int panel, int first
 }
 
 template <int M>
-void compute_tile(const Weight& w, const Rows& x, const Output& out, int panel, int first) {
+void compute_tile(const Weight& w, const Rows& x, const Output& out, int panel, int first, const uint8_t* next) {
     const uint8_t* data = w.data + int64_t(panel) * panel_bytes(w.format, w.k);
     Acc<M> acc;
     switch (w.format) {
         case FLOAT32: sum_float32<M>(data, x, first, acc); break;
         case BFLOAT16: sum_bfloat16<M>(data, x, first, acc); break;
-        case INT8: sum_int8<M>(data, x, first, int8_scales(w) + panel * PANEL, acc); break;
-        case INT4: sum_int4<M>(data, x, first, acc); break;
+        case INT8: sum_int8<M>(data, x, first, int8_scales(w) + panel * PANEL, next, acc); break;
+        case INT4: sum_int4<M>(data, x, first, next, acc); break;
         default: sum_nf4<M>(data, x, first, acc); break;
     }
     finish_tile<M>(w, out, panel, first, acc);
 }
 
-using TileFunction = void (*)(const Weight&, const Rows&, const Output&, int, int);
+using TileFunction = void (*)(const Weight&, const Rows&, const Output&, int, int, const uint8_t*);
 
 inline TileFunction tile_function(int rows) {
     static const TileFunction functions[MAX_TILE + 1] = {
@@ -294,12 +297,13 @@ inline TileFunction tile_function(int rows) {
 // Where sums of a group are kept beside the whole sums, half as many rows fit into the registers.
 inline int max_tile(int format) { return format == FLOAT32 || format == BFLOAT16 ? MAX_TILE : 6; }
 
-// One panel for all rows. Tiles of nearly equal size, so that none is left with a single row.
-inline void linear_panel(const Weight& w, const Rows& x, const Output& out, int panel) {
+// One panel for all rows, in tiles of nearly equal size, so that none is left with a single row. During the last one the
+// panel `next` is fetched (null: none), which this thread will probably read: memory is then never idle.
+inline void linear_panel(const Weight& w, const Rows& x, const Output& out, int panel, const uint8_t* next) {
     const int num_tiles = (x.m + max_tile(w.format) - 1) / max_tile(w.format);
     for (int tile = 0; tile < num_tiles; ++tile) {
-        const int first = int(int64_t(x.m) * tile / num_tiles), next = int(int64_t(x.m) * (tile + 1) / num_tiles);
-        tile_function(next - first)(w, x, out, panel, first);
+        const int first = int(int64_t(x.m) * tile / num_tiles), end = int(int64_t(x.m) * (tile + 1) / num_tiles);
+        tile_function(end - first)(w, x, out, panel, first, tile == num_tiles - 1 ? next : nullptr);
     }
 }
 

@@ -57,7 +57,7 @@ private:
 
     alignas(64) std::atomic<uint32_t> value_;
     std::atomic<int> sleepers_{0};
-    std::atomic<int> spins_{MAX_SPINS};
+    alignas(64) std::atomic<int> spins_{MAX_SPINS};  // apart from what is spun on
 };
 
 class Pool {

@@ -9,7 +9,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <utility>
+#include <vector>
 
 #if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) || !defined(__AVX512DQ__) || \
     !defined(__AVX512VNNI__)
@@ -24,6 +26,23 @@ using f32x16 = __m512;
 using i32x16 = __m512i;
 
 inline int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// A vector that begins at a cache line: registers are loaded from one line, not two, and two threads that write
+// neighbouring panels do not share any.
+template <class T>
+struct LineAllocator {
+    using value_type = T;
+    LineAllocator() = default;
+    template <class U>
+    LineAllocator(const LineAllocator<U>&) {}
+    T* allocate(size_t n) { return (T*)::operator new(n * sizeof(T), std::align_val_t(64)); }
+    void deallocate(T* at, size_t) { ::operator delete(at, std::align_val_t(64)); }
+    bool operator==(const LineAllocator&) const { return true; }
+    bool operator!=(const LineAllocator&) const { return false; }
+};
+
+template <class T>
+using Lines = std::vector<T, LineAllocator<T>>;
 
 // `body(i)` for each i below N, an integral constant each time: arrays that are indexed by it end up in registers, which
 // those that a loop indexes do not always.
@@ -78,6 +97,10 @@ inline __m256i narrow_bf16_coarse(f32x16 x) {
 
 inline void prefetch(const uint8_t* from, int64_t bytes) {
     for (int64_t at = 0; at < bytes; at += 64) _mm_prefetch((const char*)from + at, _MM_HINT_T0);
+}
+
+inline void prefetch_far(const uint8_t* from, int64_t bytes) {  // into the second cache
+    for (int64_t at = 0; at < bytes; at += 64) _mm_prefetch((const char*)from + at, _MM_HINT_T1);
 }
 
 inline void store_bf16(uint16_t* to, f32x16 x) { _mm256_storeu_si256((__m256i*)to, narrow_bf16(x)); }
