@@ -127,7 +127,7 @@ class NativeUnavailable(RuntimeError):
 def unavailable() -> str:
     """Why the native kernels cannot run here; empty where they can. Compiles them if that was not done before."""
     try:
-        library()
+        kernels()
     except NativeUnavailable as error:
         return str(error)
     return ""
@@ -146,7 +146,7 @@ def missing() -> str:
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
+def kernels() -> ctypes.CDLL:
     """The compiled kernels. Raises NativeUnavailable."""
     if why := missing():
         raise NativeUnavailable(why)

@@ -35,7 +35,7 @@ def available() -> bool:
 def greedy(logits: torch.Tensor) -> torch.Tensor:
     rows = logits.contiguous()
     tokens = torch.empty(len(rows), dtype=torch.int64)
-    native.library().cb_greedy(rows.data_ptr(), *rows.shape, tokens.data_ptr())
+    native.kernels().cb_greedy(rows.data_ptr(), *rows.shape, tokens.data_ptr())
     return tokens
 
 
@@ -57,7 +57,7 @@ def sample(
         raise ValueError(f"{len(rows)} rows need as many of each parameter")
     tokens = torch.empty(len(rows), dtype=torch.int64)
     pointers = (column.data_ptr() for column in columns)
-    native.library().cb_sample(_handle(), rows.data_ptr(), *rows.shape, *pointers, tokens.data_ptr())
+    native.kernels().cb_sample(_handle(), rows.data_ptr(), *rows.shape, *pointers, tokens.data_ptr())
     return tokens
 
 
@@ -71,7 +71,7 @@ def token_logprobs(
     num_top = min(num_top, vocab_size)
     own, top = torch.empty(num_rows), torch.empty(num_rows, num_top)
     ids = torch.empty(num_rows, num_top, dtype=torch.int64)
-    native.library().cb_token_logprobs(
+    native.kernels().cb_token_logprobs(
         _handle(),
         rows.data_ptr(),
         num_rows,

@@ -50,7 +50,7 @@ class PackedWeight:
         self.num_out = num_out
         self.num_in = num_in
         self.format = format
-        library = native.library()
+        library = native.kernels()
         self.data = torch.zeros(library.cb_weight_bytes(format.code, num_out, num_in), dtype=torch.uint8)
         self.bias = torch.zeros(-(-num_out // PANEL) * PANEL) if has_bias else None
 
@@ -70,7 +70,7 @@ class PackedWeight:
                 f"rows {int(places.min())} to {int(places.max())} do not fit a weight of {self.num_out} rows"
             )
         places = places.to(torch.int64).contiguous()
-        native.library().cb_pack(
+        native.kernels().cb_pack(
             self.format.code,
             self.num_out,
             self.num_in,
@@ -89,7 +89,7 @@ class PackedWeight:
             )
         out = torch.empty(len(index), self.num_in)
         weight = self.c_struct()
-        native.library().cb_unpack(ctypes.addressof(weight), index.data_ptr(), len(index), out.data_ptr())
+        native.kernels().cb_unpack(ctypes.addressof(weight), index.data_ptr(), len(index), out.data_ptr())
         return out
 
     def c_struct(self) -> native.CWeight:
@@ -108,7 +108,7 @@ class NativeEngine:
     """The threads and the work space of native computation. One call at a time."""
 
     def __init__(self, num_threads: int) -> None:
-        self._library = native.library()
+        self._library = native.kernels()
         self.num_threads = num_threads
         self._handle: int | None = self._library.cb_engine_new(num_threads)
 
