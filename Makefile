@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+# Triton's interpreter is chosen when triton is imported, so these tests run in processes of their own.
+GPU_PYTEST := $(BIN)/pytest -c tests/gpu/pytest.ini --rootdir tests/gpu --confcutdir tests/gpu tests/gpu
 PEERS := $(patsubst tests/benchmarks/peers/requirements-%.txt,%,$(wildcard tests/benchmarks/peers/requirements-*.txt))
 
 # Programs that some tests run, with the Debian package where it has another name; without one, its tests are skipped.
@@ -12,7 +14,7 @@ PROGRAMS := strace ip:iproute2
 # What an installation depends on: what it asks for, the versions, and where it lies (it is editable).
 HASH = $$({ cat pyproject.toml constraints.txt; pwd -P; } | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-64)
 
-.PHONY: help install demo test test-slow check fmt bench peers schema-snapshot clean
+.PHONY: help install demo test gpu-test test-slow check fmt bench peers schema-snapshot clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -56,6 +58,10 @@ demo: install ## ask the default model a question through the bus
 
 test: install ## the tests, without the slow ones
 	$(PYTEST) -m "not slow"
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(GPU_PYTEST) -n 2
+
+gpu-test: ## the Triton kernels on this machine's card; PYTHON names a Python with torch, triton and pytest
+	$(or $(PYTHON),$(BIN)/python) $(GPU_PYTEST:$(BIN)/%=-m %)
 
 test-slow: install ## the slow tests
 	@status=0; $(PYTEST) -m slow || status=$$?; \
