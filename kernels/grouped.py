@@ -1,4 +1,4 @@
-"""Four-bit weights in groups of inputs: what weights of AWQ, GPTQ and our own quantizers become when they are loaded."""
+"""Four-bit weights in groups of inputs: what those of AWQ, GPTQ and our own quantizers become when they are loaded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
+"""What is checked before a kernel is launched."""
+
 from __future__ import annotations
 
 import pytest
 import torch
+
 from callboard.kernels.gpu import launch
 
 
