@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from . import native
+from .memory import Arena
 
 PANEL = 32
 
@@ -44,14 +45,20 @@ class Finish(enum.IntEnum):
 
 
 class PackedWeight:
-    """A matrix [num_out, num_in] in `format`, filled row by row with `fill`. CPU, native kernels."""
+    """A matrix [num_out, num_in] in `format`, filled row by row with `fill`. CPU, native kernels.
 
-    def __init__(self, num_out: int, num_in: int, format: WeightFormat, *, has_bias: bool = False) -> None:
+    `arena`: where it lies, together with the other weights of its model.
+    """
+
+    def __init__(
+        self, num_out: int, num_in: int, format: WeightFormat, *, has_bias: bool = False, arena: Arena | None = None
+    ) -> None:
         self.num_out = num_out
         self.num_in = num_in
         self.format = format
         library = native.kernels()
-        self.data = torch.zeros(library.cb_weight_bytes(format.code, num_out, num_in), dtype=torch.uint8)
+        num_bytes = library.cb_weight_bytes(format.code, num_out, num_in)
+        self.data = torch.zeros(num_bytes, dtype=torch.uint8) if arena is None else arena.take(num_bytes)
         self.bias = torch.zeros(-(-num_out // PANEL) * PANEL) if has_bias else None
 
     @property

@@ -24,7 +24,7 @@ from .errors import BenchFailed, ContenderFailed
 from .generate_company import OURS, Company, Samples, Step
 from .generate_more import PERPLEXITY_GOALS, contended, deterministic, perplexity, second_turn
 from .generate_report import report_agreement, report_memory, report_overhead, report_promises, report_rows
-from .generate_rows import REFERENCE, GenerateOptions, Row
+from .generate_rows import KV_CACHES, REFERENCE, GenerateOptions, Row
 from .machine import machine_facts
 from .model_folder import model_folder
 from .report import Report
@@ -87,6 +87,7 @@ def _ours(options: GenerateOptions) -> Iterator[Contender]:
             "model": str(options.model),
             "dtype": "float32" if weights == "float32" else "bfloat16",
             "weights": weights,
+            "kv_cache": KV_CACHES.get(weights, ""),
             "cache_mib": options.cache_mib,
             **options.engine,
         }

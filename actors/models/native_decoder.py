@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ...kernels import native
+from ...kernels.memory import Arena
 from ...kernels.ragged import RaggedBatch
 from ...kernels.weights import FOUR_BITS, NativeEngine, PackedWeight, WeightFormat
 from ...runtime.errors import ConfigError, ModelDamaged
@@ -81,7 +82,7 @@ def _zeros(num_bytes: int) -> np.ndarray:
 class NativeLayer:
     """The weights of one layer."""
 
-    def __init__(self, config: LlamaConfig, format: WeightFormat) -> None:
+    def __init__(self, config: LlamaConfig, format: WeightFormat, arena: Arena) -> None:
         q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         hidden, intermediate = config.hidden_size, config.intermediate_size
         self.input_norm = torch.empty(hidden)
@@ -89,10 +90,10 @@ class NativeLayer:
         self.q_norm = torch.empty(config.head_dim) if config.qk_norm else None
         self.k_norm = torch.empty(config.head_dim) if config.qk_norm else None
         self.products = {
-            "qkv": PackedWeight(q + 2 * kv, hidden, format, has_bias=config.qkv_bias),
-            "o": PackedWeight(hidden, q, format, has_bias=config.o_bias),
-            "gate_up": PackedWeight(2 * intermediate, hidden, format, has_bias=config.mlp_bias),
-            "down": PackedWeight(hidden, intermediate, format, has_bias=config.mlp_bias),
+            "qkv": PackedWeight(q + 2 * kv, hidden, format, has_bias=config.qkv_bias, arena=arena),
+            "o": PackedWeight(hidden, q, format, has_bias=config.o_bias, arena=arena),
+            "gate_up": PackedWeight(2 * intermediate, hidden, format, has_bias=config.mlp_bias, arena=arena),
+            "down": PackedWeight(hidden, intermediate, format, has_bias=config.mlp_bias, arena=arena),
         }
 
 
@@ -117,13 +118,14 @@ class NativeDecoder:
             self._shapes = LlamaDecoder(config, torch.float32)  # knows where each tensor goes
         # Four bits are too few for the vocabulary: it costs more perplexity than all layers together.
         vocabulary = WeightFormat.INT8 if weights in FOUR_BITS else weights
-        self._embedding = PackedWeight(config.vocab_size, config.hidden_size, vocabulary)
+        arena = Arena()
+        self._embedding = PackedWeight(config.vocab_size, config.hidden_size, vocabulary, arena=arena)
         self._head = (
             self._embedding
             if config.tied_embeddings
-            else PackedWeight(config.vocab_size, config.hidden_size, vocabulary)
+            else PackedWeight(config.vocab_size, config.hidden_size, vocabulary, arena=arena)
         )
-        self._layers = [NativeLayer(config, weights) for _ in range(config.num_layers)]
+        self._layers = [NativeLayer(config, weights, arena) for _ in range(config.num_layers)]
         self._norm = torch.empty(config.hidden_size)
         self._rotation = Rotation(config)
         self._adapters = AdapterStore(torch.float32)

@@ -33,12 +33,13 @@ public:
             syscall(SYS_futex, (uint32_t*)&value_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
     }
 
-    // Spins as long as spinning was worth it lately: a thread that had to sleep was waiting for one without a core.
+    // Spins as long as spinning was worth it lately: a thread that had to sleep was waiting for one without a core. One
+    // late thread in nine stages must not put the others to sleep in all of them: so it grows faster than it is halved.
     void wait_while(uint32_t old) {
         int spins = spins_.load(std::memory_order_relaxed);
         for (int i = 0; i < spins; ++i) {
             if (load() != old) {
-                if (spins < MAX_SPINS) spins_.store(spins + 1 + spins / 16, std::memory_order_relaxed);
+                if (spins < MAX_SPINS) spins_.store(spins + 1 + spins / 4, std::memory_order_relaxed);
                 return;
             }
             _mm_pause();
@@ -53,7 +54,7 @@ public:
 private:
     // Some 15 ns each. The gaps between two stages are shorter than the most; waking a sleeper takes longer than the
     // least.
-    static constexpr int MAX_SPINS = 2000, MIN_SPINS = 30;
+    static constexpr int MAX_SPINS = 4000, MIN_SPINS = 30;
 
     alignas(64) std::atomic<uint32_t> value_;
     std::atomic<int> sleepers_{0};
