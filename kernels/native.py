@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from platformdirs import user_cache_path
+from .cache import cache_folder
 
 SOURCES = Path(__file__).parent / "native"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
@@ -37,6 +37,7 @@ class CWeight(ctypes.Structure):
         ("reserved", ctypes.c_int32),
         ("data", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
+        ("order", ctypes.c_void_p),
     )
 
 
@@ -162,6 +163,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
         "cb_engine_free": (None, (pointer,)),
         "cb_weight_bytes": (int64, (int32, int32, int32)),
         "cb_pack": (None, (int32, int32, int32, pointer, pointer, int32, pointer)),
+        "cb_pack_codes": (None, (int32, int32, int32, pointer, pointer, pointer, pointer, int32, pointer)),
         "cb_unpack": (None, (pointer, pointer, int32, pointer)),
         "cb_linear": (None, (pointer, pointer, pointer, int32, pointer, int64, int32)),
         "cb_forward": (None, (pointer, pointer, pointer, pointer)),
@@ -182,8 +184,7 @@ def _compiled(flags: frozenset[str]) -> Path:
     digest = hashlib.sha256("\0".join((version, *FLAGS, *sorted(flags))).encode())
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.read_bytes())
-    cache = os.environ.get("CALLBOARD_CACHE_DIR")
-    folder = (Path(cache).expanduser() if cache else user_cache_path("callboard", appauthor=False)) / "native"
+    folder = cache_folder("native")
     target = folder / f"kernels-{digest.hexdigest()[:16]}.so"
     if target.exists():
         return target

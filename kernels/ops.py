@@ -1,7 +1,8 @@
 """The one door to numerics: each op has one signature here and picks its path by device.
 
 Paths are modules of functions with these names: `reference` (plain torch, any floating type, written to be read and
-to be held against), `cpu`. Shapes are written where tensors enter; caches and batches are those of `ragged`.
+to be held against), `plain` (torch, any device; on a CPU with the native kernels' sampling), `gpu.path` (Triton).
+Shapes are written where tensors enter; caches and batches are those of `ragged`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from typing import Protocol
 
 import torch
 
-from . import cpu, native_sampling, quantized, reference
+from . import native_sampling, ops_linear, plain
+from .gpu import launch
+from .linears import Weight
 from .lora import Rows
-from .quantized import Cache, QuantizedWeight
+from .quantized import Cache
 from .ragged import RaggedBatch
+
+_TRITON_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Path(Protocol):
@@ -25,9 +30,10 @@ class Path(Protocol):
         self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
     def rotary(
-        self, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+        self, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor: ...
+    def gelu_mul(self, gate_up: torch.Tensor) -> torch.Tensor: ...
     def write_kv(
         self,
         k: torch.Tensor,
@@ -36,6 +42,18 @@ class Path(Protocol):
         v_cache: Cache,
         slots: torch.Tensor,
     ) -> None: ...
+    def rotary_write(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        k_cache: Cache,
+        v_cache: Cache,
+        slots: torch.Tensor,
+        interleaved: bool,
+    ) -> torch.Tensor: ...
     def paged_attention(
         self,
         q: torch.Tensor,
@@ -48,6 +66,14 @@ class Path(Protocol):
         sinks: torch.Tensor | None,
     ) -> torch.Tensor: ...
     def lora(self, y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None: ...
+    def lora_multi(
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        a_stack: torch.Tensor,
+        b_stack: torch.Tensor,
+        adapter_of_row: torch.Tensor,
+    ) -> None: ...
     def mask_tokens(self, logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None: ...
     def penalize(
         self,
@@ -78,14 +104,18 @@ def prepare() -> None:
 
 
 def path_for(x: torch.Tensor) -> Path:
-    """The fastest path that takes `x`."""
-    return cpu if x.device.type == "cpu" else reference
+    """The fastest path that takes `x`: Triton's on cards that it compiles for, in types that it multiplies."""
+    if x.dtype not in _TRITON_TYPES or launch.unavailable(x.device):
+        return plain
+    from .gpu import path
+
+    return path
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor | QuantizedWeight) -> torch.Tensor:
-    """x [num_tokens, num_in], weight [num_out, num_in] -> [num_tokens, num_out]."""
-    if isinstance(weight, QuantizedWeight):
-        return quantized.linear(x, weight)
+def linear(x: torch.Tensor, weight: torch.Tensor | Weight) -> torch.Tensor:
+    """x [num_tokens, num_in], weight [num_out, num_in] -> [num_tokens, num_out]; see also `ops_linear`."""
+    if not isinstance(weight, torch.Tensor):
+        return ops_linear.linear(x, weight)
     return path_for(x).linear(x, weight)
 
 
@@ -101,13 +131,16 @@ def add_rms_norm(
     return path_for(x).add_rms_norm(x, residual, weight, eps)
 
 
-def rotary(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotary position embedding, halves layout (dimension i turns with i + head_dim / 2).
+def rotary(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotary position embedding of the first 2 * num_pairs dimensions of each head; the others stay.
 
-    q [num_tokens, num_heads, head_dim], k [num_tokens, num_kv_heads, head_dim]; cos, sin [num_tokens, head_dim / 2],
-    the rows of a table picked by position once per step. Returns the turned q and k.
+    q [num_tokens, num_heads, head_dim], k [num_tokens, num_kv_heads, head_dim]; cos, sin [num_tokens, num_pairs], of
+    q's type or float32, the rows of a table picked by position once per step. Dimension i turns with i + num_pairs
+    (halves), or, interleaved, 2 i with 2 i + 1 (GPT-J, GLM, Cohere). Returns the turned q and k.
     """
-    return path_for(q).rotary(q, k, cos, sin)
+    return path_for(q).rotary(q, k, cos, sin, interleaved)
 
 
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
@@ -115,10 +148,30 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return path_for(gate_up).silu_mul(gate_up)
 
 
+def gelu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """gate_up [num_tokens, 2 * intermediate] -> gelu(first half) * second half, gelu in its tanh form (Gemma's)."""
+    return path_for(gate_up).gelu_mul(gate_up)
+
+
 def write_kv(k: torch.Tensor, v: torch.Tensor, k_cache: Cache, v_cache: Cache, slots: torch.Tensor) -> None:
     """Write k, v [num_tokens, num_kv_heads, head_dim] to slots [num_tokens] of the caches
     [num_blocks, block_size, num_kv_heads, head_dim], in the type of these. No slot may occur twice."""
     path_for(k).write_kv(k, v, k_cache, v_cache, slots)
+
+
+def rotary_write(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    k_cache: Cache,
+    v_cache: Cache,
+    slots: torch.Tensor,
+    interleaved: bool = False,
+) -> torch.Tensor:
+    """`rotary`, then `write_kv` of the turned keys, as one op; returns the turned q."""
+    return path_for(q).rotary_write(q, k, v, cos, sin, k_cache, v_cache, slots, interleaved)
 
 
 def paged_attention(
@@ -159,6 +212,18 @@ def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, row
     it); `rows` is a slice, or int64 indices of which none occurs twice.
     """
     path_for(y).lora(y, x, a, b, rows)
+
+
+def lora_multi(
+    y: torch.Tensor, x: torch.Tensor, a_stack: torch.Tensor, b_stack: torch.Tensor, adapter_of_row: torch.Tensor
+) -> None:
+    """Add to each row, in place, the low-rank product of the adapter that it names.
+
+    y [num_tokens, num_out], x [num_tokens, num_in], a_stack [num_adapters, rank, num_in], b_stack [num_adapters,
+    num_out, rank] (scales in it; smaller ranks padded with zeros), adapter_of_row int [num_tokens], -1 for none. On a
+    card a number is not looked at: it must be below num_adapters.
+    """
+    path_for(y).lora_multi(y, x, a_stack, b_stack, adapter_of_row)
 
 
 def mask_tokens(logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None:

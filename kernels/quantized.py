@@ -19,6 +19,7 @@ GROUP = 32
 GROUP_NF4 = 64
 # Values of a matrix that are there in floating point at a time: 64 MiB in float32.
 SLICE = 1 << 24
+FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
 
 # Quantiles of the normal distribution, scaled to [-1, 1]: Dettmers et al., "QLoRA" (2023), appendix E.
 NF4_VALUES = (
@@ -184,7 +185,39 @@ class QuantizedCache:
         return self.codes.nbytes + self.scales.nbytes
 
 
-Cache = torch.Tensor | QuantizedCache
+@dataclass(frozen=True)
+class PackedCache:
+    """Keys or values of one layer in four bits: codes times a scale, plus a minimum, for each token and head.
+
+    codes uint8 [num_blocks, block_size, num_kv_heads, head_dim / 2], dimension i in the low half of byte i and
+    i + head_dim / 2 in its high half, so that each half of a head comes out of one shift; scales and minimums half
+    [num_blocks, block_size, num_kv_heads]. Keys have channels that are large in every token and of one sign: with steps
+    from the least value to the largest SmolLM2-135M's perplexity rises a third as much as with steps about zero.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    minimums: torch.Tensor
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, ...], device: torch.device | str = "cpu") -> PackedCache:
+        """For a cache [num_blocks, block_size, num_kv_heads, head_dim]; ValueError where head_dim is odd."""
+        if shape[-1] % 2:
+            raise ValueError(f"heads of {shape[-1]} dimensions do not fill bytes of two")
+        codes = torch.zeros(*shape[:-1], shape[-1] // 2, dtype=torch.uint8, device=device)
+        scales, minimums = torch.zeros(2, *shape[:-1], dtype=torch.float16, device=device)
+        return cls(codes, scales, minimums)
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((*self.codes.shape[:-1], 2 * self.codes.shape[-1]))
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.scales.nbytes + self.minimums.nbytes
+
+
+Cache = torch.Tensor | QuantizedCache | PackedCache
 
 
 def quantize_heads(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -194,14 +227,44 @@ def quantize_heads(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (wide * _inverse(top, 127)).round().to(torch.int8), top[..., 0] / 127
 
 
+def pack_heads(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """[num_tokens, num_kv_heads, head_dim] -> codes, scales, minimums of a `PackedCache`."""
+    wide = x.float()
+    low, high = wide.amin(-1), wide.amax(-1)
+    minimums, scales = low.half(), ((high - low) / 15).half()
+    steps = (wide - minimums.float()[..., None]) * _inverse(scales.float(), 1)[..., None]
+    first, second = steps.round().clamp(0, 15).to(torch.uint8).chunk(2, -1)
+    return first | second << 4, scales, minimums
+
+
+def unpack_heads(codes: torch.Tensor, scales: torch.Tensor, minimums: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What they stand for, [..., head_dim]; computed in at least float32."""
+    wide = torch.promote_types(dtype, torch.float32)
+    values = torch.cat([codes & 0x0F, codes >> 4], -1).to(wide)
+    return (values * scales.to(wide)[..., None] + minimums.to(wide)[..., None]).to(dtype)
+
+
+def to_kept(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """In the type of a plain cache: float8_e4m3fn, which has no infinity, ends at its largest number."""
+    return x.clamp(-FP8_MAX, FP8_MAX).to(dtype) if dtype == torch.float8_e4m3fn else x.to(dtype)
+
+
+def _indexable(x: torch.Tensor) -> torch.Tensor:
+    """Numbers of eight bits as bytes: what picks and places rows does not know them all."""
+    return x.view(torch.uint8) if x.dtype == torch.float8_e4m3fn else x
+
+
 def write_slots(x: torch.Tensor, cache: Cache, slots: torch.Tensor) -> None:
     """Write x [num_tokens, num_kv_heads, head_dim] to the slots of a cache of any type."""
     if isinstance(cache, QuantizedCache):
         codes, scales = quantize_heads(x)
         cache.codes.flatten(0, 1).index_copy_(0, slots, codes)
         cache.scales.flatten(0, 1).index_copy_(0, slots, scales)
+    elif isinstance(cache, PackedCache):
+        for kept, new in zip((cache.codes, cache.scales, cache.minimums), pack_heads(x), strict=True):
+            kept.flatten(0, 1).index_copy_(0, slots, new)
     else:
-        cache.flatten(0, 1).index_copy_(0, slots, x.to(cache.dtype))
+        _indexable(cache.flatten(0, 1)).index_copy_(0, slots, _indexable(to_kept(x, cache.dtype)))
 
 
 def read_blocks(cache: Cache, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -209,4 +272,7 @@ def read_blocks(cache: Cache, blocks: torch.Tensor, dtype: torch.dtype) -> torch
     if isinstance(cache, QuantizedCache):
         scales = cache.scales.index_select(0, blocks)[..., None]
         return (cache.codes.index_select(0, blocks) * scales).to(dtype)
-    return cache.index_select(0, blocks).to(dtype)
+    if isinstance(cache, PackedCache):
+        codes, scales, minimums = (kept.index_select(0, blocks) for kept in (cache.codes, cache.scales, cache.minimums))
+        return unpack_heads(codes, scales, minimums, dtype)
+    return _indexable(cache).index_select(0, blocks).view(cache.dtype).to(dtype)

@@ -17,10 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
+
+from .upload import upload
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +37,8 @@ class RaggedBatch:
     seq_lens      [num_seqs]              tokens of each sequence, this step's included
     query_starts  [num_seqs + 1]          first new token of each sequence
 
-    `plans` belongs to the kernels: what a path derives from these once per step instead of once per layer.
+    `plans` belongs to the kernels: what a path derives from these once per step instead of once per layer. `host` is
+    (query_starts, seq_lens) as who built the batch had them, so that nobody has to wait for a card to learn them.
     """
 
     positions: torch.Tensor
@@ -43,6 +48,7 @@ class RaggedBatch:
     query_starts: torch.Tensor
     block_size: int
     plans: dict[str, Any] = field(default_factory=dict, repr=False)
+    host: tuple[list[int], list[int]] | None = field(default=None, repr=False)  # what `lengths` returns, if known
 
     @classmethod
     def build(
@@ -74,10 +80,13 @@ class RaggedBatch:
         return cls(
             positions=tensor(positions),
             slots=tensor(slots),
-            block_tables=tensor([[*table, *[0] * (width - len(table))] for table in block_tables]).view(-1, width),
+            block_tables=tensor([[*table, *[0] * (width - len(table))] for table in block_tables]).view(
+                len(block_tables), width
+            ),
             seq_lens=tensor(seq_lens),
             query_starts=tensor(starts),
             block_size=block_size,
+            host=(starts, list(seq_lens)),
         )
 
     @classmethod
@@ -91,9 +100,11 @@ class RaggedBatch:
     ) -> RaggedBatch:
         """The same from int64 arrays: [num_seqs], [num_seqs], and [num_seqs, max_blocks] of any padding.
 
-        Unchecked but for the shapes: for who calls it every step and knows that they agree. The arrays are taken
-        over, not copied.
+        Unchecked but for the shapes: for who calls it every step and knows that they agree. On the CPU the arrays are
+        taken over, not copied.
         """
+        import numpy as np
+
         num_seqs = len(seq_lens)
         starts = np.zeros(num_seqs + 1, np.int64)
         np.cumsum(query_lens, out=starts[1:])
@@ -107,17 +118,16 @@ class RaggedBatch:
         blocks, offsets = np.divmod(positions, block_size)
         slots = block_tables[rows, blocks] * block_size + offsets
 
-        def tensor(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(array).to(device)
-
+        arrays = (positions, slots, block_tables, seq_lens, starts)
         return cls(
-            positions=tensor(positions),
-            slots=tensor(slots),
-            block_tables=tensor(block_tables),
-            seq_lens=tensor(seq_lens),
-            query_starts=tensor(starts),
+            *upload([torch.from_numpy(array) for array in arrays], device),
             block_size=block_size,
+            host=(starts.tolist(), seq_lens.tolist()),
         )
+
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """(query_starts, seq_lens) on the host: without waiting for the device, where they came from there."""
+        return self.host or (self.query_starts.tolist(), self.seq_lens.tolist())
 
     @property
     def num_tokens(self) -> int:

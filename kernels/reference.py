@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from .lora import Rows
-from .quantized import Cache, QuantizedCache, quantize_heads, read_blocks
+from .quantized import Cache, PackedCache, QuantizedCache, pack_heads, quantize_heads, read_blocks, to_kept
 from .ragged import RaggedBatch
 
 
@@ -25,11 +27,19 @@ def add_rms_norm(
     return rms_norm(total, weight, eps), total
 
 
-def rotary(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    num_pairs = cos.shape[1]
+
     def turn(x: torch.Tensor) -> torch.Tensor:
-        first, second = x.chunk(2, dim=-1)
-        c, s = cos[:, None, :], sin[:, None, :]
-        return torch.cat([first * c - second * s, second * c + first * s], dim=-1)
+        out = x.clone()
+        for i in range(num_pairs):
+            first, second = (2 * i, 2 * i + 1) if interleaved else (i, i + num_pairs)
+            c, s = cos[:, None, i], sin[:, None, i]
+            out[..., first] = x[..., first] * c - x[..., second] * s
+            out[..., second] = x[..., second] * c + x[..., first] * s
+        return out
 
     return turn(q), turn(k)
 
@@ -39,6 +49,12 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return gate * torch.sigmoid(gate) * up
 
 
+def gelu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
+    return 0.5 * gate * (1 + torch.tanh(inner)) * up
+
+
 def write_kv(k: torch.Tensor, v: torch.Tensor, k_cache: Cache, v_cache: Cache, slots: torch.Tensor) -> None:
     for x, cache in ((k, k_cache), (v, v_cache)):
         for token, slot in enumerate(slots.tolist()):
@@ -46,8 +62,27 @@ def write_kv(k: torch.Tensor, v: torch.Tensor, k_cache: Cache, v_cache: Cache, s
             if isinstance(cache, QuantizedCache):
                 codes, scales = quantize_heads(x[token][None])
                 cache.codes[place], cache.scales[place] = codes[0], scales[0]
+            elif isinstance(cache, PackedCache):
+                codes, scales, minimums = pack_heads(x[token][None])
+                cache.codes[place], cache.scales[place], cache.minimums[place] = codes[0], scales[0], minimums[0]
             else:
-                cache[place] = x[token]
+                cache[place] = to_kept(x[token], cache.dtype)
+
+
+def rotary_write(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    k_cache: Cache,
+    v_cache: Cache,
+    slots: torch.Tensor,
+    interleaved: bool = False,
+) -> torch.Tensor:
+    q, k = rotary(q, k, cos, sin, interleaved)
+    write_kv(k, v, k_cache, v_cache, slots)
+    return q
 
 
 def paged_attention(
@@ -84,6 +119,14 @@ def paged_attention(
 
 def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None:
     y[rows] += ((_wide(x[rows]) @ _wide(a).T) @ _wide(b).T).to(y.dtype)
+
+
+def lora_multi(
+    y: torch.Tensor, x: torch.Tensor, a_stack: torch.Tensor, b_stack: torch.Tensor, adapter_of_row: torch.Tensor
+) -> None:
+    for row, adapter in enumerate(adapter_of_row.tolist()):
+        if adapter >= 0:
+            lora(y, x, a_stack[adapter], b_stack[adapter], slice(row, row + 1))
 
 
 def mask_tokens(logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None:

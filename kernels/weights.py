@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from . import native
+from .grouped import Q4_1_GROUP, GroupedInt4, to_q4_1
 from .memory import Arena
 
 PANEL = 32
@@ -60,23 +61,22 @@ class PackedWeight:
         num_bytes = library.cb_weight_bytes(format.code, num_out, num_in)
         self.data = torch.zeros(num_bytes, dtype=torch.uint8) if arena is None else arena.take(num_bytes)
         self.bias = torch.zeros(-(-num_out // PANEL) * PANEL) if has_bias else None
+        self.order: torch.Tensor | None = None  # int32 [num_in]: column i multiplies input order[i]
 
     @property
     def nbytes(self) -> int:
-        return self.data.nbytes + (0 if self.bias is None else self.bias.nbytes)
+        return sum(part.nbytes for part in (self.data, self.bias, self.order) if part is not None)
+
+    def set_order(self, order: torch.Tensor) -> None:
+        """Column i of what is filled in multiplies input order[i] (int64 [num_in], a permutation)."""
+        if not torch.equal(order.sort().values, torch.arange(self.num_in)):
+            raise ValueError(f"order is no permutation of {self.num_in} inputs")
+        self.order = order.to(torch.int32).contiguous()
 
     def fill(self, rows: torch.Tensor, places: torch.Tensor | None = None) -> None:
         """Quantize `rows` [count, num_in] into the rows `places` (int64 [count]; None: the first ones)."""
         rows = rows.to(torch.float32).contiguous()
-        if places is None:
-            places = torch.arange(len(rows))
-        if rows.shape[1] != self.num_in or places.shape != rows.shape[:1]:
-            raise ValueError(f"rows {tuple(rows.shape)} do not fit a weight of {self.num_out} x {self.num_in}")
-        if len(places) and not 0 <= int(places.min()) <= int(places.max()) < self.num_out:
-            raise ValueError(
-                f"rows {int(places.min())} to {int(places.max())} do not fit a weight of {self.num_out} rows"
-            )
-        places = places.to(torch.int64).contiguous()
+        places = self._places(places, rows.shape[0], rows.shape[1])
         native.kernels().cb_pack(
             self.format.code,
             self.num_out,
@@ -87,8 +87,61 @@ class PackedWeight:
             self.data.data_ptr(),
         )
 
+    def fill_grouped(self, weight: GroupedInt4, places: torch.Tensor | None = None) -> None:
+        """Its rows as they are, in INT4; its order is `set_order`'s business.
+
+        Codes stay, and scales where half can hold them; what is added to a group is rounded to half: see `to_q4_1`.
+        ValueError for groups that are no multiple of 32, which INT4 does not have.
+        """
+        if self.format is not WeightFormat.INT4 or weight.group_size % Q4_1_GROUP:
+            raise ValueError(f"groups of {weight.group_size} inputs do not fit a weight in {self.format}")
+        codes, scales, minimums = to_q4_1(GroupedInt4(weight.codes, weight.scales, weight.zeros))
+        self._fill_codes(codes, scales, minimums.contiguous(), places)
+
+    def fill_int8(self, codes: torch.Tensor, scales: torch.Tensor, places: torch.Tensor | None = None) -> None:
+        """Rows that are in INT8 already, exactly: codes int8 [count, num_in], scales [count]."""
+        if self.format is not WeightFormat.INT8 or codes.dtype != torch.int8:
+            raise ValueError(f"codes in {codes.dtype} do not fit a weight in {self.format}")
+        self._fill_codes(codes, scales.float().reshape(-1), None, places)
+
+    def _fill_codes(
+        self,
+        codes: torch.Tensor,
+        scales: torch.Tensor,
+        minimums: torch.Tensor | None,
+        places: torch.Tensor | None,
+    ) -> None:
+        num_in = codes.shape[1] * (2 if self.format is WeightFormat.INT4 else 1)
+        places = self._places(places, codes.shape[0], num_in)
+        codes, scales = codes.contiguous(), scales.contiguous()
+        if len(scales) != len(codes):
+            raise ValueError(f"scales {tuple(scales.shape)} do not go with codes {tuple(codes.shape)}")
+        native.kernels().cb_pack_codes(
+            self.format.code,
+            self.num_out,
+            self.num_in,
+            codes.data_ptr(),
+            scales.data_ptr(),
+            None if minimums is None else minimums.data_ptr(),
+            places.data_ptr(),
+            len(places),
+            self.data.data_ptr(),
+        )
+
+    def _places(self, places: torch.Tensor | None, count: int, num_in: int) -> torch.Tensor:
+        """Where `count` rows of `num_in` go, int64 and contiguous. ValueError where they do not fit."""
+        if places is None:
+            places = torch.arange(count)
+        if num_in != self.num_in or places.shape != (count,):
+            raise ValueError(f"rows {(count, num_in)} do not fit a weight of {self.num_out} x {self.num_in}")
+        if len(places) and not 0 <= int(places.min()) <= int(places.max()) < self.num_out:
+            raise ValueError(
+                f"rows {int(places.min())} to {int(places.max())} do not fit a weight of {self.num_out} rows"
+            )
+        return places.to(torch.int64).contiguous()
+
     def rows(self, which: torch.Tensor | Sequence[int]) -> torch.Tensor:
-        """The rows `which` as the products see them, float32 [len(which), num_in]."""
+        """The rows `which` as the products see them, float32 [len(which), num_in], in the order of the inputs."""
         index = torch.as_tensor(which, dtype=torch.int64).contiguous()
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < self.num_out:
             raise ValueError(
@@ -108,6 +161,7 @@ class PackedWeight:
             0,
             self.data.data_ptr(),
             None if self.bias is None else self.bias.data_ptr(),
+            None if self.order is None else self.order.data_ptr(),
         )
 
 

@@ -28,12 +28,18 @@ def unavailable(device: torch.device) -> str:
 
 @functools.cache
 def _why_not_on(index: int) -> str:
-    capability = torch.cuda.get_device_capability(index)
-    if capability < MIN_CAPABILITY:
-        return (
-            f"{torch.cuda.get_device_name(index)} has compute capability {capability[0]}.{capability[1]}; "
-            f"Triton kernels need {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}"
-        )
+    return too_old(torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)) or _no_triton()
+
+
+def too_old(name: str, capability: tuple[int, int]) -> str:
+    """Why Triton kernels do not run on a card of this name and compute capability; empty where they do."""
+    if capability >= MIN_CAPABILITY:
+        return ""
+    needed = ".".join(map(str, MIN_CAPABILITY))
+    return f"{name} has compute capability {capability[0]}.{capability[1]}; Triton kernels need {needed}"
+
+
+def _no_triton() -> str:
     try:
         import triton  # noqa: F401
     except ImportError:
@@ -51,6 +57,9 @@ def check(name: str, x: torch.Tensor, *, dtypes: Collection[torch.dtype], ndim: 
         raise ValueError(f"{name} is {str(x.dtype).removeprefix('torch.')}; this kernel takes {known}")
     if x.ndim != ndim:
         raise ValueError(f"{name} has the shape {tuple(x.shape)}; {ndim} dimensions are needed")
+    if x is like and x.device.type == "cuda" and x.device.index != torch.cuda.current_device():
+        # It would be launched there, and read memory that the other card has not.
+        raise ValueError(f"{name} is on {x.device}, but the current device is cuda:{torch.cuda.current_device()}")
     if x.device != like.device:
         raise ValueError(f"{name} is on {x.device}, but the others on {like.device}")
     if ndim and x.shape[-1] > 1 and x.stride(-1) != 1:

@@ -1,5 +1,7 @@
 // The forward pass of a LLaMA-shaped decoder over one ragged batch, as one call: ten stages a layer, with a barrier
 // after each, in threads of our own. Also single products, for tests and for models of other shapes.
+#include <map>
+
 #include "attention.h"
 #include "sampling.h"
 
@@ -60,7 +62,7 @@ public:
     void linear(const Weight& w, const float* x, int m, const Output& out) {
         rows.shape(m, w.k, w.format);
         pool.run([&](int thread) {
-            pool.stage(thread, m, [&](int i, int) { rows.set(i, x + int64_t(i) * w.k, w.k); });
+            pool.stage(thread, m, [&](int i, int) { rows.set(i, x + int64_t(i) * w.k, w.k, w.order); });
             product(w, rows, out, thread);
         });
     }
@@ -78,11 +80,11 @@ private:
         grow(attended, size_t(tokens) * q_size);
         if (batch.adapters) grow(normed, size_t(tokens) * std::max<size_t>(model.hidden, model.intermediate));
         queries.shape(layout, size_t(tokens) * model.num_heads);
-        const Layer& first = model.layers[0];  // all layers have the formats of the first
-        qkv_rows.shape(tokens, first.qkv.k, first.qkv.format);
-        o_rows.shape(tokens, first.o.k, first.o.format);
-        gate_up_rows.shape(tokens, first.gate_up.k, first.gate_up.format);
-        down_rows.shape(tokens, first.down.k, first.down.format);
+        for (int l = 0; l < model.num_layers; ++l) {
+            const Layer& layer = model.layers[l];
+            for (const Weight* w : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down})
+                inputs[{w->k, Rows::form(w->format)}].shape(tokens, w->k, w->format);
+        }
         // Rows of a task: the heads that share a key/value head, for as many tokens as fit.
         tasks.clear();
         const int group = model.num_heads / model.num_kv_heads;
@@ -116,25 +118,25 @@ private:
         });
         for (int l = 0; l < model.num_layers; ++l) {
             const Layer& layer = model.layers[l];
-            norm_stage(layer.input_norm, model, batch, qkv_rows, thread);
-            product(layer.qkv, qkv_rows, {wide.data(), qkv_size, STORE}, thread);
+            norm_stage(layer.input_norm, model, batch, layer.qkv, thread);
+            product(layer.qkv, inputs_of(layer.qkv), {wide.data(), qkv_size, STORE}, thread);
             adapt(batch, layer.lora[0], layer.qkv, normed.data(), wide.data(), qkv_size, thread);
             pool.stage(thread, tokens, [&](int i, int) { turn_and_write(model, layer, batch, i); });
             pool.stage(thread, int(tasks.size()), [&](int i, int id) { attention_task(model, layer, batch, i, id); });
-            quantize_stage(attended.data(), q_size, tokens, o_rows, thread);
-            product(layer.o, o_rows, {residual.data(), hidden, ADD}, thread);
+            quantize_stage(attended.data(), tokens, layer.o, thread);
+            product(layer.o, inputs_of(layer.o), {residual.data(), hidden, ADD}, thread);
             adapt(batch, layer.lora[1], layer.o, attended.data(), residual.data(), hidden, thread);
-            norm_stage(layer.post_norm, model, batch, gate_up_rows, thread);
+            norm_stage(layer.post_norm, model, batch, layer.gate_up, thread);
             if (batch.adapters && layer.lora[2]) {  // what an adapter adds comes before the product of the halves
                 grow_once(thread, both, size_t(tokens) * layer.gate_up.n);
-                product(layer.gate_up, gate_up_rows, {both.data(), layer.gate_up.n, STORE}, thread);
+                product(layer.gate_up, inputs_of(layer.gate_up), {both.data(), layer.gate_up.n, STORE}, thread);
                 adapt(batch, layer.lora[2], layer.gate_up, normed.data(), both.data(), layer.gate_up.n, thread);
                 pool.stage(thread, tokens, [&](int i, int) { multiply_halves(model, i); });
             } else {
-                product(layer.gate_up, gate_up_rows, {wide.data(), model.intermediate, SILU_MUL}, thread);
+                product(layer.gate_up, inputs_of(layer.gate_up), {wide.data(), model.intermediate, SILU_MUL}, thread);
             }
-            quantize_stage(wide.data(), model.intermediate, tokens, down_rows, thread);
-            product(layer.down, down_rows, {residual.data(), hidden, ADD}, thread);
+            quantize_stage(wide.data(), tokens, layer.down, thread);
+            product(layer.down, inputs_of(layer.down), {residual.data(), hidden, ADD}, thread);
             adapt(batch, layer.lora[3], layer.down, wide.data(), residual.data(), hidden, thread);
         }
         pool.stage(thread, tokens, [&](int i, int) {
@@ -155,17 +157,19 @@ private:
         });
     }
 
-    void norm_stage(const float* weight, const Model& model, const Batch& batch, Rows& rows, int thread) {
+    void norm_stage(const float* weight, const Model& model, const Batch& batch, const Weight& next, int thread) {
         const int hidden = model.hidden;
+        Rows& rows = inputs_of(next);
         pool.stage(thread, batch.num_tokens, [&](int i, int id) {
             float* to = batch.adapters ? normed.data() + int64_t(i) * hidden : scratch[id].row(hidden);
             rms_norm(residual.data() + int64_t(i) * hidden, weight, hidden, model.eps, to);
-            rows.set(i, to, hidden);
+            rows.set(i, to, hidden, next.order);
         });
     }
 
-    void quantize_stage(const float* x, int k, int tokens, Rows& rows, int thread) {
-        pool.stage(thread, tokens, [&](int i, int) { rows.set(i, x + int64_t(i) * k, k); });
+    void quantize_stage(const float* x, int tokens, const Weight& next, int thread) {
+        Rows& rows = inputs_of(next);
+        pool.stage(thread, tokens, [&](int i, int) { rows.set(i, x + int64_t(i) * next.k, next.k, next.order); });
     }
 
     static void rms_norm(const float* x, const float* weight, int n, float eps, float* out) {
@@ -272,6 +276,10 @@ private:
                                                    _mm512_loadu_ps(from + 2 * n + LANES)));
     }
 
+    // Where the rows of x for a product are kept. Weights of one model may differ in k and in format, and a stage must
+    // not resize what another thread reads; so there is one for each length and form. Made by `prepare`.
+    Rows& inputs_of(const Weight& w) { return inputs.at({w.k, Rows::form(w.format)}); }
+
     struct Scratch {
         AttentionScratch attention;
         Lines<float> buffer, lows;
@@ -287,7 +295,8 @@ private:
 
     KVLayout layout{};
     Lines<float> residual, wide, attended, normed, both;
-    Rows rows, qkv_rows, o_rows, gate_up_rows, down_rows;
+    Rows rows;
+    std::map<std::pair<int, int>, Rows> inputs;
     Queries queries;
     std::vector<Task> tasks;
     std::vector<Scratch> scratch;
@@ -335,6 +344,22 @@ void cb_pack(int32_t format, int32_t n, int32_t k, const float* rows, const int6
         const int64_t place = places[i];
         cb::pack_column(format, rows + int64_t(i) * k, k, data + place / cb::PANEL * bytes, int(place % cb::PANEL),
                         format == cb::INT8 ? scales + place : &unused);
+    });
+}
+
+// The same of rows that are quantized already, INT8 or INT4; see `pack_codes`.
+void cb_pack_codes(int32_t format, int32_t n, int32_t k, const uint8_t* codes, const void* scales,
+                   const uint16_t* minimums, const int64_t* places, int32_t count, uint8_t* data) {
+    const int64_t bytes = cb::panel_bytes(format, k);
+    const int64_t code_bytes = format == cb::INT8 ? k : k / 2, groups = format == cb::INT8 ? 1 : k / cb::GROUP;
+    const int64_t scale_bytes = format == cb::INT8 ? 4 : groups * 2;
+    float* panel_scales = (float*)(data + cb::num_panels(n) * bytes);
+    cb::in_threads(count, int64_t(count) * k / PACKED_BY_A_THREAD, [&](int i) {
+        float unused;
+        const int64_t place = places[i];
+        cb::pack_codes(format, codes + i * code_bytes, (const uint8_t*)scales + i * scale_bytes,
+                       minimums ? minimums + i * groups : nullptr, k, data + place / cb::PANEL * bytes, int(place % cb::PANEL),
+                       format == cb::INT8 ? panel_scales + place : &unused);
     });
 }
 

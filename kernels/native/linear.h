@@ -20,12 +20,18 @@ struct Rows {
     Lines<int32_t> offsets;  // [m][k / 32]: -128 times the sum of the values
     Lines<float> sums;
 
+    // What rows are brought into for a weight of a format.
+    static int form(int weight_format) {
+        if (weight_format == FLOAT32) return FLOAT32;
+        return weight_format == BFLOAT16 || weight_format == NF4 ? BFLOAT16 : INT8;
+    }
+
     int element_bytes() const { return format == FLOAT32 ? 4 : format == BFLOAT16 ? 2 : 1; }
 
     void shape(int num_rows, int num_columns, int weight_format) {
         m = num_rows;
         k = padded_k(num_columns);
-        format = weight_format == FLOAT32 ? FLOAT32 : weight_format == BFLOAT16 || weight_format == NF4 ? BFLOAT16 : INT8;
+        format = form(weight_format);
         const size_t bytes = size_t(m) * k * element_bytes() + 64;
         if (data.size() < bytes) data.resize(bytes);
         if (format == INT8) {
@@ -34,12 +40,18 @@ struct Rows {
         }
     }
 
-    // Row `i` from `x` [num_columns].
-    void set(int i, const float* x, int num_columns) {
+    // Row `i` from `x` [num_columns], whose values are taken in `order` (null: as they lie).
+    void set(int i, const float* x, int num_columns, const int32_t* order) {
         const int whole = num_columns / LANES * LANES;
         const __mmask16 rest = __mmask16((1u << (num_columns - whole)) - 1);
         uint8_t* row = data.data() + size_t(i) * k * element_bytes();
         auto load = [&](int at) {
+            if (order) {
+                const int left = num_columns - at;
+                const __mmask16 mask = left >= LANES ? 0xffff : left > 0 ? rest : 0;
+                const i32x16 from = _mm512_maskz_loadu_epi32(mask, order + at);
+                return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, from, x, 4);
+            }
             if (at + LANES <= num_columns) return _mm512_loadu_ps(x + at);
             return at < num_columns ? _mm512_maskz_loadu_ps(rest, x + at) : _mm512_setzero_ps();
         };

@@ -55,6 +55,7 @@ struct Weight {
     int32_t reserved;
     const uint8_t* data;
     const float* bias;  // [n padded to 32], or null
+    const int32_t* order;  // [k]: column i multiplies input order[i] (GPTQ's act-order); null: input i
 };
 
 inline int padded_k(int k) { return round_up(k, K_MULTIPLE); }
@@ -168,24 +169,48 @@ inline void pack_column(int format, const float* row, int k, uint8_t* panel, int
     }
 }
 
-// Row `n` of the matrix, as the products see it, into `out` [k].
+// One column of INT8 or INT4 that is quantized already, into its panel (zeroed): `codes` int8 [k] and one float `scale`,
+// or two codes a byte [k / 2], the earlier in the low half, with a half `scale` and `minimum` for each group.
+inline void pack_codes(int format, const uint8_t* codes, const void* scales, const uint16_t* minimums, int k,
+                       uint8_t* panel, int column, float* scale_out) {
+    if (format == INT8) {
+        const int kp = padded_k(k);
+        for (int i = 0; i < kp; ++i)
+            panel[element_index(format, i, column)] = uint8_t((i < k ? int8_t(codes[i]) : 0) + 128);
+        *scale_out = *(const float*)scales;
+        return;
+    }
+    for (int group = 0; group < k / GROUP; ++group) {
+        uint16_t* halves = group_halves(format, panel, group);
+        halves[column] = ((const uint16_t*)scales)[group];
+        halves[PANEL + column] = minimums[group];
+    }
+    for (int i = 0; i < k; ++i) {
+        const uint8_t code = i % 2 ? codes[i / 2] >> 4 : codes[i / 2] & 0x0f;
+        uint8_t& byte = panel[element_index(format, i, column)];
+        byte = is_high_half(format, i) ? uint8_t((byte & 0x0f) | (code << 4)) : uint8_t((byte & 0xf0) | code);
+    }
+}
+
+// Row `n` of the matrix, as the products see it, into `out` [k], in the order of the inputs.
 inline void unpack_row(const Weight& w, int n, float* out) {
     uint8_t* panel = (uint8_t*)w.data + int64_t(n / PANEL) * panel_bytes(w.format, w.k);
     const int column = n % PANEL;
     const float scale8 = w.format == INT8 ? int8_scales(w)[n] : 0;
     for (int i = 0; i < w.k; ++i) {
         const int64_t at = element_index(w.format, i, column);
+        float& value = out[w.order ? w.order[i] : i];
         switch (w.format) {
-            case FLOAT32: out[i] = ((const float*)panel)[at]; break;
-            case BFLOAT16: out[i] = bf16_to_f32(((const uint16_t*)panel)[at]); break;
-            case INT8: out[i] = float(int(panel[at]) - 128) * scale8; break;
+            case FLOAT32: value = ((const float*)panel)[at]; break;
+            case BFLOAT16: value = bf16_to_f32(((const uint16_t*)panel)[at]); break;
+            case INT8: value = float(int(panel[at]) - 128) * scale8; break;
             default: {
                 const int code = is_high_half(w.format, i) ? panel[at] >> 4 : panel[at] & 0x0f;
                 const uint16_t* halves =
                     group_halves(w.format, panel, i / (w.format == INT4 ? GROUP : GROUP_NF4));
                 const float scale = half_to_f32(halves[column]);
-                out[i] = w.format == INT4 ? float(code) * scale + half_to_f32(halves[PANEL + column])
-                                          : bf16_to_f32(f32_to_bf16(NF4_VALUES[code])) * scale;
+                value = w.format == INT4 ? float(code) * scale + half_to_f32(halves[PANEL + column])
+                                         : bf16_to_f32(f32_to_bf16(NF4_VALUES[code])) * scale;
             }
         }
     }

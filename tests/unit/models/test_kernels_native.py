@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from callboard.kernels import native
+from callboard.kernels.grouped import GroupedInt4
 from callboard.kernels.weights import Finish, NativeEngine, PackedWeight, WeightFormat
 
 WHY_NOT = native.unavailable()
@@ -234,3 +235,82 @@ def test_arguments_that_do_not_go_together_are_refused(engine: NativeEngine) -> 
             engine.linear(x, weight, out)
     with pytest.raises(ValueError, match="turns of 16"):
         engine.linear(x, weight, finish=Finish.SILU_MUL)
+
+
+def random_grouped(num_out: int, num_groups: int, group: int, *, permuted: bool) -> GroupedInt4:
+    num_in = num_groups * group
+    return GroupedInt4(
+        torch.randint(0, 256, (num_out, num_in // 2), dtype=torch.uint8),
+        (torch.rand(num_out, num_groups) / 20).half(),
+        torch.randint(0, 16, (num_out, num_groups)).half(),
+        torch.randperm(num_in) if permuted else None,
+    )
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(1, 70),
+    st.integers(1, 4),
+    st.sampled_from([32, 64, 96]),
+    st.booleans(),
+    st.integers(1, 14),
+    st.integers(0, 2**32),
+)
+def test_codes_in_groups_are_kept_as_they_are_in_any_order_of_inputs(
+    num_out: int, num_groups: int, group: int, permuted: bool, num_rows: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    weight = random_grouped(num_out, num_groups, group, permuted=permuted)
+    packed = PackedWeight(num_out, weight.shape[1], WeightFormat.INT4)
+    places = torch.randperm(num_out)
+    packed.fill_grouped(weight, places)
+    if weight.order is not None:
+        packed.set_order(weight.order)
+    numbers = weight.dequantize(torch.float64)
+    kept = packed.rows(places).double()
+    # The minimum of a group is the one thing that is rounded: to half, so by 2^-11 of 15 steps at most.
+    steps = torch.empty_like(numbers).index_copy_(
+        1,
+        torch.arange(weight.shape[1]) if weight.order is None else weight.order,
+        weight.scales.double().repeat_interleave(group, 1),
+    )
+    assert ((kept - numbers).abs() <= 15 * 2**-11 * steps + 1e-6).all()
+    # Inputs that int8 holds exactly, a scale of one in each group: sums are whole numbers of exact parts.
+    x = torch.randint(-126, 127, (num_rows, weight.shape[1])).float()
+    x[:, torch.arange(0, weight.shape[1], 32) if weight.order is None else weight.order[::32]] = 127
+    expected = torch.empty(num_rows, num_out, dtype=torch.float64)
+    expected[:, places] = x.double() @ kept.T
+    slack = 1e-5 * (x.abs() @ kept.abs().float().T).amax()
+    torch.testing.assert_close(NativeEngine(2).linear(x, packed).double(), expected, rtol=1e-5, atol=float(slack))
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 70), st.integers(1, 150), st.integers(0, 2**32))
+def test_codes_of_eight_bits_are_kept_as_they_are(num_out: int, num_in: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    codes, scales = torch.randint(-128, 128, (num_out, num_in), dtype=torch.int8), torch.rand(num_out, 1)
+    packed = PackedWeight(num_out, num_in, WeightFormat.INT8)
+    packed.fill_int8(codes, scales)
+    assert torch.equal(packed.rows(range(num_out)), codes * scales)
+
+
+def test_codes_that_do_not_fit_are_refused() -> None:
+    packed = PackedWeight(8, 64, WeightFormat.INT4)
+    for weight, said in (
+        (random_grouped(8, 4, 16, permuted=False), "groups of 16"),
+        (random_grouped(8, 1, 96, permuted=False), "8, 96"),
+        (random_grouped(9, 2, 32, permuted=False), "rows 0 to 8"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            packed.fill_grouped(weight)
+    large = random_grouped(8, 2, 32, permuted=False)
+    huge = GroupedInt4(large.codes, torch.full((8, 2), 1e5), large.zeros.float())
+    with pytest.raises(ValueError, match="half holds"):
+        packed.fill_grouped(huge)
+    with pytest.raises(ValueError, match="int4"):
+        packed.fill_int8(torch.zeros(8, 64, dtype=torch.int8), torch.ones(8))
+    with pytest.raises(ValueError, match="scales"):
+        PackedWeight(8, 64, WeightFormat.INT8).fill_int8(torch.zeros(8, 64, dtype=torch.int8), torch.ones(7))
+    for order in (torch.zeros(64, dtype=torch.int64), torch.arange(63)):
+        with pytest.raises(ValueError, match="permutation"):
+            packed.set_order(order)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from callboard.kernels import cpu, cpu_sampling, native, native_sampling, ops, reference
+from callboard.kernels import native, native_sampling, ops, plain, plain_sampling, reference
 from callboard.kernels.weights import NativeEngine
 
 Row = tuple[float, int, float, float, float]
@@ -96,7 +96,7 @@ def test_greedy_takes_the_first_of_equals() -> None:
     assert ops.sample(logits, *parameters([(0.0, 0, 1.0, 0.0, 0.9), (0.0, 0, 1.0, 0.0, 0.9)])).tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("path", [cpu, cpu_sampling, reference])
+@pytest.mark.parametrize("path", [plain, plain_sampling, reference])
 def test_a_row_without_a_finite_largest_logit_gives_no_token(path: ModuleType) -> None:
     logits = torch.randn(5, 1000)
     logits[1] = float("-inf")
@@ -242,7 +242,7 @@ def test_float32_rows_are_drawn_natively_where_that_can_be(monkeypatch: pytest.M
     assert not native_sampling.takes(logits.bfloat16())
     monkeypatch.setattr(native_sampling, "available", lambda: False)
     assert not native_sampling.takes(logits)
-    assert torch.equal(ops.greedy(logits), cpu_sampling.greedy(logits))
+    assert torch.equal(ops.greedy(logits), plain_sampling.greedy(logits))
 
 
 CUTS = [(1.0, 0, 1.0, 0.0), (0.7, 5, 1.0, 0.0), (1.3, 0, 0.8, 0.0), (1.5, 0, 1.0, 0.2), (1.2, 9, 0.9, 0.1)]
@@ -309,7 +309,7 @@ def test_masked_tokens_are_those_whose_bit_is_not_set(vocab_size: int, num_maske
     assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize("path", [cpu, reference])
+@pytest.mark.parametrize("path", [plain, reference])
 def test_a_mask_that_is_shorter_than_the_vocabulary_leaves_the_rest(path: ModuleType) -> None:
     logits = torch.zeros(2, 40)
     path.mask_tokens(logits, torch.tensor([1]), torch.tensor([[0b110]], dtype=torch.int32))
@@ -338,7 +338,7 @@ def test_penalties_change_the_named_places(vocab_size: int, seed: int) -> None:
     assert torch.equal(actual.flatten()[untouched], logits.flatten()[untouched])
 
 
-@pytest.mark.parametrize("path", [cpu, reference])
+@pytest.mark.parametrize("path", [plain, reference])
 def test_a_penalty_makes_positive_and_negative_logits_smaller(path: ModuleType) -> None:
     logits = torch.tensor([[2.0, -2.0, 0.0, float("-inf")]])
     every = torch.arange(4)

@@ -1,15 +1,17 @@
-"""The CPU path: the reference's arithmetic in as few and as large torch calls as the shapes allow."""
+"""The path in torch, for any device: the reference's arithmetic in as few and as large calls as the shapes allow.
+
+On a CPU tokens are drawn by the native kernels where these are.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import cpu_sampling, native_sampling
+from . import native_sampling, plain_sampling
 from .lora import Rows
 from .quantized import Cache, read_blocks, write_slots
 from .ragged import RaggedBatch
@@ -30,13 +32,21 @@ def add_rms_norm(
     return F.rms_norm(residual, weight.shape, weight, eps), residual
 
 
-def rotary(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return _turn(q, cos[:, None], sin[:, None]), _turn(k, cos[:, None], sin[:, None])
+def rotary(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    cos, sin = cos[:, None], sin[:, None]
+    return _turn(q, cos, sin, interleaved), _turn(k, cos, sin, interleaved)
 
 
-def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)], -1)
+def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
+    rotary_dim = 2 * cos.shape[-1]
+    turning = x[..., :rotary_dim].to(cos.dtype)
+    first, second = (turning[..., ::2], turning[..., 1::2]) if interleaved else turning.chunk(2, dim=-1)
+    halves = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
+    turned = torch.stack(halves, -1).flatten(-2) if interleaved else torch.cat(halves, -1)
+    turned = turned.to(x.dtype)
+    return turned if rotary_dim == x.shape[-1] else torch.cat([turned, x[..., rotary_dim:]], -1)
 
 
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
@@ -44,9 +54,30 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return F.silu(gate).mul_(up)
 
 
+def gelu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.gelu(gate, approximate="tanh").mul_(up)
+
+
 def write_kv(k: torch.Tensor, v: torch.Tensor, k_cache: Cache, v_cache: Cache, slots: torch.Tensor) -> None:
     write_slots(k, k_cache, slots)
     write_slots(v, v_cache, slots)
+
+
+def rotary_write(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    k_cache: Cache,
+    v_cache: Cache,
+    slots: torch.Tensor,
+    interleaved: bool = False,
+) -> torch.Tensor:
+    q, k = rotary(q, k, cos, sin, interleaved)
+    write_kv(k, v, k_cache, v_cache, slots)
+    return q
 
 
 @dataclass(frozen=True)
@@ -80,7 +111,7 @@ def paged_attention(
     sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     plain = not softcap and sinks is None
-    name = f"cpu.{q.dtype}.{window}.{plain}"
+    name = f"plain.{q.dtype}.{window}.{plain}"
     plan = batch.plans.get(name)
     if plan is None:
         plan = batch.plans[name] = _plan(batch, q.dtype, window, allow_causal=plain)
@@ -147,7 +178,7 @@ def _attend(
 
 def _plan(batch: RaggedBatch, dtype: torch.dtype, window: int, *, allow_causal: bool) -> list[_Decode | _Extend]:
     """`allow_causal`: a prompt that is a whole sequence, and limited by nothing but its order, goes without a mask."""
-    starts, seq_lens = batch.query_starts.tolist(), batch.seq_lens.tolist()
+    starts, seq_lens = batch.lengths()
     parts: list[_Decode | _Extend] = []
     decodes: dict[int, list[int]] = defaultdict(list)  # bit length of the number of blocks: sequences
     for seq, seq_len in enumerate(seq_lens):
@@ -162,10 +193,10 @@ def _plan(batch: RaggedBatch, dtype: torch.dtype, window: int, *, allow_causal: 
             parts.append(_Extend(slice(begin, end), seq_len, batch.block_tables[seq, :num_blocks], mask))
     for seqs in decodes.values():
         num_blocks = max(-(-seq_lens[seq] // batch.block_size) for seq in seqs)
-        index = torch.tensor(seqs)
+        index = torch.tensor(seqs, device=batch.seq_lens.device)
         rows = batch.query_starts[index]
         mask = _mask(batch.seq_lens[index, None] - 1, num_blocks * batch.block_size, dtype, window)
-        first = int(rows[0])
+        first = starts[seqs[0]]
         contiguous = seqs == list(range(seqs[0], seqs[0] + len(seqs)))
         parts.append(
             _Decode(
@@ -180,9 +211,9 @@ def _plan(batch: RaggedBatch, dtype: torch.dtype, window: int, *, allow_causal: 
 
 def _mask(positions: torch.Tensor, num_keys: int, dtype: torch.dtype, window: int) -> torch.Tensor:
     """positions [num_queries, 1] -> [num_queries, num_keys]: 0 where a query sees a key, else minus infinity."""
-    age = positions - torch.arange(num_keys)
+    age = positions - torch.arange(num_keys, device=positions.device)
     hidden = (age < 0) | (age >= window) if window else age < 0
-    return torch.zeros(age.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
+    return torch.zeros(age.shape, dtype=dtype, device=age.device).masked_fill_(hidden, float("-inf"))
 
 
 def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: Rows) -> None:
@@ -193,8 +224,24 @@ def lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, row
         y.index_add_(0, rows, F.linear(low, b))
 
 
+def lora_multi(
+    y: torch.Tensor, x: torch.Tensor, a_stack: torch.Tensor, b_stack: torch.Tensor, adapter_of_row: torch.Tensor
+) -> None:
+    for adapter in adapter_of_row.unique().tolist():
+        if adapter >= 0:
+            rows = (adapter_of_row == adapter).nonzero()[:, 0]
+            lora(y, x, a_stack[adapter], b_stack[adapter], rows)
+
+
 def mask_tokens(logits: torch.Tensor, rows: torch.Tensor, bitmask: torch.Tensor) -> None:
     covered = min(logits.shape[1], 32 * bitmask.shape[1])
+    if logits.device.type != "cpu":
+        bits = torch.arange(32, dtype=torch.int32, device=bitmask.device)
+        allowed = ((bitmask[..., None] >> bits) & 1).bool().flatten(1)[:, :covered]
+        logits[rows, :covered] = logits[rows, :covered].masked_fill(~allowed, float("-inf"))
+        return
+    import numpy as np  # not where there is only a card: see tests/gpu
+
     # numpy unpacks bits some ten times faster than torch can shift them out.
     words = np.ascontiguousarray(bitmask.numpy(), dtype="<i4").view(np.uint8)
     forbidden = torch.from_numpy(np.unpackbits(~words, axis=1, count=covered, bitorder="little")).view(torch.bool)
@@ -210,7 +257,7 @@ def penalize(
 
 
 def greedy(logits: torch.Tensor) -> torch.Tensor:
-    return native_sampling.greedy(logits) if native_sampling.takes(logits) else cpu_sampling.greedy(logits)
+    return native_sampling.greedy(logits) if native_sampling.takes(logits) else plain_sampling.greedy(logits)
 
 
 def sample(
@@ -221,7 +268,7 @@ def sample(
     min_p: torch.Tensor,
     uniform: torch.Tensor,
 ) -> torch.Tensor:
-    path = native_sampling if native_sampling.takes(logits) else cpu_sampling
+    path = native_sampling if native_sampling.takes(logits) else plain_sampling
     return path.sample(logits, temperature, top_k, top_p, min_p, uniform)
 
 
@@ -234,7 +281,7 @@ def token_logprobs(
     total = rows.logsumexp(-1, keepdim=True)
     own = rows.gather(1, tokens[:, None]) - total
     if num_top == 1:
-        ids = cpu_sampling.greedy(rows).clamp(min=0)[:, None]  # the first of equals, which topk does not promise
+        ids = plain_sampling.greedy(rows).clamp(min=0)[:, None]  # the first of equals, which topk does not promise
         top = rows.gather(1, ids)
     else:
         ids = rows.topk(min(num_top, rows.shape[1])).indices.sort(-1).values

@@ -1,4 +1,4 @@
-"""Drawing tokens on a CPU, without ever sorting a vocabulary.
+"""Drawing tokens in plain torch, on a CPU above all, without ever sorting a vocabulary.
 
 Rows with a small `top_k` are drawn among their candidates. For the others one pass gives each token its weight, the
 `top_p` cut is found by weighing buckets of nearly equal weights, and the draw looks into sums of blocks first.
@@ -40,7 +40,7 @@ def sample(
         column[:, None]
         for column in (temperature.to(rows.dtype), top_k, top_p.double(), min_p.to(rows.dtype), uniform.double())
     ]
-    tokens = torch.full((len(rows),), -1)
+    tokens = torch.full((len(rows),), -1, device=rows.device)
 
     def draw(way: Way, which: torch.Tensor) -> None:
         if bool(which.all()):
@@ -57,8 +57,8 @@ def sample(
 
 
 def greedy(logits: torch.Tensor) -> torch.Tensor:
-    """See `ops.greedy`. numpy looks for the largest some fifteen times as fast as torch."""
-    has_numpy = logits.dtype in (torch.float32, torch.float64)
+    """See `ops.greedy`. On a CPU numpy looks for the largest some fifteen times as fast as torch."""
+    has_numpy = logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.float64)
     tokens = torch.from_numpy(logits.numpy().argmax(-1)) if has_numpy else logits.argmax(-1)
     return tokens.where(logits.gather(1, tokens[:, None])[:, 0].isfinite(), -1)
 
@@ -114,7 +114,7 @@ def _among_all(
     target = uniform * reached[:, -1:]
     block = _pick(reached, target)
     before = F.pad(reached, (1, 0)).gather(1, block)
-    inside = blocks[torch.arange(len(blocks)), block[:, 0]].cumsum(-1, dtype=torch.float64)
+    inside = blocks[torch.arange(len(blocks), device=blocks.device), block[:, 0]].cumsum(-1, dtype=torch.float64)
     return (block * BLOCK + _pick(inside, target - before))[:, 0]
 
 
@@ -141,7 +141,7 @@ def _top_p_cut_by_buckets(weights: torch.Tensor, top_p: torch.Tensor) -> torch.T
     """The cut lies in the bucket in which the sum from the top reaches its goal; only what is in there is sorted."""
     num_rows = len(weights)
     bucket = weights.float().view(torch.int32) >> BUCKET_SHIFT
-    place = bucket + NUM_BUCKETS * torch.arange(num_rows, dtype=torch.int32)[:, None]
+    place = bucket + NUM_BUCKETS * torch.arange(num_rows, dtype=torch.int32, device=weights.device)[:, None]
     sums = torch.bincount(place.flatten(), weights.flatten().double(), num_rows * NUM_BUCKETS)
     reached = sums.view(num_rows, NUM_BUCKETS).flip(-1).cumsum(-1)
     goal = top_p * reached[:, -1:]
