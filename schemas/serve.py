@@ -395,9 +395,13 @@ class ReplicaInfo(Message, frozen=True, kw_only=True, tag="serve.replica_info"):
     block_size: int
     dtype: str
     kernels: str
-    """What computes: `native`, `torch`, `transformers`."""
+    """What computes: `native`, `torch`, `triton`, `transformers`."""
     weight_bytes: int
     cache_bytes: int
+    device: str = "cpu"
+    """Where: `cpu`, `cuda:0` and so on."""
+    slower_because: str = ""
+    """Why, on a card, torch's own kernels compute and not ours."""
 
 
 class AskReplica(Request[ReplicaInfo], frozen=True, tag="serve.ask_replica"):

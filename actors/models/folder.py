@@ -1,6 +1,7 @@
 """A model's folder in Hugging Face's layout: what its JSON files say, and its tensors one at a time.
 
-`config.json`, and either `model.safetensors` or `model.safetensors.index.json` with the files that it names.
+`config.json`, and either `model.safetensors` or `model.safetensors.index.json` with the files that it names. Weights
+that are quantized already are told by `quantization_config` and put together by `quantized_folder`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...runtime.errors import ModelDamaged, NoSuchModel
+from ...runtime.errors import ModelDamaged, ModelError, NoSuchModel
 from .errors import UnsupportedModel
+from .quantization_config import GPTQ_FILE, scheme_of
 
 if TYPE_CHECKING:
     import torch
@@ -30,20 +32,20 @@ def is_model_folder(path: Path) -> bool:
 
 
 class ModelFolder:
-    """`config` is the content of `config.json`. Raises NoSuchModel, ModelDamaged."""
+    """`config` is the content of `config.json`; `scheme` is how weights are quantized, None where they are plain.
+
+    Raises NoSuchModel, ModelDamaged, UnsupportedModel.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not is_model_folder(path):
             raise NoSuchModel(f"{path} is no model: it has no {CONFIG}", hint="give a folder in Hugging Face's layout")
         self.config = self.json(CONFIG)
-        if "quantization_config" in self.config:
-            kind = self.config["quantization_config"]
-            method = kind.get("quant_method", "?") if isinstance(kind, Mapping) else kind
-            raise UnsupportedModel(
-                f"{path} holds weights that are quantized already ({method})",
-                hint="take the unquantized model; the engine's `weights` option quantizes while it loads",
-            )
+        try:
+            self.scheme = scheme_of(self.config, self.json(GPTQ_FILE, optional=True))
+        except ModelError as error:
+            raise type(error)(f"{path}: {error}", hint=error.hint) from error
 
     def json(self, name: str, *, optional: bool = False) -> dict[str, Any]:
         """The object in a JSON file; empty where the file may be absent and is."""
@@ -76,9 +78,17 @@ class ModelFolder:
         return files
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every (name, tensor) as the files have it; only one is in memory at a time, unless the caller keeps it."""
+        """Every (name, tensor) as the files have it; only one is in memory at a time, unless the caller keeps it.
+        Whole numbers come only where weights are quantized."""
         for path, wanted in self.weight_files().items():
-            yield from read_safetensors(path, wanted)
+            yield from read_safetensors(path, wanted, only_floats=self.scheme is None)
+
+    def tensor_names(self) -> frozenset[str]:
+        """The tensors that there are, by the heads of the files."""
+        found: set[str] = set()
+        for path, wanted in self.weight_files().items():
+            found |= safetensors_names(path) if wanted is None else wanted
+        return frozenset(found)
 
 
 def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
@@ -98,10 +108,12 @@ def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
     return value
 
 
-def read_safetensors(path: Path, wanted: frozenset[str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+def read_safetensors(
+    path: Path, wanted: frozenset[str] | None = None, *, only_floats: bool = True
+) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of one file, mapped into memory: each is read when it is asked for.
 
-    `UnsupportedModel` for types that are no plain floating-point numbers.
+    `UnsupportedModel` for types that are no plain floating-point numbers (`only_floats`), or of less than two bytes.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -112,8 +124,19 @@ def read_safetensors(path: Path, wanted: frozenset[str] | None = None) -> Iterat
                 raise ModelDamaged(f"{path} lacks {len(missing)} tensors, among them '{min(missing)}'")
             for name in sorted(names if wanted is None else wanted):
                 tensor = file.get_tensor(name)
-                if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
+                is_float = tensor.dtype.is_floating_point
+                if (is_float and tensor.dtype.itemsize < 2) or (only_floats and not is_float):
                     raise UnsupportedModel(f"{path}: tensor '{name}' has the type {tensor.dtype}, not read here")
                 yield name, tensor
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        raise ModelDamaged(f"{path} is damaged: {error}", hint="fetch the file again") from error
+
+
+def safetensors_names(path: Path) -> frozenset[str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return frozenset(file.keys())
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise ModelDamaged(f"{path} is damaged: {error}", hint="fetch the file again") from error

@@ -6,6 +6,7 @@ a model is its folder of safetensors. HF_ENDPOINT and MODELSCOPE_ENDPOINT name o
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from .http_files import RemoteFile, fetch_file, fetch_json, file_sha256
 from .sources import Progress
 
 _NAME = re.compile(r"(hf|ms):([\w.-]+/[\w.-]+)(?:/([\w./-]+\.gguf))?(?:@([\w./-]+))?")
+_PAGE_SIZE = 200
 _WANTED = (".safetensors", ".json", ".jinja")
 
 
@@ -88,6 +90,11 @@ def look_up(name: str) -> HubModel:
     return msgspec.structs.replace(listing, files=_choose(name, parsed.file, listing.files))
 
 
+def look_up_data(name: HubName) -> HubModel:
+    """All the files of a data set's repository. Raises PullFailed."""
+    return _hugging_face(name, "datasets") if name.hub == "hf" else _modelscope_data(name)
+
+
 def _choose(name: str, file: str, files: tuple[RemoteFile, ...]) -> tuple[RemoteFile, ...]:
     """The one file that was asked for, or those of the model's folder (of the repository's top folder alone)."""
     if file:
@@ -106,18 +113,19 @@ def _ggufs(files: tuple[RemoteFile, ...]) -> str:
     return f"one of its files can be had as NAME/FILE: {', '.join(names)}" if names else ""
 
 
-def _hugging_face(name: HubName) -> HubModel:
+def _hugging_face(name: HubName, kind: str = "models") -> HubModel:
     """API: https://huggingface.co/docs/hub/api"""
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     token = _hugging_face_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     revision = quote(name.revision or "main", safe="")
-    found = fetch_json(f"{endpoint}/api/models/{name.repo}/revision/{revision}?blobs=true", headers)
+    found = fetch_json(f"{endpoint}/api/{kind}/{name.repo}/revision/{revision}?blobs=true", headers)
     answer = _convert(found, _HuggingFaceModel, name)
+    base = f"{endpoint}/{name.repo}" if kind == "models" else f"{endpoint}/{kind}/{name.repo}"
     files = tuple(
         RemoteFile(
             name=entry.rfilename,
-            url=f"{endpoint}/{name.repo}/resolve/{answer.sha}/{quote(entry.rfilename)}",
+            url=f"{base}/resolve/{answer.sha}/{quote(entry.rfilename)}",
             size=entry.size,
             sha256=entry.lfs.sha256 if entry.lfs else "",
             git_id="" if entry.lfs else entry.blobId,
@@ -157,13 +165,39 @@ def _hugging_face_token() -> str | None:
 
 def _modelscope(name: HubName) -> HubModel:
     """API as the `modelscope` package speaks it."""
-    endpoint = (os.environ.get("MODELSCOPE_ENDPOINT") or "https://www.modelscope.cn").rstrip("/")
-    base = f"{endpoint}/api/v1/models/{name.repo}/repo"
+    base = f"{_modelscope_endpoint()}/api/v1/models/{name.repo}/repo"
     revision = quote(name.revision or "master", safe="")
-    found = fetch_json(f"{base}/files?Revision={revision}&Recursive=true", {})
-    answer = _convert(found, _ModelScopeAnswer, name)
+    found = _modelscope_files(name, f"{base}/files?Revision={revision}&Recursive=true")
+    return _from_modelscope(name, base, found)
+
+
+def _modelscope_data(name: HubName) -> HubModel:
+    """A data set's files are listed in pages."""
+    base = f"{_modelscope_endpoint()}/api/v1/datasets/{name.repo}/repo"
+    revision = quote(name.revision or "master", safe="")
+    found: list[_ModelScopeFile] = []
+    for page in itertools.count(1):
+        query = f"Revision={revision}&Recursive=true&PageNumber={page}&PageSize={_PAGE_SIZE}"
+        more = _modelscope_files(name, f"{base}/tree?{query}")
+        found += more
+        if len(more) < _PAGE_SIZE:
+            break
+    return _from_modelscope(name, base, found)
+
+
+def _modelscope_endpoint() -> str:
+    return (os.environ.get("MODELSCOPE_ENDPOINT") or "https://www.modelscope.cn").rstrip("/")
+
+
+def _modelscope_files(name: HubName, url: str) -> list[_ModelScopeFile]:
+    answer = _convert(fetch_json(url, {}), _ModelScopeAnswer, name)
     if answer.Data is None:
         raise PullFailed(f"ModelScope does not give {name.repo}: {answer.Message}")
+    return answer.Data.Files
+
+
+def _from_modelscope(name: HubName, base: str, found: list[_ModelScopeFile]) -> HubModel:
+    revision = quote(name.revision or "master", safe="")
     files = tuple(
         RemoteFile(
             name=entry.Path,
@@ -171,7 +205,7 @@ def _modelscope(name: HubName) -> HubModel:
             size=entry.Size,
             sha256=entry.Sha256,
         )
-        for entry in answer.Data.Files
+        for entry in found
         if entry.Type != "tree"
     )
     return HubModel(name.repo, "", f"ModelScope, {name.repo} at {name.revision or 'master'}", files)

@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ...kernels.quantized import Cache, QuantizedCache
+from ...kernels.gpu.graphs import DecodeGraphs
+from ...kernels.quantized import Cache, PackedCache, QuantizedCache
 
 
 class CacheShape(Protocol):
@@ -20,11 +21,16 @@ class CacheShape(Protocol):
 
 class KVCache:
     """`k[layer]` and `v[layer]` are [num_blocks, block_size, num_kv_heads, head_dim], by that layer's own sizes; with
-    torch.int8 for `dtype` they are codes and scales.
+    torch.int8 for `dtype` they are codes and scales, with torch.uint8 codes of four bits, scales and minimums.
 
     Zeroed, because a masked place still enters a product with weight zero, and zero times NaN is NaN. Blocks cost
     memory, and the time to get it, only once they are used.
+
+    `num_spare`: blocks behind those, which no sequence has. `graphs`: of decoding steps on this cache, where a decoder
+    records any.
     """
+
+    graphs: DecodeGraphs | None = None
 
     def __init__(
         self,
@@ -33,8 +39,9 @@ class KVCache:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        num_spare: int = 0,
     ) -> None:
-        shapes = [(num_blocks, block_size, *heads) for heads in config.kv_shapes]
+        shapes = [(num_blocks + num_spare, block_size, *heads) for heads in config.kv_shapes]
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.k = [_empty_cache(shape, dtype, device) for shape in shapes]
@@ -46,6 +53,9 @@ class KVCache:
 
 
 def _empty_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Cache:
+    if dtype == torch.uint8:
+        packed = _zeros((*shape[:-1], shape[-1] // 2), dtype, device)
+        return PackedCache(packed, *(_zeros(shape[:-1], torch.float16, device) for _ in range(2)))
     if dtype == torch.int8:
         return QuantizedCache(_zeros(shape, dtype, device), _zeros(shape[:-1], torch.float32, device))
     return _zeros(shape, dtype, device)

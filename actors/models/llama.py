@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,15 +16,18 @@ import torch
 from torch import nn
 
 from ...kernels import ops
+from ...kernels.gpu import graphs, launch
 from ...kernels.quantized import Cache, QuantizedWeight
 from ...kernels.ragged import RaggedBatch
 from ...kernels.weights import FOUR_BITS, WeightFormat
-from ...runtime.errors import ModelDamaged
 from ...schemas.serve import AdapterInfo
 from .config import LlamaConfig
+from .errors import UnsupportedModel
+from .fused_products import FusedProducts, Product
 from .kv_cache import KVCache
 from .lora import AdapterStore, SelectedAdapters
 from .lora_llama import read_llama_adapter
+from .matrices import KEPT, Quantized, Weight, linear, place, stack
 from .one_by_one import forward_one_by_one, rows_one_by_one
 from .rope import inverse_frequencies
 
@@ -44,7 +48,7 @@ class LlamaLayer(nn.Module):
     The four products are `qkv`, `o`, `gate_up` and `down`; each may have a bias of that name (None where it has not).
     """
 
-    def __init__(self, config: LlamaConfig, index: int, dtype: torch.dtype) -> None:
+    def __init__(self, config: LlamaConfig, index: int, dtype: torch.dtype, *, quantized: bool = False) -> None:
         super().__init__()
         self.index = index
         self.q_size = config.num_heads * config.head_dim
@@ -53,14 +57,17 @@ class LlamaLayer(nn.Module):
         self.eps = config.rms_norm_eps
         self.scale = config.head_dim**-0.5
         self.window = config.window(index)
+        self.intermediate_size = config.intermediate_size
         hidden, intermediate = config.hidden_size, config.intermediate_size
         num_qkv = self.q_size + 2 * self.kv_size
+        # Matrices that come quantized take no memory as numbers.
+        device = "meta" if quantized else None
         self.input_norm = _weight(hidden, dtype=dtype)
-        self.qkv = _weight(num_qkv, hidden, dtype=dtype)
-        self.o = _weight(hidden, self.q_size, dtype=dtype)
+        self.qkv = _weight(num_qkv, hidden, dtype=dtype, device=device)
+        self.o = _weight(hidden, self.q_size, dtype=dtype, device=device)
         self.post_norm = _weight(hidden, dtype=dtype)
-        self.gate_up = _weight(2 * intermediate, hidden, dtype=dtype)
-        self.down = _weight(hidden, intermediate, dtype=dtype)
+        self.gate_up = _weight(2 * intermediate, hidden, dtype=dtype, device=device)
+        self.down = _weight(hidden, intermediate, dtype=dtype, device=device)
         self.qkv_bias = _weight(num_qkv, dtype=dtype) if config.qkv_bias else None
         self.o_bias = _weight(hidden, dtype=dtype) if config.o_bias else None
         self.gate_up_bias = _weight(2 * intermediate, dtype=dtype) if config.mlp_bias else None
@@ -70,7 +77,7 @@ class LlamaLayer(nn.Module):
 
     def parts(self) -> dict[str, Part]:
         """Canonical name within the layer -> where it goes."""
-        q, kv, intermediate = self.q_size, self.kv_size, self.gate_up.shape[0] // 2
+        q, kv, intermediate = self.q_size, self.kv_size, self.intermediate_size
         products = {
             "self_attn.q_proj": Part("qkv", slice(0, q)),
             "self_attn.k_proj": Part("qkv", slice(q, q + kv)),
@@ -107,8 +114,7 @@ class LlamaLayer(nn.Module):
         q, k, v = heads.split([size // self.head_dim for size in (self.q_size, self.kv_size, self.kv_size)], dim=1)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = ops.rms_norm(q, self.q_norm, self.eps), ops.rms_norm(k, self.k_norm, self.eps)
-        q, k = ops.rotary(q, k, *rotation)
-        ops.write_kv(k, v, *caches, batch.slots)
+        q = ops.rotary_write(q, k, v, *rotation, *caches, batch.slots)
         attended = ops.paged_attention(q, *caches, batch, self.scale, self.window)
         hidden = self._product("o", attended.flatten(1), adapters)
         hidden, residual = ops.add_rms_norm(hidden, residual, self.post_norm, self.eps)
@@ -116,7 +122,7 @@ class LlamaLayer(nn.Module):
         return self._product("down", ops.silu_mul(gate_up), adapters), residual
 
     def _product(self, name: str, x: torch.Tensor, adapters: SelectedAdapters | None) -> torch.Tensor:
-        y = ops.linear(x, getattr(self, name))
+        y = linear(x, getattr(self, name))
         bias: torch.Tensor | None = getattr(self, f"{name}_bias")
         if bias is not None:
             y = y.add_(bias)
@@ -126,22 +132,30 @@ class LlamaLayer(nn.Module):
 
 
 class LlamaDecoder(nn.Module):
-    """The whole decoder, a `ServedModel`. Weights are empty until `load_weights`; call it under
-    `torch.inference_mode`."""
+    """The whole decoder, a `ServedModel`. Weights are empty until `load_weights`, on the device that is torch's default
+    when it is made; call it under `torch.inference_mode`."""
 
-    kernels = "torch"
-
-    def __init__(self, config: LlamaConfig, dtype: torch.dtype, kv: torch.dtype | None = None) -> None:
-        """`kv`: how keys and values are kept, where it is not `dtype`."""
+    def __init__(
+        self,
+        config: LlamaConfig,
+        dtype: torch.dtype,
+        kv: torch.dtype | None = None,
+        *,
+        quantized: bool = False,
+        cuda_graphs: bool = True,
+    ) -> None:
+        """`kv`: how keys and values are kept, where it is not `dtype`. `quantized`: matrices of the layers may come in
+        few bits, and are kept so. `cuda_graphs`: decoding steps are recorded, on a device where that can be."""
         super().__init__()
         self.config = config
         self.dtype = dtype
         self.kv = kv or dtype
+        self.quantized = quantized
         self.vocab_size = config.vocab_size
         self.hidden_size = config.hidden_size
         self.context_length = config.context_length
         self.embedding = _weight(config.vocab_size, config.hidden_size, dtype=dtype)
-        self.layers = nn.ModuleList(LlamaLayer(config, i, dtype) for i in range(config.num_layers))
+        self.layers = nn.ModuleList(LlamaLayer(config, i, dtype, quantized=quantized) for i in range(config.num_layers))
         self.norm = _weight(config.hidden_size, dtype=dtype)
         self.head = (
             self.embedding if config.tied_embeddings else _weight(config.vocab_size, config.hidden_size, dtype=dtype)
@@ -149,15 +163,23 @@ class LlamaDecoder(nn.Module):
         self.inverse_frequencies: torch.Tensor  # [head_dim / 2]
         frequencies = inverse_frequencies(config.rope_theta, config.head_dim, config.rope_scaling)
         self.register_buffer("inverse_frequencies", frequencies, persistent=False)
-        self._adapters = AdapterStore(dtype)
+        self.device = self.norm.device
+        self.kernels = "torch" if launch.unavailable(self.device) else "triton"
+        self.records = cuda_graphs and not graphs.unavailable(self.device)
+        self._adapters = AdapterStore(dtype, self.device)
 
     @property
     def weight_bytes(self) -> int:
-        quantized = (module.nbytes for module in self.modules() if isinstance(module, QuantizedWeight))
+        quantized = (module.nbytes for module in self.modules() if isinstance(module, KEPT))
         return sum(weight.nbytes for weight in self.parameters()) + sum(quantized)
 
     def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
-        return KVCache(self.config, num_blocks, block_size, self.kv)
+        if not self.records:
+            return KVCache(self.config, num_blocks, block_size, self.kv, self.device)
+        num_spare = graphs.num_spare_blocks(block_size)
+        cache = KVCache(self.config, num_blocks, block_size, self.kv, self.device, num_spare)
+        cache.graphs = graphs.DecodeGraphs(partial(self._compute, cache=cache), block_size, num_blocks)
+        return cache
 
     def quantize(self, format: WeightFormat) -> None:
         """Keep the matrices in `format` from now on, after they are loaded; the vocabulary's in int8 where that has
@@ -170,6 +192,10 @@ class LlamaDecoder(nn.Module):
         head = embedding if self.config.tied_embeddings else QuantizedWeight.from_float(self.head, vocabulary)
         _replace(self, "embedding", embedding)
         _replace(self, "head", head)
+
+    def settle(self) -> None:
+        """When all weights are there: quantized ones are laid out as the device's kernels read them."""
+        place(self, self.device)
 
     def forward(
         self,
@@ -186,6 +212,17 @@ class LlamaDecoder(nn.Module):
         if deterministic and batch.num_tokens > 1:
             return forward_one_by_one(self.forward, token_ids, cache, batch, adapters)
         selected = self._adapters.select(adapters, batch)
+        if selected is None and cache.graphs is not None and cache.graphs.takes(batch):
+            return cache.graphs.run(token_ids, batch)
+        return self._compute(token_ids, batch, cache, selected)
+
+    def _compute(
+        self,
+        token_ids: torch.Tensor,
+        batch: RaggedBatch,
+        cache: KVCache,
+        selected: SelectedAdapters | None = None,
+    ) -> torch.Tensor:
         if isinstance(self.embedding, QuantizedWeight):
             residual = self.embedding.rows(token_ids, self.dtype)
         else:
@@ -203,7 +240,7 @@ class LlamaDecoder(nn.Module):
         """hidden [num_rows, hidden] -> float32 [num_rows, vocab]."""
         if deterministic and len(hidden) > 1:
             return rows_one_by_one(self.logits, hidden)
-        return ops.linear(hidden, self.head).float()
+        return linear(hidden, self.head).float()
 
     def load_adapter(self, name: str, path: Path) -> AdapterInfo:
         return self._adapters.load(name, path, lambda: read_llama_adapter(path, self.config))
@@ -214,27 +251,40 @@ class LlamaDecoder(nn.Module):
     def adapters(self) -> tuple[AdapterInfo, ...]:
         return self._adapters.infos()
 
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Copy every canonical (name, tensor) to its place, converted to the decoder's type.
+    def load_weights(self, weights: Iterable[tuple[str, Weight]]) -> None:
+        """Copy every canonical (name, tensor) to its place, converted to the decoder's type; keep quantized matrices as
+        they are, if the decoder was made for them.
 
         `ModelDamaged` where one is unknown, missing, of another shape, or holds a value that is not finite.
         """
-        missing = set(self.canonical_names())
-        for name, tensor in weights:
-            if name not in missing:
-                raise ModelDamaged(f"tensor '{name}' has no place in this decoder, or came twice")
-            target = self.target(name)
-            if target.shape != tensor.shape:
-                raise ModelDamaged(
-                    f"tensor '{name}' has the shape {tuple(tensor.shape)}; {tuple(target.shape)} is needed"
-                )
-            target.copy_(tensor)
-            # One pass without a mask: any NaN or infinity makes the sum one.
-            if not bool(target.sum(dtype=torch.float32).isfinite()):
-                raise ModelDamaged(f"tensor '{name}' holds values that are not finite")
-            missing.discard(name)
-        if missing:
-            raise ModelDamaged(f"{len(missing)} tensors are missing, among them '{min(missing)}'")
+        fused = FusedProducts(self)
+        for name, weight in fused.checked(weights):
+            if self.quantized and (product := fused.add(name, weight)):
+                if product.parts:
+                    self._keep(product)
+            elif isinstance(weight, torch.Tensor):
+                self.target(name).copy_(weight)
+            else:
+                self._keep_vocabulary(name, weight)
+
+    def _keep(self, product: Product) -> None:
+        device = self.norm.device
+        parts = [
+            part.to(device, self.dtype) if isinstance(part, torch.Tensor) else part.to(device)
+            for _, part in product.parts
+        ]
+        _replace(self.layers[product.layer], product.name, stack(parts))
+
+    def _keep_vocabulary(self, name: str, weight: Quantized) -> None:
+        weight = weight.to(self.norm.device)
+        if name == "lm_head.weight":
+            _replace(self, "head", weight)
+            return
+        if not isinstance(weight, QuantizedWeight):
+            raise UnsupportedModel(f"tensor '{name}' is quantized in a way that is not done for embeddings here")
+        _replace(self, "embedding", weight)
+        if self.config.tied_embeddings:
+            _replace(self, "head", weight)
 
     def canonical_names(self) -> Iterator[str]:
         """The tensors that this decoder is made of."""
@@ -243,6 +293,19 @@ class LlamaDecoder(nn.Module):
             yield "lm_head.weight"
         for i, layer in enumerate(self.layers):
             yield from (f"model.layers.{i}.{name}" for name in layer.parts())  # pyright: ignore
+
+    def product_of(self, name: str) -> tuple[int, str, slice, int] | None:
+        """Of a canonical name that is a product's matrix: the layer, the product, its rows there, and how many parts
+        that has. None for other tensors."""
+        match = _LAYER_NAME.fullmatch(name)
+        if match is None:
+            return None
+        parts: dict[str, Part] = self.layers[int(match[1])].parts()  # pyright: ignore[reportCallIssue]
+        product = parts[match[2]].parameter
+        if product not in PRODUCTS:
+            return None
+        num_parts = sum(part.parameter == product for part in parts.values())
+        return int(match[1]), product, parts[match[2]].rows or slice(0, self.target(name).shape[0]), num_parts
 
     def part(self, name: str) -> tuple[int, Part]:
         """Layer and place of a canonical name within the layers."""
@@ -265,11 +328,13 @@ class LlamaDecoder(nn.Module):
         return whole if part.rows is None else whole[part.rows]
 
 
-def _replace(module: nn.Module, name: str, weight: nn.Module) -> None:
+def _replace(module: nn.Module, name: str, weight: nn.Module | torch.Tensor) -> None:
     """Another weight in the place of a parameter."""
     delattr(module, name)
+    if isinstance(weight, torch.Tensor):
+        weight = nn.Parameter(weight, requires_grad=False)
     setattr(module, name, weight)
 
 
-def _weight(*shape: int, dtype: torch.dtype) -> nn.Parameter:
-    return nn.Parameter(torch.empty(shape, dtype=dtype), requires_grad=False)
+def _weight(*shape: int, dtype: torch.dtype, device: str | None = None) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)

@@ -14,37 +14,26 @@ from ...kernels.weights import WeightFormat
 from ...runtime.errors import ConfigError
 from .config import LlamaConfig
 from .config_hf import FAMILIES
+from .device import CPU
 from .errors import UnsupportedModel
 from .folder import ModelFolder
-from .formats import format_of, resolve
+from .formats import format_of, kept_as_stored, resolve
 from .gguf import GGUFFile
 from .llama import LlamaDecoder
 from .native_decoder import NativeDecoder, why_not_native
+from .quantized_folder import folder_weights
 from .served import ModelOptions, ModelShape, ServedModel
-from .tokenizer import Tokenizer
+from .tokenizer_loading import load_tokenizer as load_tokenizer
 from .weights import gguf_weights, hf_weights
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-KV_TYPES = {
-    WeightFormat.FLOAT32: torch.float32,
-    WeightFormat.BFLOAT16: torch.bfloat16,
-    WeightFormat.INT8: torch.int8,
-}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KV_TYPES = {**DTYPES, "int8": torch.int8, "int4": torch.uint8}
 
 
 def dtype_of(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise ConfigError(f"there is no weight type '{name}'", hint=f"choose one of {', '.join(DTYPES)}")
     return DTYPES[name]
-
-
-def load_tokenizer(path: Path) -> Tokenizer:
-    if path.is_dir():
-        from .tokenizer_folder import tokenizer_from_folder
-
-        return tokenizer_from_folder(ModelFolder(path))
-    with GGUFFile(path) as file:
-        return Tokenizer.from_gguf(file)
 
 
 def load_config(path: Path) -> ModelShape:
@@ -65,13 +54,21 @@ def load_model(path: Path, options: ModelOptions) -> ServedModel:
     """The model with its weights, ready to run. Raises NoSuchModel, ModelDamaged, UnsupportedModel, ConfigError."""
     options = resolve(path, options)
     dtype = dtype_of(options.dtype)
-    weights, kv = format_of(options.weights), format_of(options.kv)
-    if kv not in KV_TYPES:
-        raise ConfigError(f"keys and values cannot be kept in {kv}", hint=f"choose one of {', '.join(KV_TYPES)}")
+    device = torch.device(options.device)
+    # None: as numbers of the type that is computed in, and that may be one that no other format is beside.
+    weights = None if options.weights == options.dtype else format_of(options.weights)
+    if options.kv not in KV_TYPES:
+        raise ConfigError(
+            f"keys and values cannot be kept in {options.kv}", hint=f"choose one of {', '.join(KV_TYPES)}"
+        )
+    kv = KV_TYPES[options.kv]
     folder = ModelFolder(path) if path.is_dir() else None
     config = _lean_config(path, folder)
-    if config is not None and not why_not_native(config):
-        decoder = NativeDecoder(config, weights, kv, options.threads or torch.get_num_threads())
+    as_stored = weights is not None and kept_as_stored(path, weights)
+    if device == CPU and config is not None and not why_not_native(config):
+        threads = options.threads or torch.get_num_threads()
+        formats = format_of(options.weights), format_of(options.kv)
+        decoder = NativeDecoder(config, *formats, threads, quantized=as_stored)
         _load_weights(decoder, path, folder)
         return decoder
     if weights is WeightFormat.FLOAT32:
@@ -79,23 +76,34 @@ def load_model(path: Path, options: ModelOptions) -> ServedModel:
     if folder is not None and config is None:
         from .transformers_model import TransformersModel
 
-        model = TransformersModel.load(folder, dtype, KV_TYPES[kv])
+        model = TransformersModel.load(folder, dtype, kv, quantized=as_stored, device=device)
     else:
-        model = load_decoder(path, dtype, KV_TYPES[kv])
-    if weights != options.dtype and weights is not WeightFormat.FLOAT32:
+        model = load_decoder(path, dtype, kv, quantized=as_stored, device=device, cuda_graphs=options.cuda_graphs)
+    if weights is not None and weights is not WeightFormat.FLOAT32 and not as_stored:
         model.quantize(weights)
+    model.settle()
     return model
 
 
-def load_decoder(path: Path, dtype: torch.dtype, kv: torch.dtype | None = None) -> LlamaDecoder:
-    """The lean decoder with its weights converted to `dtype`. `UnsupportedModel` for other than its families."""
+def load_decoder(
+    path: Path,
+    dtype: torch.dtype,
+    kv: torch.dtype | None = None,
+    *,
+    quantized: bool = False,
+    device: torch.device = CPU,
+    cuda_graphs: bool = True,
+) -> LlamaDecoder:
+    """The lean decoder on `device`, with its weights converted to `dtype`, or where the folder has them quantized, as
+    they are (`quantized`). `cuda_graphs`: see `LlamaDecoder`. `UnsupportedModel` for other than its families."""
     folder = ModelFolder(path) if path.is_dir() else None
     if folder is not None:
         config = LlamaConfig.from_hf(folder.config)
     else:
         with GGUFFile(path) as file:
             config = LlamaConfig.from_gguf(file)
-    decoder = LlamaDecoder(config, dtype, kv)
+    with device:
+        decoder = LlamaDecoder(config, dtype, kv, quantized=quantized, cuda_graphs=cuda_graphs)
     _load_weights(decoder, path, folder)
     return decoder.eval()
 
@@ -118,7 +126,8 @@ def _lean_config(path: Path, folder: ModelFolder | None) -> LlamaConfig | None:
 
 def _load_weights(decoder: LlamaDecoder | NativeDecoder, path: Path, folder: ModelFolder | None) -> None:
     if folder is not None:
-        decoder.load_weights(hf_weights(folder.tensors(), decoder.config))
+        tensors = folder_weights(folder, quantized=decoder.quantized)
+        decoder.load_weights(hf_weights(tensors, decoder.config))
         return
     with GGUFFile(path) as file:
         decoder.load_weights(gguf_weights(file, decoder.config))

@@ -16,6 +16,7 @@ import torch
 from ...kernels import ops
 from ...kernels.lora import Rows
 from ...kernels.ragged import RaggedBatch
+from ...kernels.upload import upload
 from ...runtime.errors import RequestInvalid
 from ...schemas.serve import AdapterInfo
 from .errors import NoSuchAdapter
@@ -40,8 +41,11 @@ class Adapter:
     rank: int
     products: Mapping[str, LowRank]
 
-    def to(self, dtype: torch.dtype) -> Adapter:
-        return self.map(lambda _, pair: LowRank(pair.a.to(dtype).contiguous(), pair.b.to(dtype).contiguous()))
+    def to(self, dtype: torch.dtype, device: torch.device) -> Adapter:
+        def moved(x: torch.Tensor) -> torch.Tensor:
+            return x.to(device, dtype).contiguous()
+
+        return self.map(lambda _, pair: LowRank(moved(pair.a), moved(pair.b)))
 
     def map(self, function: Callable[[str, LowRank], LowRank]) -> Adapter:
         return Adapter(self.rank, {name: function(name, pair) for name, pair in self.products.items()})
@@ -68,15 +72,16 @@ class SelectedAdapters:
 class AdapterStore:
     """The adapters that are loaded, by name. Loading a name again replaces it."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype = dtype
+        self._device = device
         self._loaded: dict[str, tuple[Adapter, AdapterInfo]] = {}
 
     def load(self, name: str, path: Path, read: Callable[[], Adapter]) -> AdapterInfo:
         """Raises what `read` raises; then nothing has changed."""
         if not name:
             raise RequestInvalid("an adapter needs a name")
-        adapter = read().to(self._dtype)
+        adapter = read().to(self._dtype, self._device)
         info = AdapterInfo(name, str(path), adapter.rank, adapter.num_bytes)
         self._loaded[name] = adapter, info
         return info
@@ -98,13 +103,13 @@ class AdapterStore:
             return None
         if len(names) != batch.num_seqs:
             raise ValueError(f"{len(names)} adapters for {batch.num_seqs} sequences")
-        starts = batch.query_starts.tolist()
+        starts, _ = batch.lengths()
         spans: dict[str, list[tuple[int, int]]] = {}  # runs of neighbouring sequences with the same adapter
         for name, run in groupby(range(len(names)), key=names.__getitem__):
             seqs = list(run)
             if name and starts[seqs[0]] < starts[seqs[-1] + 1]:
                 spans.setdefault(name, []).append((starts[seqs[0]], starts[seqs[-1] + 1]))
-        return SelectedAdapters(tuple((self.get(name), _rows(parts)) for name, parts in spans.items()))
+        return SelectedAdapters(tuple((self.get(name), _rows(parts, self._device)) for name, parts in spans.items()))
 
     def get(self, name: str) -> Adapter:
         """Raises NoSuchAdapter."""
@@ -114,7 +119,7 @@ class AdapterStore:
         return self._loaded[name][0]
 
 
-def _rows(spans: Sequence[tuple[int, int]]) -> Rows:
+def _rows(spans: Sequence[tuple[int, int]], device: torch.device) -> Rows:
     if len(spans) == 1:
         return slice(*spans[0])
-    return torch.cat([torch.arange(begin, end) for begin, end in spans])
+    return upload([torch.cat([torch.arange(begin, end) for begin, end in spans])], device)[0]

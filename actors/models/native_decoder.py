@@ -9,7 +9,6 @@ import ctypes
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ...kernels import native
@@ -19,15 +18,17 @@ from ...kernels.weights import FOUR_BITS, NativeEngine, PackedWeight, WeightForm
 from ...runtime.errors import ConfigError, ModelDamaged
 from ...schemas.serve import AdapterInfo
 from .config import LlamaConfig
+from .errors import UnsupportedModel
+from .fused_products import FusedProducts, Product
 from .kv_cache import KVCache
 from .llama import PRODUCTS, LlamaDecoder
 from .lora import Adapter, AdapterStore
 from .lora_llama import read_llama_adapter
+from .matrices import Quantized, Weight
+from .native_cache import KV_BYTES, LANES, NativeCache
+from .native_matrices import packed_as_kept
 
-LANES = 16
-LINE = 64
 MAX_HEAD_DIM = 256
-KV_BYTES = {WeightFormat.FLOAT32: 4, WeightFormat.BFLOAT16: 2, WeightFormat.INT8: 1}
 
 
 def why_not_native(config: LlamaConfig) -> str:
@@ -37,46 +38,6 @@ def why_not_native(config: LlamaConfig) -> str:
     if config.intermediate_size % LANES:
         return f"its inner size {config.intermediate_size} is no multiple of {LANES}"
     return native.unavailable()
-
-
-class NativeCache(KVCache):
-    """Keys and values in the layout of native/attention.h: tiles of 16 tokens. Pages cost memory once they are used."""
-
-    def __init__(self, config: LlamaConfig, num_blocks: int, block_size: int, format: WeightFormat) -> None:
-        if block_size % LANES:
-            raise ConfigError(
-                f"the native kernels need blocks of a multiple of {LANES} tokens, not {block_size}",
-                hint="set `block_size`, or CALLBOARD_NATIVE=0 for the slower kernels of torch",
-            )
-        self.num_blocks = num_blocks
-        self.block_size = block_size
-        self.format = format
-        num_bytes = num_blocks * block_size * config.num_kv_heads * config.head_dim * KV_BYTES[format]
-        num_scales = num_blocks * block_size * config.num_kv_heads if format is WeightFormat.INT8 else 0
-        self.keys = [_zeros(num_bytes) for _ in range(config.num_layers)]
-        self.values = [_zeros(num_bytes) for _ in range(config.num_layers)]
-        self.scales = [np.zeros((2, num_scales), np.float32) for _ in range(config.num_layers)]
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(array.nbytes for array in (*self.keys, *self.values, *self.scales))
-
-    def c_struct(self, layer: int) -> native.CCache:
-        scales = self.scales[layer]
-        has_scales = scales.size > 0
-        return native.CCache(
-            self.keys[layer].ctypes.data,
-            self.values[layer].ctypes.data,
-            scales[0].ctypes.data if has_scales else None,
-            scales[1].ctypes.data if has_scales else None,
-        )
-
-
-def _zeros(num_bytes: int) -> np.ndarray:
-    """Bytes that begin at a cache line, as the kernels load them fastest; zeroed by the system as they are touched."""
-    whole = np.zeros(num_bytes + LINE, np.uint8)
-    start = -whole.ctypes.data % LINE
-    return whole[start : start + num_bytes]
 
 
 class NativeLayer:
@@ -101,13 +62,24 @@ class NativeDecoder:
     """A `ServedModel`. Computes in float32 between products; these are of the weights' format."""
 
     kernels = "native"
+    device = torch.device("cpu")
     batch_invariant = True
 
-    def __init__(self, config: LlamaConfig, weights: WeightFormat, kv: WeightFormat, num_threads: int) -> None:
+    def __init__(
+        self,
+        config: LlamaConfig,
+        weights: WeightFormat,
+        kv: WeightFormat,
+        num_threads: int,
+        *,
+        quantized: bool = False,
+    ) -> None:
+        """`quantized`: matrices of the layers may come in few bits, and are kept in the nearest format of ours."""
         if kv not in KV_BYTES:
             raise ConfigError(f"keys and values cannot be kept in {kv}", hint=f"choose one of {', '.join(KV_BYTES)}")
         self.config = config
         self.weights = weights
+        self.quantized = quantized
         self.kv = kv
         self.dtype = torch.float32
         self.vocab_size = config.vocab_size
@@ -118,7 +90,7 @@ class NativeDecoder:
             self._shapes = LlamaDecoder(config, torch.float32)  # knows where each tensor goes
         # Four bits are too few for the vocabulary: it costs more perplexity than all layers together.
         vocabulary = WeightFormat.INT8 if weights in FOUR_BITS else weights
-        arena = Arena()
+        arena = self._arena = Arena()
         self._embedding = PackedWeight(config.vocab_size, config.hidden_size, vocabulary, arena=arena)
         self._head = (
             self._embedding
@@ -128,7 +100,7 @@ class NativeDecoder:
         self._layers = [NativeLayer(config, weights, arena) for _ in range(config.num_layers)]
         self._norm = torch.empty(config.hidden_size)
         self._rotation = Rotation(config)
-        self._adapters = AdapterStore(torch.float32)
+        self._adapters = AdapterStore(torch.float32, self.device)
         self._bound: _Bound | None = None
 
     @property
@@ -195,21 +167,44 @@ class NativeDecoder:
     def adapters(self) -> tuple[AdapterInfo, ...]:
         return self._adapters.infos()
 
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    def load_weights(self, weights: Iterable[tuple[str, Weight]]) -> None:
         """Pack every canonical (name, tensor). `ModelDamaged` as for `LlamaDecoder.load_weights`."""
-        missing = set(self._shapes.canonical_names())
-        for name, tensor in weights:
-            if name not in missing:
-                raise ModelDamaged(f"tensor '{name}' has no place in this decoder, or came twice")
-            expected = self._shapes.target(name).shape
-            if expected != tensor.shape:
-                raise ModelDamaged(f"tensor '{name}' has the shape {tuple(tensor.shape)}; {tuple(expected)} is needed")
-            if not bool(tensor.sum(dtype=torch.float32).isfinite()):
-                raise ModelDamaged(f"tensor '{name}' holds values that are not finite")
-            self._place(name, tensor)
-            missing.discard(name)
-        if missing:
-            raise ModelDamaged(f"{len(missing)} tensors are missing, among them '{min(missing)}'")
+        fused = FusedProducts(self._shapes)
+        for name, weight in fused.checked(weights):
+            if self.quantized and (product := fused.add(name, weight)):
+                if product.parts:
+                    self._keep(product)
+            elif isinstance(weight, torch.Tensor):
+                self._place(name, weight)
+            else:
+                self._keep_vocabulary(name, weight)
+
+    def _keep(self, product: Product) -> None:
+        products = self._layers[product.layer].products
+        places = [self._places(product.name, rows) for rows, _ in product.parts]
+        try:
+            packed = packed_as_kept([part for _, part in product.parts], places, self._arena)
+        except ValueError as error:
+            raise ModelDamaged(f"layer {product.layer}, product '{product.name}': {error}") from error
+        # What was there was never written to, so it takes no memory.
+        packed.bias = products[product.name].bias
+        products[product.name] = packed
+
+    def _keep_vocabulary(self, name: str, weight: Quantized) -> None:
+        packed = packed_as_kept([weight], [torch.arange(weight.shape[0])], self._arena)
+        if name == "lm_head.weight":
+            self._head = packed
+            return
+        if packed.order is not None:
+            raise UnsupportedModel(f"tensor '{name}' is quantized in a way that is not done for embeddings here")
+        self._embedding = packed
+        if self.config.tied_embeddings:
+            self._head = packed
+
+    def _places(self, product: str, rows: slice) -> torch.Tensor:
+        """Where rows of a product lie in ours."""
+        places = torch.arange(rows.start, rows.stop)
+        return interleave(places, self.config.intermediate_size) if product == "gate_up" else places
 
     def _place(self, name: str, tensor: torch.Tensor) -> None:
         top = {"model.embed_tokens.weight": self._embedding, "lm_head.weight": self._head}
@@ -226,10 +221,7 @@ class NativeDecoder:
             getattr(layer, product).copy_(tensor)
             return
         weight = layer.products[product]
-        rows = part.rows or slice(0, weight.num_out)
-        places = torch.arange(rows.start, rows.stop)
-        if product == "gate_up":
-            places = interleave(places, self.config.intermediate_size)
+        places = self._places(product, part.rows or slice(0, weight.num_out))
         if part.parameter != product and weight.bias is not None:
             weight.bias[places] = tensor.float()
         else:

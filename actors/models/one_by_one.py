@@ -21,18 +21,22 @@ def forward_one_by_one(
 ) -> torch.Tensor:
     """What `forward` returns for the batch, [num_tokens, hidden], a token at a time in the order of its sequence."""
     rows: list[torch.Tensor] = []
-    starts = batch.query_starts.tolist()
+    starts, seq_lens = batch.lengths()
+    only = torch.tensor([0, 1], device=batch.query_starts.device)
     for seq in range(batch.num_seqs):
         names = None if adapters is None else adapters[seq : seq + 1]
         for at in range(starts[seq], starts[seq + 1]):
             one = slice(at, at + 1)
+            length = seq_lens[seq] - (starts[seq + 1] - 1 - at)
             alone = RaggedBatch(
                 positions=batch.positions[one],
                 slots=batch.slots[one],
-                block_tables=batch.block_tables[seq : seq + 1],
+                # No wider than its own sequence needs: how a kernel divides its work may follow from that.
+                block_tables=batch.block_tables[seq : seq + 1, : -(-length // batch.block_size)],
                 seq_lens=batch.positions[one] + 1,
-                query_starts=torch.tensor([0, 1]),
+                query_starts=only,
                 block_size=batch.block_size,
+                host=([0, 1], [length]),
             )
             rows.append(forward(token_ids[one], cache, alone, names))
     return torch.cat(rows)

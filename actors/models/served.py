@@ -17,13 +17,16 @@ from .kv_cache import KVCache
 class ModelOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a model is loaded. `dtype`: what is computed in, float32 or bfloat16. `weights`: how weights are kept
     ("": as `dtype`); `kv`: how keys and values are kept ("": as `dtype`). Where `dtype` is "" too, weights are kept as
-    the model's file keeps them, and the rest in float32 for float32 weights, in bfloat16 for others.
-    `threads`: of one operation (0: as torch)."""
+    the model's file keeps them, and the rest in float32 for float32 weights, in bfloat16 for others (float16 on cards
+    without it). `device`: see `compute_device`. `threads`: of one operation (0: as torch). `cuda_graphs`: decoding
+    steps are recorded and replayed, where that can be."""
 
     dtype: str = ""
     weights: str = ""
     kv: str = ""
+    device: str = ""
     threads: int = 0
+    cuda_graphs: bool = True
 
 
 class ModelShape(Protocol):
@@ -46,8 +49,9 @@ class ModelShape(Protocol):
 class ServedModel(Protocol):
     """A decoder with its weights. Calls run under `torch.inference_mode`, one at a time, from one thread.
 
-    `kernels` says what computes: `torch`, `native`, `transformers`. `deterministic`: a token's numbers depend on its
-    own sequence alone, and not on what else is in the batch or how its prompt was divided.
+    `kernels` says what computes: `torch`, `native`, `triton`, `transformers`. What is given to it and comes from it is
+    on its `device`. `deterministic`: a token's numbers depend on its own sequence alone, and not on what else is in the
+    batch or how its prompt was divided.
     """
 
     vocab_size: int
@@ -55,6 +59,7 @@ class ServedModel(Protocol):
     context_length: int
     kernels: str
     dtype: torch.dtype
+    device: torch.device
 
     @property
     def weight_bytes(self) -> int: ...

@@ -6,6 +6,8 @@ GGUF file says, `tokenizer_folder` from a `tokenizer.json`.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from enum import Enum, IntEnum
 from typing import Any
@@ -42,9 +44,9 @@ class FirstSpace(Enum):
 class Tokenizer:
     """Text to token ids and back.
 
-    `stop_ids` are the tokens that end a turn. Control tokens (`<|im_start|>`, ...) written in a text become their ids,
-    as in transformers. `longest_token_bytes`: no token stands for more bytes of a text. Safe to use from several
-    threads.
+    `stop_ids` are the tokens that end a turn; `eos_id` is the one that ends a text. Control tokens (`<|im_start|>`,
+    ...) written in a text become their ids, as in transformers. `longest_token_bytes`: no token stands for more bytes
+    of a text. Safe to use from several threads.
 
     `table`: the bytes of each id inside a text. `prefix`, `suffix`: ids that the model wants around a text.
     `first_space`: a text that begins here has its first space dropped; one that goes on from a prompt keeps it.
@@ -57,6 +59,7 @@ class Tokenizer:
         *,
         control_ids: frozenset[int],
         stop_ids: frozenset[int],
+        eos_id: int | None = None,
         prefix: tuple[int, ...] = (),
         suffix: tuple[int, ...] = (),
         first_space: FirstSpace = FirstSpace.KEPT,
@@ -65,6 +68,7 @@ class Tokenizer:
     ) -> None:
         self.vocab_size = len(table)
         self.stop_ids = stop_ids
+        self.eos_id = eos_id
         self.chat_template = chat_template
         self.longest_token_bytes = longest_token_bytes or max(map(len, table), default=1)
         self._backend = backend
@@ -84,6 +88,14 @@ class Tokenizer:
         """The ids of `text`; with the tokens that the model wants around a text (its start token) if `add_bos`."""
         ids = self._backend.encode(text, add_special_tokens=False).ids
         return [*self._prefix, *ids, *self._suffix] if add_bos else ids
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of `text` alone, and where each begins and ends in it, in characters.
+
+        Tokens that share a character (parts of its bytes) all have that character's place.
+        """
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The ids of a conversation up to where the assistant is to speak (the template writes its start tokens)."""
@@ -115,6 +127,23 @@ class Tokenizer:
     def vocab_bytes(self) -> list[bytes]:
         """`token_bytes` of every id, control tokens as they are written."""
         return list(self._table)
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """What `encode` puts before a text."""
+        return tuple(self._prefix)
+
+    def digest(self) -> str:
+        """SHA-256 of all that the ids of a text, or of a conversation, depend on."""
+        template = self.chat_template
+        described = {
+            "backend": self._backend.to_str(),
+            "around": (self._prefix, self._suffix),
+            "ends": (sorted(self.stop_ids), self.eos_id),
+            "control": sorted(self._control_ids),
+            "template": (template.text, sorted(template.special_tokens.items())) if template else None,
+        }
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
     @property
     def control_ids(self) -> frozenset[int]:

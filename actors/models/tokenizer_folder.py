@@ -50,6 +50,7 @@ def tokenizer_from_folder(folder: ModelFolder) -> Tokenizer:
         table,
         control_ids=frozenset(i for i, token in added.items() if token.special),
         stop_ids=_stop_ids(folder, backend, special),
+        eos_id=backend.token_to_id(special["eos_token"]) if "eos_token" in special else None,
         prefix=prefix,
         suffix=suffix,
         first_space=first_space,

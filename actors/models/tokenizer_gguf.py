@@ -45,6 +45,7 @@ class Ends(TypedDict):
     """What a file says beside its tokens."""
 
     stop_ids: frozenset[int]
+    eos_id: int | None
     bos_id: int | None
     add_bos: bool
     chat_template: ChatTemplate | None
@@ -89,6 +90,7 @@ def _ends(file: GGUFFile, tokens: Sequence[str], *, add_bos: bool) -> Ends:
     template = file.metadata.get("tokenizer.chat_template")
     return Ends(
         stop_ids=frozenset(i for i in map(token_id, ("eos", "eot", "eom")) if i is not None),
+        eos_id=special["eos"],
         bos_id=special["bos"],
         add_bos=file.get("tokenizer.ggml.add_bos_token", bool, add_bos),
         chat_template=ChatTemplate(template, named) if isinstance(template, str) else None,
@@ -110,6 +112,7 @@ class BytePairTokenizer(Tokenizer):
         *,
         pre: str,
         stop_ids: frozenset[int],
+        eos_id: int | None = None,
         bos_id: int | None = None,
         add_bos: bool = False,
         chat_template: ChatTemplate | None = None,
@@ -124,6 +127,7 @@ class BytePairTokenizer(Tokenizer):
             _byte_table(tokens, token_types),
             control_ids=frozenset(i for i, kind in enumerate(token_types) if kind == TokenType.CONTROL),
             stop_ids=stop_ids,
+            eos_id=eos_id,
             prefix=(bos_id,) if add_bos and bos_id is not None else (),
             longest_token_bytes=LOOSE_TOKEN_BYTES if pre == "qwen2" else None,
             chat_template=chat_template,
@@ -142,6 +146,7 @@ class SentencePieceTokenizer(Tokenizer):
         token_types: Sequence[int],
         *,
         stop_ids: frozenset[int],
+        eos_id: int | None = None,
         add_space: bool = True,
         bos_id: int | None = None,
         add_bos: bool = False,
@@ -173,6 +178,7 @@ class SentencePieceTokenizer(Tokenizer):
             [_piece_bytes(token, kind) for token, kind in zip(tokens, token_types, strict=True)],
             control_ids=frozenset(i for i, kind in enumerate(token_types) if kind in control),
             stop_ids=stop_ids,
+            eos_id=eos_id,
             prefix=(bos_id,) if add_bos and bos_id is not None else (),
             first_space=FirstSpace.DROPPED if add_space else FirstSpace.KEPT,
             longest_token_bytes=LOOSE_TOKEN_BYTES,

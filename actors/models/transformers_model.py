@@ -8,14 +8,13 @@ pieces and beside others, have the same logits as in transformers alone, and ref
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ...kernels import ops
 from ...kernels.quantized import QuantizedWeight
 from ...kernels.ragged import RaggedBatch
 from ...kernels.weights import FOUR_BITS, WeightFormat
@@ -25,9 +24,11 @@ from .errors import UnsupportedModel
 from .folder import ModelFolder
 from .kv_cache import KVCache
 from .lora import Adapter, AdapterStore
+from .matrices import Quantized, place
 from .one_by_one import forward_one_by_one, rows_one_by_one
 from .paged_in_transformers import NAME, CurrentStep, current, register
 from .peft_folder import read_peft
+from .quantized_transformers import QuantizedLinear, plain_state
 from .transformers_config import TransformersShape, transformers_config, transformers_shape
 
 # The trial: a text that comes in two pieces of so many tokens, the second of them beside the whole of another text; and
@@ -35,7 +36,7 @@ from .transformers_config import TransformersShape, transformers_config, transfo
 # differ by some percent.
 _TRIAL_PIECES = (5, 3)
 _TRIAL_OTHER = 3
-_TRIAL_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+_TRIAL_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 
 
 class TransformersModel:
@@ -54,13 +55,14 @@ class TransformersModel:
         self._modules: dict[str, nn.Module] = dict(model.named_modules())
         weights = {id(weight): weight.nbytes for weight in model.parameters()}
         self.weight_bytes: int = sum(weights.values())
-        self._adapters = AdapterStore(dtype)
+        self.device: torch.device = next(model.parameters()).device
+        self._adapters = AdapterStore(dtype, self.device)
         self._hooked: set[str] = set()
         self._layers: dict[int, int] = {}
         self.kv_shapes: tuple[tuple[int, int], ...] = ()
         register()
         with torch.inference_mode():
-            text = torch.arange(sum(_TRIAL_PIECES)) % self.vocab_size
+            text = torch.arange(sum(_TRIAL_PIECES), device=self.device) % self.vocab_size
             other = text.flip(0)[:_TRIAL_OTHER]
             expected = torch.cat([_alone(model, text), _alone(model, other)])
             self._decoder, self._head = _take_apart(model)
@@ -69,26 +71,39 @@ class TransformersModel:
         self.hidden_size: int = hidden.shape[-1]
 
     @classmethod
-    def load(cls, folder: ModelFolder, dtype: torch.dtype, kv: torch.dtype | None = None) -> TransformersModel:
-        """Raises ModelDamaged, UnsupportedModel."""
+    def load(
+        cls,
+        folder: ModelFolder,
+        dtype: torch.dtype,
+        kv: torch.dtype | None = None,
+        *,
+        quantized: bool = False,
+        device: torch.device | None = None,
+    ) -> TransformersModel:
+        """`quantized`: linear layers that the folder has in few bits are kept so. Raises ModelDamaged,
+        UnsupportedModel."""
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
         config, shape = transformers_config(folder), transformers_shape(folder)
         folder.weight_files()  # says clearly what is missing
+        source: dict[str, Any] = {"pretrained_model_name_or_path": folder.path, "local_files_only": True}
+        model_class: Any = AutoModelForCausalLM
+        matrices: dict[str, Quantized] = {}
         try:
             with _quiet():
-                loaded: Any = AutoModelForCausalLM.from_pretrained(
-                    folder.path,
+                if folder.scheme is not None:
+                    model_class, config, state, matrices = plain_state(folder, config, dtype, keep=quantized)
+                    source = {"pretrained_model_name_or_path": None, "state_dict": state}
+                model, report = model_class.from_pretrained(
+                    **source,
                     config=config,
                     dtype=dtype,
                     attn_implementation="eager",
-                    local_files_only=True,
                     trust_remote_code=False,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # they are in the report
                 )
-            model, report = loaded
         except SafetensorError as error:
             raise ModelDamaged(f"{folder.path} is damaged: {error}", hint="fetch the model again") from error
         except (RuntimeError, ValueError, KeyError, OSError, ImportError) as error:
@@ -99,10 +114,13 @@ class TransformersModel:
         for name, weight in model.named_parameters():
             if not bool(weight.sum(dtype=torch.float32).isfinite()):
                 raise ModelDamaged(f"{folder.path}: tensor '{name}' holds values that are not finite")
-        return cls(model.eval(), shape, dtype, kv)
+        served = cls(model.eval().to(device), shape, dtype, kv)
+        if matrices:
+            served.keep(matrices)
+        return served
 
     def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
-        return KVCache(self, num_blocks, block_size, self.kv)
+        return KVCache(self, num_blocks, block_size, self.kv, self.device)
 
     def quantize(self, format: WeightFormat) -> None:
         """Keep the linear layers in `format` from now on, the output matrix in int8 where that has four bits.
@@ -110,27 +128,52 @@ class TransformersModel:
         Left as they are: embeddings, an output matrix that is one of them, and what is no linear layer (experts that
         are one tensor). Before adapters are loaded.
         """
-        embeddings = {id(one.weight) for one in self._modules.values() if isinstance(one, nn.Embedding)}
         vocabulary = WeightFormat.INT8 if format in FOUR_BITS else format
+
+        def quantized(name: str, layer: Any, root: nn.Module) -> Quantized:
+            weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.T
+            return QuantizedWeight.from_float(weight.detach(), format if root is self._decoder else vocabulary)
+
+        self._replace_weights(quantized)
+
+    def keep(self, matrices: Mapping[str, Quantized]) -> None:
+        """Keep linear layers in what their numbers came from, by the layer's name in the files.
+
+        Left as numbers: what `quantize` leaves, and what has another name in transformers than in the files.
+        """
+        self._replace_weights(lambda name, layer, root: matrices.get(name))
+
+    def settle(self) -> None:
+        """When all weights are there: quantized ones are laid out as the device's kernels read them."""
+        for root in (self._decoder, self._head):
+            place(root, self.device)
+
+    def _replace_weights(self, weight_of: Callable[[str, Any, nn.Module], Quantized | None]) -> None:
+        embeddings = {id(one.weight) for one in self._modules.values() if isinstance(one, nn.Embedding)}
         names = {id(module): name for name, module in self._modules.items()}
-        for root, kept_in in ((self._decoder, format), (self._head, vocabulary)):
+        for root in (self._decoder, self._head):
             for path in [path for path, module in root.named_modules() if _is_product(module)]:
                 layer: Any = root.get_submodule(path)  # looked up anew, so that those replaced are freed
                 if id(layer.weight) in embeddings:
                     continue
-                quantized = QuantizedLinear(layer, kept_in)
-                root.set_submodule(path, quantized)
-                self.weight_bytes += quantized.weight.nbytes - layer.weight.nbytes
-                self._modules[names[id(layer)]] = quantized
+                name = names[id(layer)]
+                weight = weight_of(name, layer, root)
+                if weight is None:
+                    continue
+                root.set_submodule(path, QuantizedLinear(weight, layer.bias))
+                self.weight_bytes += weight.nbytes - layer.weight.nbytes
+                self._modules[name] = root.get_submodule(path)
         self._try_quantized()
 
     def _try_quantized(self) -> None:
         """Raises UnsupportedModel where a layer's code wants the matrix itself of what was replaced."""
         num_tokens = sum(_TRIAL_PIECES)
-        batch = RaggedBatch.build([num_tokens], [num_tokens], [[0]], num_tokens)
+        batch = RaggedBatch.build([num_tokens], [num_tokens], [[0]], num_tokens, self.device)
         with torch.inference_mode():
             try:
-                hidden = self.forward(torch.arange(num_tokens) % self.vocab_size, self.new_cache(1, num_tokens), batch)
+                hidden = self.forward(
+                    torch.arange(num_tokens, device=self.device) % self.vocab_size, self.new_cache(1, num_tokens), batch
+                )
                 self.logits(hidden)
             except (AttributeError, TypeError, RuntimeError, ValueError) as error:
                 kind = type(self._head).__name__
@@ -181,9 +224,11 @@ class TransformersModel:
         what size."""
         kind = type(self._head).__name__
         begin, end = _TRIAL_PIECES[0], len(text)
-        cache = KVCache(self, 2, end, self.dtype)
-        first = CurrentStep(RaggedBatch.build([begin], [begin], [[1]], end), cache, self._layers, learning=True)
-        both = RaggedBatch.build([end, len(other)], [end - begin, len(other)], [[1], [0]], end)
+        cache = KVCache(self, 2, end, self.dtype, self.device)
+        first = CurrentStep(
+            RaggedBatch.build([begin], [begin], [[1]], end, self.device), cache, self._layers, learning=True
+        )
+        both = RaggedBatch.build([end, len(other)], [end - begin, len(other)], [[1], [0]], end, self.device)
         try:
             hidden = [self._run(text[:begin], first)]
             if not self._layers:
@@ -213,22 +258,6 @@ class TransformersModel:
                     f"the adapter {pair.a.shape[1]} and {pair.b.shape[0]}"
                 )
         return Adapter(max(pair.a.shape[0] for pair in pairs.values()), pairs)
-
-
-class QuantizedLinear(nn.Module):
-    """A linear layer with its weight in a format of few bits."""
-
-    weight: QuantizedWeight
-
-    def __init__(self, layer: Any, format: WeightFormat) -> None:
-        super().__init__()
-        weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.T
-        self.weight = QuantizedWeight.from_float(weight.detach(), format)
-        self.bias: nn.Parameter | None = layer.bias
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = ops.linear(x, self.weight)
-        return y if self.bias is None else y.add_(self.bias)
 
 
 class _AddLowRank:
@@ -269,7 +298,7 @@ class _Output:
 
 def _alone(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """The logits that transformers computes by itself, [num_tokens, vocab]."""
-    positions = torch.arange(len(tokens))
+    positions = torch.arange(len(tokens), device=tokens.device)
     try:
         return model(input_ids=tokens[None], position_ids=positions[None], use_cache=False).logits[0].float()
     except TypeError as error:  # an unexpected keyword: it counts positions in a way of its own

@@ -17,6 +17,7 @@ from .config import LlamaConfig
 from .config_gguf import ROPE_FACTORS
 from .errors import UnsupportedModel
 from .gguf import GGUFFile
+from .matrices import QUANTIZED, Weight, take_rows
 
 _GGUF_TOP = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -61,11 +62,20 @@ _DERIVED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
 
-def gguf_weights(file: GGUFFile, config: LlamaConfig) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of a file in float32 under its canonical name, one at a time to keep memory low."""
+def gguf_layer(name: str) -> int | None:
+    """The layer that a tensor of a GGUF file belongs to, None for those of no layer."""
+    match = _LAYER.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def gguf_weights(
+    file: GGUFFile, config: LlamaConfig, names: Iterable[str] | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of a file, all or those of `names`, in float32 under their canonical names, one at a time to keep memory
+    low."""
     # Only the converter of this architecture changes the order of rows.
     permuted = file.get("general.architecture", str) == "llama"
-    for name in file.tensors:
+    for name in file.tensors if names is None else names:
         if name == ROPE_FACTORS:
             continue  # it is in the configuration
         array = file.read(name)
@@ -76,8 +86,8 @@ def gguf_weights(file: GGUFFile, config: LlamaConfig) -> Iterator[tuple[str, tor
         yield _canonical(name, file), torch.from_numpy(array)
 
 
-def hf_weights(tensors: Iterable[tuple[str, torch.Tensor]], config: LlamaConfig) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a folder in Hugging Face's layout under their canonical names.
+def hf_weights(tensors: Iterable[tuple[str, Weight]], config: LlamaConfig) -> Iterator[tuple[str, Weight]]:
+    """The tensors of a folder in Hugging Face's layout, quantized ones too, under their canonical names.
 
     Left out: an output matrix that the configuration says is the embedding again, and tables that follow from it.
     """
@@ -89,7 +99,7 @@ def hf_weights(tensors: Iterable[tuple[str, torch.Tensor]], config: LlamaConfig)
                 yield canonical, part
 
 
-def _from_internlm2(name: str, tensor: torch.Tensor, config: LlamaConfig) -> Iterator[tuple[str, torch.Tensor]]:
+def _from_internlm2(name: str, tensor: Weight, config: LlamaConfig) -> Iterator[tuple[str, Weight]]:
     """InternLM2's own names and its fused projection; whatever else comes under its own name."""
     match = _INTERNLM2_NAME.fullmatch(name)
     if match is None or not (match[2] == "attention.wqkv" or match[2] in _INTERNLM2_LAYER):
@@ -99,7 +109,12 @@ def _from_internlm2(name: str, tensor: torch.Tensor, config: LlamaConfig) -> Ite
     if product != "attention.wqkv":
         yield f"{layer}.{_INTERNLM2_LAYER[product]}.{kind}", tensor
         return
-    for projection, part in zip("qkv", split_wqkv(tensor, config), strict=True):
+    parts: tuple[Weight, ...]
+    if isinstance(tensor, QUANTIZED):
+        parts = tuple(take_rows(tensor, rows) for rows in split_wqkv(torch.arange(tensor.shape[0]), config))
+    else:
+        parts = split_wqkv(tensor, config)
+    for projection, part in zip("qkv", parts, strict=True):
         yield f"{layer}.self_attn.{projection}_proj.{kind}", part
 
 

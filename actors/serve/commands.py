@@ -22,6 +22,7 @@ def _configure(parser: ArgumentParser) -> None:
     parser.add_argument("-p", "--prompt", help="ask this and print the answer; without it, standard input is read")
     parser.add_argument("--system", metavar="TEXT", help="what the model is told to be")
     parser.add_argument("--model", help="a model's name, or the path of a .gguf file or a folder (CALLBOARD_MODEL)")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N, if this starts the engine")
     add_json_option(parser)
     parser.add_argument("--trace", action="store_true", help="trace one prompt: `callboard trace ID` then draws it")
     sampling = parser.add_argument_group("the answer")
@@ -240,15 +241,18 @@ def _schema(given: str) -> str:
 
 
 def _engine_config(args: Namespace) -> EngineConfig:
-    """For an engine that is not there yet: table `[engine]` of the settings, and the model asked for."""
+    """For an engine that is not there yet: table `[engine]` of the settings, and the model and device asked for."""
     import msgspec
 
     from ...runtime.errors import ConfigError
     from .engine import EngineConfig
 
     settings = settings_of(args, model=args.model)
+    options = {"model": settings.model, **settings.engine}
+    if args.device is not None:
+        options["device"] = args.device
     try:
-        return msgspec.convert({"model": settings.model, **settings.engine}, EngineConfig)
+        return msgspec.convert(options, EngineConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"[engine] does not fit: {error}", hint="see the table [engine] of the settings") from error
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ...kernels.ragged import RaggedBatch
+from ...kernels.upload import upload
 from ..models.served import ServedModel
 from .block_tables import BlockTables
 from .draw_plan import DrawPlan
@@ -142,8 +143,10 @@ class ModelDrafter:
             np.array([len(tokens) for tokens in new]),
             tables.cut([sequence.row for sequence in sequences], width),
             self._cache.block_size,
+            self._model.device,
         )
-        token_ids = torch.tensor([token for tokens in new for token in tokens])
+        given = torch.tensor([token for tokens in new for token in tokens])
+        (token_ids,) = upload([given], self._model.device)
         return self._model.forward(token_ids, self._cache, batch)[batch.query_starts[1:] - 1]
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:

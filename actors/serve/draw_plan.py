@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ...kernels import ops
+from ...kernels.upload import upload
 from ...schemas.serve import TokenLogprob
 from .logprobs import token_logprobs
 from .replica_sequence import ReplicaSequence
@@ -64,10 +65,10 @@ class DrawPlan:
         if self._is_plain:
             return DrawnRows(ops.greedy(logits).tolist(), {})
         # A copy, since what follows changes the logits, and what is reported is the model's own distribution.
-        raw = logits[list(self._wanted)] if self._wanted else None
+        raw = logits[upload([torch.tensor(list(self._wanted))], logits.device)[0]] if self._wanted else None
         self._adjust(logits)
         columns = np.array(self._parameters, np.float64).T
-        temperature, top_k, top_p, min_p, number = (torch.from_numpy(column).to(logits.device) for column in columns)
+        temperature, top_k, top_p, min_p, number = upload([torch.from_numpy(c) for c in columns], logits.device)
         tokens = ops.sample(logits, temperature, top_k.long(), top_p, min_p, number).tolist()
         return DrawnRows(tokens, {} if raw is None else self._report(raw, tokens))
 
@@ -92,8 +93,9 @@ class DrawPlan:
 
     def _adjust(self, logits: torch.Tensor) -> None:
         if self._masks:
-            bitmask = torch.from_numpy(np.stack(self._masks)).to(logits.device)
-            ops.mask_tokens(logits, torch.tensor(self._mask_rows, device=logits.device), bitmask)
+            (bitmask,) = upload([torch.from_numpy(np.stack(self._masks))], logits.device)
+            (rows,) = upload([torch.tensor(self._mask_rows)], logits.device)
+            ops.mask_tokens(logits, rows, bitmask)
         for changes in (self._penalties, self._biases, self._stops):
             if changes:
                 _change(logits, changes)
@@ -112,15 +114,6 @@ def _change(logits: torch.Tensor, changes: list[_Changes]) -> None:
     tokens = np.concatenate([change.tokens for change in changes])
     repetition = np.repeat([change.repetition for change in changes], lengths)
     offset = np.concatenate([np.broadcast_to(change.offset, len(change.tokens)) for change in changes])
-
-    def floating(values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values).to(logits.device, logits.dtype)
-
-    device = logits.device
-    ops.penalize(
-        logits,
-        torch.from_numpy(rows).to(device),
-        torch.from_numpy(tokens).to(device),
-        floating(repetition),
-        floating(offset),
-    )
+    places = upload([torch.from_numpy(rows), torch.from_numpy(tokens)], logits.device)
+    factors = upload([torch.from_numpy(values.astype(np.float64)) for values in (repetition, offset)], logits.device)
+    ops.penalize(logits, *places, *(values.to(logits.dtype) for values in factors))

@@ -7,14 +7,13 @@ imported when it starts, after the process was prepared for it.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import anyio.to_thread
 import msgspec
-import psutil
 
 from ...runtime.actor import Actor, handler
 from ...runtime.errors import ConfigError
@@ -39,19 +38,12 @@ from ...schemas.serve import (
     UnloadAdapter,
 )
 from ..models.store import ModelStore
+from .cache_size import block_bytes, blocks_on_card, blocks_on_cpu
 from .starting import START_TIMEOUT_S
 from .threads import default_threads, prepare_process, process_env
 
 if TYPE_CHECKING:
     from ..models.served import ModelOptions, ModelShape
-
-MIB = 1 << 20
-AUTO_CACHE_MIB = 1024
-AUTO_CACHE_SHARE = 0.25
-
-KV_VALUE_BYTES = {"float32": 4, "bfloat16": 2}
-# A head's keys, and its values, have a scale for each token in the int8 cache.
-SCALE_BYTES = 4
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -62,14 +54,16 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `model`: a name of the store, or the path of a model. `dtype`: what is computed in, float32 (answers equal those of
     transformers) or bfloat16 (half the memory). `weights`: how weights are kept, "" for as `dtype`, or float32,
     bfloat16, int8, int4, nf4. `kv_cache`: how keys and values are, "" for as `dtype`, or float32, bfloat16, int8. With
-    none of the three, weights are kept as the model's file keeps them.
+    none of the three, weights are kept as the model's file keeps them. `device`: cpu, cuda, or one card as in cuda:1;
+    "" for the first card where there is one. Replicas on cuda or "" are divided over the cards. `cuda_graphs`: on a
+    card, steps that only decode are recorded once for each size and replayed (off: to compare, or for their memory).
 
     `cache_mib`: memory for keys and values; 0 takes up to 1 GiB, at most a quarter of what is free, or more where one
-    full context needs it and half of what is free holds that. `num_blocks` sets their number outright instead, for
-    each replica. `context_length`: 0 for the model's own, or a smaller one. `max_batch_tokens`: tokens computed in one
-    step, the most that a decoding stream waits for others' prompts. `max_running`: sequences that one replica computes
-    at once. `max_waiting`: requests that may wait beside those. `threads`: 0 for all cores (of more than two, all but
-    one), divided over the replicas.
+    full context needs it and half of what is free holds that, and on a card what it has left. `num_blocks` sets their
+    number outright instead, for each replica. `context_length`: 0 for the model's own, or a smaller one.
+    `max_batch_tokens`: tokens computed in one step, the most that a decoding stream waits for others' prompts.
+    `max_running`: sequences that one replica computes at once. `max_waiting`: requests that may wait beside those.
+    `threads`: 0 for all cores (of more than two, all but one), divided over the replicas.
 
     `overlap`: plan the next step while one is computed (off: to compare). `replicas`: copies of the model, between
     which requests are divided; `replica_process` gives each a process of its own, whose death the engine survives.
@@ -83,6 +77,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dtype: str = ""
     weights: str = ""
     kv_cache: str = ""
+    device: str = ""
+    cuda_graphs: bool = True
     cache_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
     num_blocks: Annotated[int, msgspec.Meta(ge=0)] = 0
     block_size: Count = 16
@@ -130,7 +126,10 @@ class Engine(Actor[EngineConfig]):
         path, model, options = await anyio.to_thread.run_sync(self._look_at_model)
         context_length = min(config.context_length or model.context_length, model.context_length)
         draft, draft_model = await anyio.to_thread.run_sync(self._look_at_draft)
-        num_blocks = config.num_blocks or auto_num_blocks(config, model, context_length, options.kv, draft_model)
+        shapes = (model,) if draft_model is None else (model, draft_model)
+        num_blocks = config.num_blocks or await anyio.to_thread.run_sync(
+            self._count_blocks, path, options, shapes, context_length
+        )
         replicas = await self._start_replicas(path, options, num_blocks, draft)
         self._scheduler = await self.spawn(
             Scheduler,
@@ -161,6 +160,7 @@ class Engine(Actor[EngineConfig]):
         from .replica import Replica, ReplicaConfig
 
         config = self.config
+        devices = self._devices(options)
         replica = ReplicaConfig(
             path=str(path),
             dtype=options.dtype,
@@ -169,6 +169,7 @@ class Engine(Actor[EngineConfig]):
             num_blocks=num_blocks,
             block_size=config.block_size,
             threads=config.threads or max(1, default_threads() // config.replicas),
+            cuda_graphs=config.cuda_graphs,
             draft=draft,
             num_draft=config.num_draft if config.draft else 0,
             adapters=tuple(config.adapters.items()),
@@ -177,13 +178,14 @@ class Engine(Actor[EngineConfig]):
 
         async def start(index: int) -> None:
             name = "replica" if config.replicas == 1 else f"replica-{index}"
+            ours = msgspec.structs.replace(replica, device=devices[index % len(devices)])
             if config.replica_process:
                 # A process is a root of the bus, so its name says whose it is.
                 name = f"{self.address.replace('.', '-')}-{name}"
                 where = Process(env=process_env(), ready_timeout=START_TIMEOUT_S)
-                ref = await self.spawn("serve.replica", replica, name=name, where=where, restart=Restart.PERMANENT)
+                ref = await self.spawn("serve.replica", ours, name=name, where=where, restart=Restart.PERMANENT)
             else:
-                ref = await self.spawn(Replica, replica, name=name, restart=Restart.PERMANENT)
+                ref = await self.spawn(Replica, ours, name=name, restart=Restart.PERMANENT)
             addresses[index] = ref.address
 
         try:
@@ -236,9 +238,44 @@ class Engine(Actor[EngineConfig]):
 
         config = self.config
         path = self._store().path(config.model)
-        options = resolve(path, ModelOptions(dtype=config.dtype, weights=config.weights, kv=config.kv_cache))
+        options = resolve(
+            path, ModelOptions(dtype=config.dtype, weights=config.weights, kv=config.kv_cache, device=config.device)
+        )
         dtype_of(options.dtype)
         return path, load_config(path), options
+
+    def _devices(self, options: ModelOptions) -> list[str]:
+        """Where replicas run, in turns: one device, or all cards where none was named."""
+        import torch
+
+        if options.device == "cpu" or self.config.device not in ("", "cuda"):
+            return [options.device]
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+    def _count_blocks(
+        self, path: Path, options: ModelOptions, models: Sequence[ModelShape], context_length: int
+    ) -> int:
+        """Blocks for each replica's cache, a draft model's included: as many as the memory for it holds."""
+        import torch
+
+        from ..models.device import free_bytes
+        from ..models.formats import estimated_bytes
+
+        config = self.config
+        one_block = block_bytes(models, config.block_size, options.kv)
+        full_context = -(-context_length // config.block_size) * one_block
+        if options.device == "cpu":
+            return blocks_on_cpu(one_block, full_context, config.cache_mib, config.replicas)
+        devices = self._devices(options)
+        return blocks_on_card(
+            one_block,
+            full_context,
+            config.cache_mib,
+            num_replicas=-(-config.replicas // len(devices)),
+            free=min(free_bytes(torch.device(device)) for device in devices[: config.replicas]),
+            weights=estimated_bytes(path, options.weights),
+            most=config.max_running,
+        )
 
     def _look_at_draft(self) -> tuple[str, ModelShape | None]:
         """What the replica is told of who guesses (nothing, "ngram", or where the model lies), and such a model's
@@ -254,37 +291,6 @@ class Engine(Actor[EngineConfig]):
     def _store(self) -> ModelStore:
         folder = self.config.models_folder
         return ModelStore(Path(folder) if folder else None)
-
-
-def auto_num_blocks(
-    config: EngineConfig, model: ModelShape, context_length: int, kv_type: str, draft: ModelShape | None = None
-) -> int:
-    """Blocks for each replica's cache, a draft model's included: as many as the memory for it holds."""
-    shapes = (model,) if draft is None else (model, draft)
-    block_bytes = config.block_size * sum(kv_bytes(shape, kv_type) for shape in shapes)
-    if config.cache_mib:
-        return max(1, config.cache_mib * MIB // config.replicas // block_bytes)
-    free = psutil.virtual_memory().available // config.replicas
-    full_context = -(-context_length // config.block_size) * block_bytes
-    usual = min(AUTO_CACHE_MIB * MIB // config.replicas, int(free * AUTO_CACHE_SHARE))
-    return max(1, max(usual, min(full_context, free // 2)) // block_bytes)
-
-
-def kv_bytes(model: ModelShape, kv_type: str) -> int:
-    """Bytes that a token's keys and values take."""
-    import torch
-
-    from ..models.kv_cache import kv_bytes_per_token
-
-    num_values = kv_bytes_per_token(model, torch.int8)  # of one byte each
-    if kv_type == "int8":
-        return num_values + num_values // model.head_dim * SCALE_BYTES
-    if kv_type not in KV_VALUE_BYTES:
-        raise ConfigError(
-            f"there is no type of keys and values '{kv_type}'",
-            hint=f"choose one of {', '.join((*KV_VALUE_BYTES, 'int8'))}",
-        )
-    return num_values * KV_VALUE_BYTES[kv_type]
 
 
 def _import_torch() -> None:

@@ -14,6 +14,7 @@ import torch
 
 from ...kernels import ops
 from ...runtime.actor import Actor, handler
+from ...runtime.log import log
 from ...schemas.serve import (
     Adapters,
     AskReplica,
@@ -24,6 +25,7 @@ from ...schemas.serve import (
     StepResult,
     UnloadAdapter,
 )
+from ..models.device import compute_device, slower_because
 from ..models.loading import load_model, load_tokenizer
 from ..models.served import ModelOptions
 from .draft_loading import load_drafter
@@ -35,9 +37,10 @@ T = TypeVar("T")
 
 
 class ReplicaConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """`path` is the model's file or folder; `dtype`, `weights` and `kv` as in `ModelOptions`. `threads` are those of
-    one operation. `draft`: what guesses ahead ("": nothing, "ngram", or the path of a smaller model with the same
-    tokenizer), at most `num_draft` tokens in a step. `adapters`: (name, path) of those to load at the start."""
+    """`path` is the model's file or folder; `dtype`, `weights`, `kv`, `device` and `cuda_graphs` as in `ModelOptions`.
+    `threads` are those of one operation. `draft`: what guesses ahead ("": nothing, "ngram", or the path of a smaller
+    model with the same tokenizer), at most `num_draft` tokens in a step. `adapters`: (name, path) of those to load at
+    the start."""
 
     path: str
     num_blocks: int
@@ -46,6 +49,8 @@ class ReplicaConfig(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = "float32"
     weights: str = ""
     kv: str = ""
+    device: str = "cpu"
+    cuda_graphs: bool = True
     draft: str = ""
     num_draft: int = 0
     adapters: tuple[tuple[str, str], ...] = ()
@@ -87,6 +92,8 @@ class Replica(Actor[ReplicaConfig]):
             block_size=config.block_size,
             dtype=config.dtype,
             kernels=model.kernels,
+            device=str(model.device),
+            slower_because=self._slower_because,
             weight_bytes=model.weight_bytes + (drafter.weight_bytes if drafter else 0),
             cache_bytes=self._runner.cache.num_bytes + (drafter.cache_bytes if drafter else 0),
         )
@@ -108,8 +115,28 @@ class Replica(Actor[ReplicaConfig]):
         torch.set_num_threads(config.threads)
         ops.prepare()
         path = Path(config.path)
-        options = ModelOptions(dtype=config.dtype, weights=config.weights, kv=config.kv, threads=config.threads)
+        options = ModelOptions(
+            dtype=config.dtype,
+            weights=config.weights,
+            kv=config.kv,
+            device=config.device,
+            threads=config.threads,
+            cuda_graphs=config.cuda_graphs,
+        )
+        device = compute_device(config.device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # of this thread: kernels are launched on the current one
         model = load_model(path, options)
+        self._slower_because = slower_because(device)
+        log.info(
+            "%s computes on %s: %s, %s%s",
+            path.name,
+            device,
+            model.kernels,
+            str(model.dtype).removeprefix("torch."),
+            f"; {self._slower_because}" if self._slower_because else "",
+            extra={"actor": self.address},
+        )
         for name, folder in config.adapters:
             model.load_adapter(name, Path(folder))
         return Runner(

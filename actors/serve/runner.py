@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ...kernels.upload import upload
 from ...runtime.errors import CallboardError
 from ...schemas.serve import (
     Adapters,
@@ -228,11 +229,11 @@ class Runner:
                 outcome.pooled += () if pooled is None else (pooled,)
         if drawing:
             rows = [row for part in drawing for row in range(part.last_row, part.last_row + len(part.guesses) + 1)]
-            picked = hidden if len(rows) == len(hidden) else hidden[rows]
+            picked = hidden if len(rows) == len(hidden) else hidden[upload([torch.tensor(rows)], hidden.device)[0]]
             self._take_drawn(drawing, plan.draw(self.model.logits(picked, deterministic)), outcome)
 
     def _forward(self, parts: list[Part], deterministic: bool) -> torch.Tensor:
-        token_ids, batch = build_batch(parts, self._tables, self.cache.block_size)
+        token_ids, batch = build_batch(parts, self._tables, self.cache.block_size, self.model.device)
         adapters = [part.sequence.adapter for part in parts]
         return self.model.forward(token_ids, self.cache, batch, adapters if any(adapters) else None, deterministic)
 

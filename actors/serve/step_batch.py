@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ...kernels.ragged import RaggedBatch
+from ...kernels.upload import upload
 from ...schemas.serve import StepSequence
 from .block_tables import BlockTables
 from .replica_sequence import ReplicaSequence
@@ -39,8 +40,10 @@ class Part:
         return self.first_row + self.asked.num_tokens - 1
 
 
-def build_batch(parts: Sequence[Part], tables: BlockTables, block_size: int) -> tuple[torch.Tensor, RaggedBatch]:
-    """(token ids [num_tokens], batch) of a forward pass over these parts; sets their `first_row`."""
+def build_batch(
+    parts: Sequence[Part], tables: BlockTables, block_size: int, device: torch.device
+) -> tuple[torch.Tensor, RaggedBatch]:
+    """(token ids [num_tokens], batch) of a forward pass over these parts, on `device`; sets their `first_row`."""
     tokens: list[int] = []
     seq_lens: list[int] = []
     query_lens: list[int] = []
@@ -60,5 +63,6 @@ def build_batch(parts: Sequence[Part], tables: BlockTables, block_size: int) -> 
         np.array(query_lens),
         tables.cut([part.sequence.row for part in parts], width),
         block_size,
+        device,
     )
-    return torch.from_numpy(np.array(tokens)), batch
+    return upload([torch.from_numpy(np.array(tokens))], device)[0], batch

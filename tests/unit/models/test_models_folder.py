@@ -160,8 +160,8 @@ def test_a_folder_that_is_no_model_or_of_another_kind_says_so(tmp_path: Path) ->
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(UnsupportedModel, match=r"pytorch_model\.bin"):
         load_model(tmp_path, ModelOptions())
-    write(tmp_path, {**CONFIG, "quantization_config": {"quant_method": "gptq"}})
-    with pytest.raises(UnsupportedModel, match="gptq"):
+    write(tmp_path, {**CONFIG, "quantization_config": {"quant_method": "exl3"}})
+    with pytest.raises(UnsupportedModel, match="exl3"):
         load_config(tmp_path)
     write(tmp_path, tensors={**weights(), NAME: torch.ones(24, 16, dtype=torch.int8)})
     with pytest.raises(UnsupportedModel, match="int8"):

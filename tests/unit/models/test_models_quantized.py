@@ -20,7 +20,7 @@ from callboard.actors.models.loading import load_model, load_tokenizer
 from callboard.actors.models.native_decoder import NativeDecoder
 from callboard.actors.models.served import ModelOptions, ServedModel
 from callboard.actors.models.transformers_model import QuantizedLinear, TransformersModel
-from callboard.kernels import cpu, native, ops, reference
+from callboard.kernels import native, ops, plain, reference
 from callboard.kernels.quantized import QuantizedCache, QuantizedWeight
 from callboard.kernels.ragged import RaggedBatch
 from callboard.kernels.weights import NativeEngine, PackedWeight, WeightFormat
@@ -100,7 +100,7 @@ def test_a_cache_in_int8_is_within_half_a_step(num_tokens: int, dtype: torch.dty
     slots = torch.randperm(5 * 8)[:num_tokens]
     shape = (5, 8, 2, 16)
     caches = [QuantizedCache(torch.zeros(shape, dtype=torch.int8), torch.zeros(shape[:-1])) for _ in range(4)]
-    cpu.write_kv(k, v, caches[0], caches[1], slots)
+    plain.write_kv(k, v, caches[0], caches[1], slots)
     reference.write_kv(k, v, caches[2], caches[3], slots)
     for here, there in ((caches[0], caches[2]), (caches[1], caches[3])):
         assert torch.equal(here.codes, there.codes)

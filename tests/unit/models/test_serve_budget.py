@@ -11,7 +11,7 @@ from serving import serving
 
 from callboard.actors.models.loading import load_config, load_model
 from callboard.actors.models.served import ModelOptions
-from callboard.actors.serve.engine import MIB, kv_bytes
+from callboard.actors.serve.cache_size import MIB, kv_bytes
 from callboard.schemas.serve import GetStats
 
 pytestmark = pytest.mark.anyio
@@ -24,11 +24,11 @@ def test_a_native_cache_takes_what_the_engine_counts_on(native_path: Path, kv: s
     assert model.new_cache(5, 32).num_bytes == 5 * 32 * kv_bytes(load_config(native_path), kv)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_cache_of_torch_does_too(tiny_path: Path, dtype: str) -> None:
-    model = load_model(tiny_path, ModelOptions(dtype=dtype))
+@pytest.mark.parametrize("kv", ["float32", "bfloat16", "int8", "int4"])
+def test_a_cache_of_torch_does_too(tiny_path: Path, kv: str) -> None:
+    model = load_model(tiny_path, ModelOptions(dtype="float32", kv=kv))
     assert model.kernels == "torch"
-    assert model.new_cache(5, 4).num_bytes == 5 * 4 * kv_bytes(load_config(tiny_path), dtype)
+    assert model.new_cache(5, 4).num_bytes == 5 * 4 * kv_bytes(load_config(tiny_path), kv)
 
 
 @pytest.mark.parametrize(
