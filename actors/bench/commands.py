@@ -152,6 +152,35 @@ def _engine_settings(args: Namespace) -> dict[str, object]:
     return settings
 
 
+def _configure_kernels(parser: ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: a check, not a measurement")
+    parser.add_argument(
+        "--device", default="", metavar="NAME", help="cpu, cuda or cuda:N (default: a card, if there is)"
+    )
+    parser.add_argument("--rounds", type=int, default=0, metavar="N", help="how often each is measured")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the shares of the ceilings")
+
+
+def _run_kernels(args: Namespace) -> int:
+    from . import kernels
+    from .kernels_plot import plot
+
+    if args.plot and args.plot.suffix != ".svg":
+        raise UsageError(f"{args.plot} does not end in .svg, the one format of plots")
+    if args.rounds < 0:
+        raise UsageError("--rounds is 1 or more")
+    reports: list[Report] = []
+
+    def measure(step: Callable[[str], None]) -> Report:
+        reports.append(kernels.run(kernels.KernelsOptions(args.device, args.quick, args.rounds), step))
+        return reports[0]
+
+    code = _show(args, measure)
+    if args.plot:
+        args.plot.write_text(plot(reports[0]))
+    return code
+
+
 def _configure_serve(parser: ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a few short requests: a check, not a measurement")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw latencies and throughput")
@@ -241,6 +270,32 @@ def _own_settings(args: Namespace) -> dict[str, object]:
     return _engine_settings(args) | {key: value for key in ("model", "weights") if (value := getattr(args, key))}
 
 
+def _configure_quantize(parser: ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="little text: a check, not a measurement")
+    parser.add_argument("--model", default="smollm2", help="a LLaMA-shaped model's name or path")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the rotation off the grid")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the perplexities")
+
+
+def _run_quantize(args: Namespace) -> int:
+    from ..models.store import ModelStore
+    from . import quantize
+
+    if args.plot and args.plot.suffix != ".svg":
+        raise UsageError(f"{args.plot} does not end in .svg, the one format of plots")
+    options = quantize.QuantizeOptions(ModelStore().path(args.model).absolute(), seed=args.seed)
+    reports: list[Report] = []
+
+    def measure(step: Callable[[str], None]) -> Report:
+        reports.append(quantize.run(options.quick() if args.quick else options, step))
+        return reports[0]
+
+    code = _show(args, measure)
+    if args.plot:
+        args.plot.write_text(quantize.plot(reports[0]))
+    return code
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
     "bus": Benchmark(
         "actors and the bus beside their floors (bare asyncio, raw nats-py) and their peers", _configure_bus, _run_bus
@@ -249,6 +304,14 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "our engine beside transformers, vLLM and llama.cpp: batches of prompts, offline",
         configure_generate,
         _run_generate,
+    ),
+    "kernels": Benchmark(
+        "each kernel beside what the machine itself can do: a large copy, a large product",
+        _configure_kernels,
+        _run_kernels,
+    ),
+    "quantize": Benchmark(
+        "what 4-bit and 8-bit weights, keys and values lose, beside plain rounding", _configure_quantize, _run_quantize
     ),
     "serve": Benchmark(
         "an engine under requests that come at a given rate, as clients see it", _configure_serve, _run_serve

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...runtime.plot import Chart, Series, svg
 from .load import Run
 from .percentiles import PERCENTS, percentile
-from .plot import Chart, Series, svg
 from .report import Report
 
 if TYPE_CHECKING:

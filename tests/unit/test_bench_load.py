@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from callboard.actors.bench.errors import DatasetInvalid
 from callboard.actors.bench.load import Record, Run
 from callboard.actors.bench.percentiles import percentile
-from callboard.actors.bench.plot import Chart, Series, nice_step, svg
 from callboard.actors.bench.serve_report import RATE, Bounds, ServeReport, level_of, plot
 from callboard.actors.bench.workload import Lengths, from_pairs, poisson_arrivals, read_sharegpt, synthetic
+from callboard.runtime.plot import Chart, Series, nice_step, svg
 
 SAMPLES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50)
 
