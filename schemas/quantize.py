@@ -62,7 +62,7 @@ class Quantize(StreamRequest[QuantizeProgress, QuantizeReport], frozen=True, kw_
 
     model: str
     out: str
-    method: str = "awq+gptq"
+    method: str = "gptq"
     bits: int = 4
     group_size: int = 128
     symmetric: bool = False

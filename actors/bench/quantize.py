@@ -31,7 +31,7 @@ RATIO = "x"
 PUBLISHED_W4_RATIO = 28.86 / 27.65
 METHODS_4 = ("awq", "gptq", "awq+gptq")
 # The one that the targets are about.
-BEST = "awq+gptq"
+BEST = "gptq"
 
 
 @dataclass(frozen=True)

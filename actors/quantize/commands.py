@@ -23,7 +23,7 @@ def _configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         choices=("rtn", "awq", "gptq", "awq+gptq", "smooth"),
-        help="plain rounding, AWQ, GPTQ, both, SmoothQuant (default: awq+gptq for 4 bits, smooth for 8)",
+        help="plain rounding, AWQ, GPTQ, both, SmoothQuant (default: gptq for 4 bits, smooth for 8)",
     )
     parser.add_argument("--bits", type=int, choices=(4, 8), default=4, help="4: weights alone; 8: inputs too")
     parser.add_argument("--group-size", type=int, default=128, metavar="N", help="inputs that share a scale (4 bits)")
@@ -75,7 +75,7 @@ def _request(args: Namespace) -> Quantize:
     return Quantize(
         model=model,
         out=str(Path(args.out).expanduser().absolute()),
-        method=args.method or ("smooth" if args.bits == 8 else "awq+gptq"),
+        method=args.method or ("smooth" if args.bits == 8 else "gptq"),
         bits=args.bits,
         group_size=args.group_size,
         symmetric=args.symmetric,

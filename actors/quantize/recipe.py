@@ -61,7 +61,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """4 bits: weights alone, in groups of `group_size` inputs with zero points (none if `symmetric`). 8 bits: weights
     with a scale for each output and inputs with one for each token, both symmetric. Raises UsageError."""
 
-    method: Method = Method.AWQ_GPTQ
+    method: Method = Method.GPTQ
     bits: int = 4
     group_size: int = 128
     symmetric: bool = False

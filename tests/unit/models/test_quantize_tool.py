@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from callboard.actors.models.errors import UnsupportedModel
 from callboard.actors.models.loading import load_decoder
+from callboard.actors.quantize.commands import quantize as command
 from callboard.actors.quantize.evaluate import last_hidden
 from callboard.actors.quantize.prepare import prepare
 from callboard.actors.quantize.run import run
 from callboard.actors.quantize.source import FolderSource, open_source
+from callboard.actors.quantize.work import WorkFolder
 from callboard.runtime.errors import ModelDamaged, UsageError
 from callboard.schemas.quantize import Quantize, QuantizeProgress, QuantizeReport
 
@@ -97,6 +100,29 @@ def test_interrupted_work_goes_on_and_ends_in_the_same_bytes(tiny_path: Path, tm
     quantized(tiny_path, tmp_path / "unbroken")
     for shard in (tmp_path / "out").glob("*.safetensors"):
         assert shard.read_bytes() == (tmp_path / "unbroken" / shard.name).read_bytes()
+
+
+def test_ctrl_c_says_where_the_work_lies(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(WorkFolder, "drop_stream", interrupt)  # as a signal would, after the first layer
+    parser = ArgumentParser()
+    command.configure(parser)
+    arguments = [str(tiny_path), "-o", str(tmp_path / "out"), "--group-size", "16", "--length", "64"]
+    with pytest.raises(KeyboardInterrupt):
+        command.run(parser.parse_args(arguments))
+    assert str(tmp_path / ".out.quantize") in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    parser = ArgumentParser()
+    command.configure(parser)
+    assert command.run(parser.parse_args([*arguments, "--json"])) == 0
+    report = msgspec.json.decode(capsys.readouterr().out, type=QuantizeReport)
+    assert report.out == str(tmp_path / "out")
+    assert {error.layer for error in report.errors} == {0, 1}
 
 
 def test_nothing_is_written_where_something_is(tiny_path: Path, tmp_path: Path) -> None:
