@@ -248,11 +248,17 @@ def test_float32_weights_are_multiplied_in_float32(tmp_path: Path, serve: Serve)
     assert distance(serve(model, TEXTS, chunk=6), expected_logits(reference_model)) < 1e-5
 
 
-def test_keys_and_values_have_no_four_bits(tmp_path: Path) -> None:
-    make_model("Llama", {}, tmp_path)
-    for kv in ("int4", "nf4"):
-        with pytest.raises(ConfigError, match=f"cannot be kept in {kv}"):
-            load_model(tmp_path, ModelOptions(dtype="float32", kv=kv))
+def test_keys_and_values_in_four_bits_are_near_and_no_quantiles(tmp_path: Path, serve: Serve) -> None:
+    reference_model = make_model("Llama", {}, tmp_path)
+    model = load_model(tmp_path, ModelOptions(dtype="float32", kv="int4"))
+    assert 1e-3 < distance(serve(model, TEXTS, chunk=6), expected_logits(reference_model)) < 0.2
+    with pytest.raises(ConfigError, match="cannot be kept in nf4"):
+        load_model(tmp_path, ModelOptions(dtype="float32", kv="nf4"))
+
+
+def test_the_native_kernels_say_that_they_keep_nothing_in_four_bits(native_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be kept in int4"):
+        load_model(native_path, ModelOptions(kv="int4"))
 
 
 def test_a_model_whose_code_wants_the_matrix_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
