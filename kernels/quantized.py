@@ -191,8 +191,8 @@ class PackedCache:
 
     codes uint8 [num_blocks, block_size, num_kv_heads, head_dim / 2], dimension i in the low half of byte i and
     i + head_dim / 2 in its high half, so that each half of a head comes out of one shift; scales and minimums half
-    [num_blocks, block_size, num_kv_heads]. Keys have channels that are large in every token and of one sign: with steps
-    from the least value to the largest SmolLM2-135M's perplexity rises a third as much as with steps about zero.
+    [num_blocks, block_size, num_kv_heads]. Keys have channels that are large in every token and of one sign: sixteen
+    steps from the least value to the largest lose less on them than fifteen about zero.
     """
 
     codes: torch.Tensor
