@@ -55,8 +55,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     transformers) or bfloat16 (half the memory). `weights`: how weights are kept, "" for as `dtype`, or float32,
     bfloat16, int8, int4, nf4. `kv_cache`: how keys and values are, "" for as `dtype`, or float32, bfloat16, int8, int4.
     With none of the three, weights are kept as the model's file keeps them. `device`: cpu, cuda, or one card as in
-    cuda:1; "" for the first card where there is one. Replicas on cuda or "" are divided over the cards. `cuda_graphs`: on
-    a card, steps that only decode are recorded once for each size and replayed (off: to compare, or for their memory).
+    cuda:1; "" for the first card where there is one. Replicas on cuda or "" are divided over the cards.
+    `cuda_graphs`: on a card, steps that only decode are recorded once for each size and replayed (off: to compare, or
+    for their memory).
 
     `cache_mib`: memory for keys and values; 0 takes up to 1 GiB, at most a quarter of what is free, or more where one
     full context needs it and half of what is free holds that, and on a card what it has left. `num_blocks` sets their
