@@ -1,0 +1,1 @@
+"""Fine-tuning: a coordinator and trainer shards, as actors."""
