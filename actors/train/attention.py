@@ -33,8 +33,8 @@ _packed = _Packed()
 
 @contextmanager
 def packed(cu_seqlens: torch.Tensor | None) -> Iterator[None]:
-    """Sequences lie end to end in the one row of a batch, from cu_seqlens[i] to cu_seqlens[i + 1]; None: each row is one
-    sequence."""
+    """Sequences lie end to end in the one row of a batch, from cu_seqlens[i] to cu_seqlens[i + 1]; None: each row is
+    one sequence."""
     before, _packed.cu_seqlens = _packed.cu_seqlens, cu_seqlens
     try:
         yield
@@ -70,7 +70,8 @@ def varlen(
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Returns [num_rows, length, num_heads, head_dim], and no weights. UnsupportedModel for attention of other kinds."""
+    """Returns [num_rows, length, num_heads, head_dim], and no weights. UnsupportedModel for attention of other
+    kinds."""
     kind = type(module).__name__
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     for asked, what in (

@@ -26,8 +26,8 @@ class MicroBatch:
     token_ids, position_ids: int64 [num_rows, length]. Packed: one row with the sequences end to end, and `cu_seqlens`
     int32 [num_seqs + 1] says where each begins. Padded: a row for each, `cu_seqlens` is None.
     rows: int64 [num_loss], places in the flattened token_ids whose next token carries loss; targets: int64 [num_loss],
-    that token; ends: the place in `rows` after the last of each sequence; last: int64 [num_seqs], each one's last token.
-    num_tokens counts no padding.
+    that token; ends: the place in `rows` after the last of each sequence; last: int64 [num_seqs], each one's last
+    token. num_tokens counts no padding.
     """
 
     token_ids: torch.Tensor
@@ -61,8 +61,8 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """A rank's part of a step. `num_items`, `num_loss_tokens`, `num_tokens` are of the whole step, over all ranks. Every
-    rank has as many batches; one without sequences keeps the others company in what they exchange."""
+    """A rank's part of a step. `num_items`, `num_loss_tokens`, `num_tokens` are of the whole step, over all ranks.
+    Every rank has as many batches; one without sequences keeps the others company in what they exchange."""
 
     batches: tuple[MicroBatch, ...]
     num_items: int
@@ -93,8 +93,8 @@ def _size(item: Item) -> int:
 
 
 def _cut_packed(sizes: Many[int], limit: int, multiple: int) -> list[list[int]]:
-    """Groups of like sums, as few as the limit allows and a multiple of `multiple`: the longest first, each to the group
-    that has least."""
+    """Groups of like sums, as few as the limit allows and a multiple of `multiple`: the longest first, each to the
+    group that has least."""
     order = sorted(range(len(sizes)), key=lambda index: (-sizes[index], index))
     limit = max(limit, max(sizes, default=0))
     number = max(1, -(-sum(sizes) // limit))
@@ -169,9 +169,7 @@ def _targets(
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:
     places = [np.flatnonzero(sequence.loss_mask[1:]) for sequence in sequences]
     rows = np.concatenate([place + start for place, start in zip(places, starts, strict=True)])
-    targets = np.concatenate(
-        [sequence.token_ids[place + 1] for sequence, place in zip(sequences, places, strict=True)]
-    )
+    targets = np.concatenate([sequence.token_ids[place + 1] for sequence, place in zip(sequences, places, strict=True)])
     ends = tuple(np.cumsum([len(place) for place in places]).tolist())
     return _tensor(rows), _tensor(targets), ends
 
