@@ -107,10 +107,10 @@ class ShardSettings(msgspec.Struct, frozen=True):
 
 
 class ComputeSettings(msgspec.Struct, frozen=True):
-    """`precision`: float32, bfloat16, float16 or auto. `checkpointing` of activations: none, full (all of a layer
-    but its input is computed again), or selective (so in every second layer). `device`: cpu, cuda or auto. `threads`: of a shard, 0 for its
-    share of the machine's. `deterministic`: a run that goes on from a checkpoint ends in the very bits of one that
-    never stopped."""
+    """`precision`: float32, bfloat16, float16 or auto. `checkpointing` of activations: none, full (all of a layer but
+    its input is computed again), or selective (so in every second layer). `device`: cpu, cuda or auto. `threads`: of a
+    shard, 0 for its share of the machine's. `deterministic`: a run that goes on from a checkpoint ends in the very bits
+    of one that never stopped."""
 
     precision: str = "auto"
     checkpointing: str = "none"
