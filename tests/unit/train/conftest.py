@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # helper modules beside the test
 
 prepare_process()  # tests run beside each other: torch, which is imported after this, must not spin for long
 
-from tiny_models import write_model
-
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny_models import write_model
+
     return write_model(tmp_path_factory.mktemp("models") / "tiny-llama")
 
 

@@ -1,4 +1,4 @@
-"""Preference losses against their formulas over plain transformers' log-probabilities; tasks learn what they are for."""
+"""Preference losses against their formulas over plain transformers; tasks learn what they are for."""
 
 from __future__ import annotations
 
