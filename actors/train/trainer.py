@@ -34,7 +34,7 @@ from .attention import packed as packed_attention
 from .base_model import type_of
 from .batches import MicroBatch, StepPlan, plan_step
 from .building import BuiltData, BuiltModel, build_data, build_model
-from .checkpoint import Checkpoints
+from .checkpoint import CheckpointFailed
 from .group import Group
 from .guards import Guard, LossScale
 from .hooks import build_hook
@@ -44,6 +44,8 @@ from .micro_tokens import choose_micro_tokens
 from .model_card import model_card
 from .output import check_output, write_output
 from .reference import Reference
+from .rng import seed_rng
+from .run_checkpoints import RunCheckpoints
 from .samples import answers
 from .schedule import learning_rate
 from .sharding import shard_model
@@ -53,13 +55,15 @@ Stop = Callable[[], StopShard | None]
 
 
 class TrainerState(msgspec.Struct, frozen=True):
-    """What a checkpoint holds beside tensors. `best`: the lowest evaluation loss, `since_best`: how many came after."""
+    """What a checkpoint holds beside tensors. `best`: the lowest evaluation loss, at `best_step`, with `since_best`
+    evaluations after it."""
 
     step: int
     position: int
     guard: dict[str, object]
     scale: dict[str, float | int]
     best: float | None
+    best_step: int | None
     since_best: int
 
 
@@ -83,12 +87,16 @@ class Trainer:
         self._dtype = next(model.model.parameters()).dtype
         self._micro_tokens = choose_micro_tokens(config, folder, model.model, group)
         self.sharded = shard_model(model.module, group, config)
-        self._checkpoints = Checkpoints(folder / "checkpoints", group, config.checkpoints)
+        self._report: Report = lambda event: None
+        self._checkpoints = RunCheckpoints(
+            folder / "checkpoints", group, config.checkpoints, self._written, self._not_written
+        )
         self._guard = Guard(config.guards)
         self._scale = LossScale(is_dynamic=self._dtype == torch.float16)
         self._meter = Meter(model.model, group.device)
         self._hooks = [build_hook(settings) for settings in config.hooks]
         self._best: float | None = None
+        self._best_step: int | None = None
         self._since_best = 0
 
     @classmethod
@@ -105,20 +113,21 @@ class Trainer:
         return cls(config, job, folder, group, model, build_data(config, model.folder, context))
 
     def load(self, checkpoint: Path) -> None:
-        """Go on from a folder that `run` wrote. Raises CheckpointFailed."""
-        state = msgspec.json.decode(self._checkpoints.load(checkpoint, self.sharded), type=TrainerState)
+        """Go on from a folder that `run` wrote. Raises CheckpointDamaged, CheckpointMismatch."""
+        state = msgspec.convert(self._checkpoints.load(checkpoint, self.sharded), TrainerState)
         self.step = state.step
         self._stream.seek(state.position)
         self._guard.load(state.guard)
         self._scale.load(state.scale)
-        self._best, self._since_best = state.best, state.since_best
+        self._best, self._best_step, self._since_best = state.best, state.best_step, state.since_best
 
     def run(self, report: Report, stop: Stop) -> ShardEnd:
         """Train to the end and write `config.out`, or until `stop` gives rank 0 something. Rank 0 alone calls `report`.
 
         Raises Diverged, CheckpointFailed where the disk is full at the end, and what hooks raise.
         """
-        self._report = report if self.group.rank == 0 else lambda event: None
+        if self.group.rank == 0:
+            self._report = report
         try:
             while self.step < self.num_steps:
                 asked = self.run_step(stop)
@@ -126,7 +135,7 @@ class Trainer:
                 if asked is not None:
                     if asked.checkpoint:
                         self._checkpoint()
-                    self._checkpoints.wait()
+                    self._checkpoints.wait(self._best_step)
                     return ShardEnd.STOPPED
                 if ended_early:
                     break
@@ -135,7 +144,6 @@ class Trainer:
         finally:
             for hook in self._hooks:
                 hook.ended(self)
-            self._checkpoints.close()
 
     def run_step(self, stop: Stop = lambda: None) -> StopShard | None:
         """One optimizer step; returns what rank 0 was asked to do after it, on every rank."""
@@ -143,7 +151,7 @@ class Trainer:
         step = self.step
         for hook in self._hooks:
             hook.before_step(self, step)
-        torch.manual_seed(hash((self.config.seed, step, self.group.rank)) & 0xFFFF_FFFF)
+        seed_rng(self.config.seed, step, self.group.rank)
         plan = self._plan(self._stream.take(self.config.batch.samples))
         micro_batches = [batch.to(self.group.device) for batch in plan.batches]
         self._loss.prepare(self.module, plan, micro_batches, self._earlier, self._sum)
@@ -213,6 +221,7 @@ class Trainer:
     def _after_step(self) -> bool:
         """What is due at intervals; whether the run is to end because it gets no better."""
         config, done = self.config, self.step
+        self._checkpoints.poll(self._best_step)
         at_end = done == self.num_steps
         ended = False
         if self._evaluation and config.evaluation.every and (done % config.evaluation.every == 0 or at_end):
@@ -226,13 +235,15 @@ class Trainer:
     def _evaluate(self) -> bool:
         loss = self.evaluation_loss()
         best = self._best is None or loss < self._best
-        self._best, self._since_best = (loss, 0) if best else (self._best, self._since_best + 1)
+        self._since_best += 1
+        if best:
+            self._best, self._best_step, self._since_best = loss, self.step, 0
         result = TrainEvaluated(self.job, self.step, loss, best)
         self._report(result)
         for hook in self._hooks:
             hook.evaluated(self, result)
         if best and self.config.checkpoints.keep_best and self.config.checkpoints.every:
-            self._checkpoint(best=True)
+            self._checkpoint()
         patience = self.config.evaluation.patience
         if patience and self._since_best >= patience:
             self._report(TrainNote(self.job, self.step, f"no better for {patience} evaluations, so the run ends here"))
@@ -271,26 +282,36 @@ class Trainer:
             for hook in self._hooks:
                 hook.sampled(self, sample)
 
-    def _checkpoint(self, *, best: bool = False) -> None:
+    def _checkpoint(self) -> None:
         state = TrainerState(
-            self.step,
-            self._stream.position,
-            self._guard.state(),
-            self._scale.state(),
-            self._best,
-            self._since_best,
+            step=self.step,
+            position=self._stream.position,
+            guard=self._guard.state(),
+            scale=self._scale.state(),
+            best=self._best,
+            best_step=self._best_step,
+            since_best=self._since_best,
         )
+        spared = self._best_step if self.config.checkpoints.keep_best else None
+        self._checkpoints.save(self.step, self.sharded, msgspec.to_builtins(state), spared)
 
-        def written(path: Path, seconds: float) -> None:
-            self._report(TrainCheckpointed(self.job, self.step, str(path), seconds))
+    def _written(self, step: int, path: Path, seconds: float) -> None:
+        self._report(TrainCheckpointed(self.job, step, str(path), seconds))
+        for hook in self._hooks:
+            hook.checkpointed(self, path)
 
-        def failed(error: Exception) -> None:
-            self._report(TrainNote(self.job, self.step, f"a checkpoint could not be written: {error}"))
-
-        self._checkpoints.save(self.step, self.sharded, msgspec.json.encode(state), written, failed, best=best)
+    def _not_written(self, step: int, error: CheckpointFailed) -> None:
+        """The run goes on: the last whole checkpoint stays, and there may be room for the next one."""
+        self._report(TrainNote(self.job, step, str(error)))
 
     def _finish(self) -> None:
-        self._checkpoints.wait()
+        self._checkpoints.wait(self._best_step)
+        best = self._best_step
+        if self.config.evaluation.patience and best is not None and best != self.step:
+            path = self._checkpoints.path(best)
+            if self.config.checkpoints.keep_best and self.config.checkpoints.every:
+                self._checkpoints.load(path, self.sharded)
+                self._report(TrainNote(self.job, self.step, f"the weights are those of step {best}, the best"))
         write_output(
             Path(self.config.out),
             self.group,
