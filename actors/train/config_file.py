@@ -110,7 +110,11 @@ def build(given: Mapping[str, Given]) -> TrainConfig:
             inner = msgspec.structs.fields(_TABLES[name])
             found = {one.name: given[f"{name}.{one.name}"] for one in inner if f"{name}.{one.name}" in given}
             values[name] = _TABLES[name](
-                **{one.name: _value(f"{name}.{one.name}", one.type, found[one.name]) for one in inner if one.name in found}
+                **{
+                    one.name: _value(f"{name}.{one.name}", one.type, found[one.name])
+                    for one in inner
+                    if one.name in found
+                }
             )
         elif name in given:
             values[name] = _value(name, field.type, given[name])

@@ -67,7 +67,9 @@ class NoRoom(TrainError):
 
 class NotEnoughMemory(TrainError):
     code = "train.memory"
-    default_hint = "smaller batch.micro_tokens, compute.checkpointing = \"full\", lora or qlora, or more shards with zero 3"
+    default_hint = (
+        'smaller batch.micro_tokens, compute.checkpointing = "full", lora or qlora, or more shards with zero 3'
+    )
 
 
 class GaveUp(TrainError):

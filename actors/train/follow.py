@@ -1,4 +1,4 @@
-"""Following a job: for the actor that is asked to, from the job's file; and for a client, over whatever dies meanwhile."""
+"""Following a job: in the actor that is asked to, from the job's file; as a client, through whatever dies meanwhile."""
 
 from __future__ import annotations
 

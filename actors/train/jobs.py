@@ -221,9 +221,7 @@ class Jobs(Actor[JobsConfig]):
         config = CoordinatorConfig(str(folder), self.config.shard, self.config.node_patience_s)
         while True:
             try:
-                await self.spawn(
-                    "train.coordinator", config, name=address, where=Process(), restart=Restart.TRANSIENT
-                )
+                await self.spawn("train.coordinator", config, name=address, where=Process(), restart=Restart.TRANSIENT)
                 await self.watch(address)
                 return
             except (CallboardError, OSError) as raised:

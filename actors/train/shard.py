@@ -11,7 +11,7 @@ import collections
 import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import anyio
@@ -120,7 +120,7 @@ class Shard(Actor[NoConfig]):
             raise ActorStopped(f"{self.address} ended before it had started")
         return future.result()
 
-    async def _until_any(self, future: asyncio.Future[T], news: asyncio.Future[object]) -> None:
+    async def _until_any(self, future: asyncio.Future[T], news: asyncio.Future[Any]) -> None:
         try:
             await asyncio.wait([future, news], return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -149,9 +149,7 @@ class ShardGroup:
         with anyio.move_on_after(NAME_PATIENCE_S + self._patience_s):
             while True:
                 try:
-                    return await self._actor.spawn(
-                        self._kind, name=name, where=where, restart=Restart.TEMPORARY
-                    )
+                    return await self._actor.spawn(self._kind, name=name, where=where, restart=Restart.TEMPORARY)
                 except NameTaken as error:
                     log.debug("%s is not free yet: %s", name, error)
                 await anyio.sleep(NAME_RETRY_S)  # nothing tells when the earlier one has gone

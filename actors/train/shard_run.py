@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ...runtime.errors import CallboardError
 from ...schemas.train import ComputeSettings, ShardEnd, ShardReady, StartShard, StopShard, TrainEvent
 from .attempts import LOCK_PATIENCE_S
 from .errors import GroupReplaced, typed

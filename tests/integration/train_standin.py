@@ -40,10 +40,13 @@ class Standin:
         self.step = 0
         self.num_steps = order.config.steps
         if self.world_size > 1:
-            store = dist.TCPStore(
-                order.host, order.port, order.world_size, is_master=order.rank == 0, timeout=timedelta(seconds=20)
+            dist.init_process_group(
+                "gloo",
+                init_method=f"tcp://{order.host}:{order.port}",
+                rank=order.rank,
+                world_size=order.world_size,
+                timeout=timedelta(seconds=20),
             )
-            dist.init_process_group("gloo", store=store, rank=order.rank, world_size=order.world_size)
         torch.manual_seed(order.config.seed)
         self.model = torch.nn.Sequential(
             torch.nn.Linear(WIDTH, 64), torch.nn.Dropout(0.1), torch.nn.Tanh(), torch.nn.Linear(64, 1)
@@ -143,7 +146,7 @@ class Standin:
     def _hold(self) -> None:
         if "wait" in self.options:
             step, _, file = self.options["wait"].partition(":")
-            while self.step + 1 >= int(step) and not Path(file).exists():
+            while self.step + 1 == int(step) and not Path(file).exists():
                 time.sleep(0.005)  # a file says nothing when it comes
         if "pace" in self.options:
             time.sleep(float(self.options["pace"]))  # so that there is time to be killed in
