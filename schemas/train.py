@@ -325,10 +325,25 @@ class ShardReady(Message, frozen=True, tag="train.shard_ready"):
     num_steps: int
 
 
+class ShardPlace(Message, frozen=True, tag="train.shard_place"):
+    """Where a shard is: an address that others reach it at, a port that is free there, and which machine it is."""
+
+    host: str
+    port: int
+    machine: str
+
+
+class AskShardPlace(Request[ShardPlace], frozen=True, tag="train.ask_shard_place"):
+    """Asked of every shard of a group before it is started: they meet at rank 0's, and share a machine's threads and
+    cards with those that are on it too."""
+
+
 class StartShard(Request[ShardReady], frozen=True, kw_only=True, tag="train.start_shard"):
     """Load the model and join the group that meets at `host`:`port`; then go on from `checkpoint`, a folder, or begin.
 
-    A shard is started once in its life: a new group is made of new processes.
+    A shard is started once in its life: a new group is made of new processes. Asked again while it starts, after the
+    bus was away say, it answers the same. `attempt`: the group's number, higher than those of all before it.
+    `local_rank` of `local_count` shards on its machine.
     """
 
     config: TrainConfig
@@ -339,6 +354,9 @@ class StartShard(Request[ShardReady], frozen=True, kw_only=True, tag="train.star
     host: str
     port: int
     checkpoint: str = ""
+    attempt: int = 0
+    local_rank: int = 0
+    local_count: int = 1
 
 
 class ShardEnd(enum.StrEnum):
@@ -352,7 +370,10 @@ class ShardEnded(Message, frozen=True, tag="train.shard_ended"):
 
 
 class RunShard(StreamRequest[TrainEvent, ShardEnded], frozen=True, tag="train.run_shard"):
-    """Train to the end, or until `StopShard`. Only rank 0 has anything to say on the way."""
+    """Train to the end, or until `StopShard`. Only rank 0 has anything to say on the way. Asked again, it goes on to
+    tell from the event after the first `after` of this shard; training does not depend on who listens."""
+
+    after: int = 0
 
 
 class StopShard(Message, frozen=True, tag="train.stop_shard"):
