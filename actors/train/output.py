@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from ...runtime.errors import ConfigError
+from ...schemas.train import TrainConfig
 from ..models.folder import WEIGHTS
 from ..models.transformers_model import quiet
 from .adapters import save_adapter
@@ -22,17 +25,34 @@ from .sharded import ShardedModel
 _NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".md", ".gitattributes")
 
 
-def check_output(out: Path) -> None:
+# Says which run a folder came of. A run that ended in the moment after it had written it may write it again.
+ABOUT = "training.json"
+
+
+class About(msgspec.Struct, frozen=True):
+    """`job` is the job's own folder."""
+
+    job: str
+    steps: int
+    config: TrainConfig
+
+
+def check_output(out: Path, job: Path) -> None:
     """ConfigError where something is in the way of what is to come; said before the work."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is there already", hint="name another folder in `out`, or remove it")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        if msgspec.json.decode((out / ABOUT).read_bytes(), type=About).job == str(job):
+            return
+    raise ConfigError(f"{out} is there already", hint="name another folder in `out`, or remove it")
 
 
 def write_output(
-    out: Path, group: Group, sharded: ShardedModel, model: Any, wrapped: Any | None, base: Path, card: str
+    about: About, group: Group, sharded: ShardedModel, model: Any, wrapped: Any | None, base: Path, card: str
 ) -> None:
     """Every rank calls it, and rank 0 writes. `model`: transformers' own, whose parameters are the sharded ones;
     `wrapped`: PEFT's wrapper, of an adapter. Raises OSError."""
+    out = Path(about.config.out)
     tensors = {name.removeprefix("model."): tensor for name, tensor in sharded.export()}
     if wrapped is None:
         tensors |= _untrained(model, tensors.keys())
@@ -47,9 +67,9 @@ def write_output(
         else:
             _save_model(model, tensors, base, making)
         (making / "README.md").write_text(card, "utf-8")
+        (making / ABOUT).write_bytes(msgspec.json.format(msgspec.json.encode(about)))
         _sync(making)
-        if out.is_dir():
-            out.rmdir()  # an empty one, see `check_output`
+        shutil.rmtree(out, ignore_errors=True)  # this run's own or empty, see `check_output`
         os.rename(making, out)
         _sync_folder(out.parent)
     except BaseException:

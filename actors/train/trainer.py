@@ -42,7 +42,7 @@ from .losses import loss_of
 from .meter import Meter
 from .micro_tokens import choose_micro_tokens
 from .model_card import model_card
-from .output import check_output, write_output
+from .output import About, check_output, write_output
 from .reference import Reference
 from .rng import seed_rng
 from .run_checkpoints import RunCheckpoints
@@ -75,6 +75,7 @@ class Trainer:
     ) -> None:
         self.config = config
         self.job = job
+        self._folder = folder
         self.group = group
         self.module = model.module
         self.step = 0
@@ -102,7 +103,7 @@ class Trainer:
     @classmethod
     def build(cls, config: TrainConfig, job: str, folder: Path, group: Group) -> Trainer:
         """`folder`: the job's own. Raises what `build_model` and `build_data` raise, ConfigError, NoMemory."""
-        check_output(Path(config.out))
+        check_output(Path(config.out), folder)
         if config.compute.threads:
             torch.set_num_threads(config.compute.threads)
         if config.compute.deterministic and group.device.type == "cuda":
@@ -313,7 +314,7 @@ class Trainer:
                 self._checkpoints.load(path, self.sharded)
                 self._report(TrainNote(self.job, self.step, f"the weights are those of step {best}, the best"))
         write_output(
-            Path(self.config.out),
+            About(str(self._folder), self.step, self.config),
             self.group,
             self.sharded,
             self._built.model,
