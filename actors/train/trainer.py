@@ -68,18 +68,22 @@ class TrainerState(msgspec.Struct, frozen=True):
 
 
 class Trainer:
-    """`build` makes one; then `load` a checkpoint or not, and `run`. All of it in one thread."""
+    """`build` makes one; then `load` a checkpoint or not, and `run`. All of it in one thread.
+
+    `folder`: of the model that training began with.
+    """
 
     def __init__(
         self, config: TrainConfig, job: str, folder: Path, group: Group, model: BuiltModel, data: BuiltData
     ) -> None:
         self.config = config
         self.job = job
-        self._folder = folder
+        self._job_folder = folder
         self.group = group
         self.module = model.module
         self.step = 0
         self.num_steps = data.num_steps
+        self.folder = model.folder
         self._built = model
         self._stream = data.stream
         self._evaluation = data.evaluation
@@ -314,7 +318,7 @@ class Trainer:
                 self._checkpoints.load(path, self.sharded)
                 self._report(TrainNote(self.job, self.step, f"the weights are those of step {best}, the best"))
         write_output(
-            About(str(self._folder), self.step, self.config),
+            About(str(self._job_folder), self.step, self.config),
             self.group,
             self.sharded,
             self._built.model,
