@@ -52,10 +52,9 @@ def _serve(rank: int, connection: Any) -> None:
     while True:
         try:
             function, args = connection.recv()
+            answer = True, function(rank, WORLD_SIZE, *args)
         except EOFError:
             return
-        try:
-            answer = True, function(rank, WORLD_SIZE, *args)
-        except BaseException:
+        except Exception:
             answer = False, traceback.format_exc()
         connection.send(answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUsage]
 
-from callboard.actors.train.checkpoint import CheckpointWriter, load
+from callboard.actors.train.checkpoint import CheckpointFailed, CheckpointWriter, load
 from callboard.actors.train.group import Group, alone, leave, meet
 from callboard.actors.train.memory import Sizes, StateBytes, by_formula
 from callboard.actors.train.rng import rng_state, seed_rng, set_rng_state
@@ -152,3 +153,22 @@ def meeting(rank: int, world_size: int, store: str) -> Iterator[Group]:
         yield group
     finally:
         leave(group)
+
+
+def save_with_one_that_cannot(rank: int, world_size: int, store: str, folder: Path) -> str:
+    """Rank 1 may write no file of more than a few bytes; then both try again."""
+    with meeting(rank, world_size, store) as group:
+        sharded = shard_model(torch.nn.Linear(200, 200), group, config_of(3))
+        writer = CheckpointWriter(group)
+        old = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if rank == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, old[1]))
+        try:
+            writer.save(folder / "step-1", sharded, {}, b"").wait()
+        except CheckpointFailed as error:
+            told = f"{error.code}: {error}"
+        else:
+            told = "written"
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        writer.save(folder / "step-2", sharded, {}, b"").wait()
+        return told
