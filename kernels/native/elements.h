@@ -44,6 +44,29 @@ inline f32x16 exp2_coarse_nan(f32x16 x) {
     return _mm512_mask_mov_ps(exp2_coarse(x), _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x);
 }
 
+// 1 / (1 + exp(-x)), for T to be kept in. Any x: far out it is 0 or 1, and NaN stays.
+template <class T>
+inline f32x16 sigmoid_16(f32x16 x) {
+    constexpr bool fine = sizeof(T) == 4;
+    const f32x16 one = _mm512_set1_ps(1.0f);
+    // 2^128 is infinite. Of NaN and a number, min and max give their second argument.
+    x = _mm512_min_ps(_mm512_set1_ps(128.0f), _mm512_mul_ps(x, _mm512_set1_ps(-LOG2_OF_E)));
+    x = _mm512_max_ps(_mm512_set1_ps(-150.0f), x);
+    const f32x16 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const f32x16 f = _mm512_sub_ps(x, whole);
+    f32x16 p = _mm512_set1_ps(9.6181291e-3f);
+    if (fine) {
+        p = _mm512_fmadd_ps(_mm512_set1_ps(1.5403530e-4f), f, _mm512_set1_ps(1.3333558e-3f));
+        p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.6181291e-3f));
+    }
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5504109e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022651e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314718e-1f));
+    p = _mm512_fmadd_ps(p, f, one);
+    const f32x16 below = _mm512_add_ps(one, _mm512_scalef_ps(p, whole));
+    return fine ? _mm512_div_ps(one, below) : _mm512_rcp14_ps(below);
+}
+
 // For an op of a type that is only known when it is called: `body((T*)nullptr)`.
 template <class Body>
 inline void with_type(int32_t is_bf16, Body&& body) {

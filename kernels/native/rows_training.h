@@ -100,7 +100,8 @@ template <class T>
 void gate_row(const T* gate, const T* up, T* out, int64_t n) {
     for (int64_t i = 0; i < n; i += LANES) {
         const __mmask16 mask = lanes_at(i, n);
-        const f32x16 activated = rounded<T>(silu_16(load16(gate + i, mask)));
+        const f32x16 g = load16(gate + i, mask);
+        const f32x16 activated = rounded<T>(_mm512_mul_ps(g, sigmoid_16<T>(g)));
         store16(out + i, _mm512_mul_ps(activated, load16(up + i, mask)), mask);
     }
 }
@@ -111,8 +112,7 @@ void gate_row_gradient(const T* grad, const T* gate, const T* up, T* grad_gate, 
     for (int64_t i = 0; i < n; i += LANES) {
         const __mmask16 mask = lanes_at(i, n);
         const f32x16 g = load16(gate + i, mask), d = load16(grad + i, mask);
-        const f32x16 e = exp2_16(_mm512_mul_ps(g, _mm512_set1_ps(-1.44269504f)));
-        const f32x16 sigmoid = _mm512_div_ps(one, _mm512_add_ps(one, e));
+        const f32x16 sigmoid = sigmoid_16<T>(g);
         const f32x16 silu = _mm512_mul_ps(g, sigmoid);
         // silu' = sigmoid + silu (1 - sigmoid)
         const f32x16 slope = _mm512_fmadd_ps(silu, _mm512_sub_ps(one, sigmoid), sigmoid);
