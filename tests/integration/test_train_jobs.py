@@ -1,0 +1,143 @@
+"""Jobs, coordinators and shards as real processes over a real bus: what they answer, and what is left of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from training import SHARD, config, followed, install_standin, same_bits, steps, unbroken, until_step, weights, written
+
+from callboard.actors.train.jobs import Jobs, JobsConfig
+from callboard.runtime.bus import BusOptions
+from callboard.runtime.client import Client
+from callboard.runtime.errors import ConfigError
+from callboard.runtime.node import Node
+from callboard.runtime.refs import Ref
+from callboard.schemas.train import (
+    CancelTraining,
+    JobState,
+    ListTraining,
+    OptimizerSettings,
+    PauseTraining,
+    ResumeTraining,
+    RunTraining,
+    ShardSettings,
+    TrainCheckpointed,
+    TrainJob,
+    TrainProgress,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def node(nats_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
+    monkeypatch.setenv("PYTHONPATH", str(install_standin(tmp_path / "site")))
+    async with Node(bus=BusOptions(nats_server.url), drain_timeout=4.0) as node:
+        yield node
+
+
+@pytest.fixture
+async def jobs(node: Node, tmp_path: Path) -> Ref:
+    return await node.spawn(Jobs, JobsConfig(str(tmp_path / "jobs"), SHARD), name="train")
+
+
+async def test_a_run_is_followed_to_its_end_and_published(jobs: Ref, node: Node, tmp_path: Path) -> None:
+    wanted = config(tmp_path / "out")
+    async with node.listen("topic.train.progress.*", TrainProgress, TrainJob) as published:
+        job = await jobs.ask(RunTraining(wanted))
+        assert (job.job, job.state) == ("tiny-1", JobState.STARTING)
+        end, heard = await followed(jobs, job.job)
+        news = [await anext(published) for _ in range(13)]
+    assert (end.state, end.step, end.num_steps, end.error) == (JobState.FINISHED, 12, 12, None)
+    assert steps(heard) == list(range(1, 13))
+    assert [event.step for event in heard if isinstance(event, TrainCheckpointed)] == [4, 8, 12]
+    assert heard == written(end)
+    assert {subject for subject, _ in news} == {"topic.train.progress.tiny-1"}
+    assert [message.step for _, message in news] == [*range(1, 13), 12]
+    assert news[-1][1].state is JobState.FINISHED
+    assert same_bits(weights(tmp_path / "out"), unbroken(wanted, tmp_path))
+    assert (await followed(jobs, job.job, after=8))[1] == [event for event in heard if event.step > 8]
+    assert (await jobs.ask(ListTraining())).jobs == (end,)
+
+
+async def test_a_client_of_any_language_starts_and_asks_in_json(jobs: Ref, nats_server: Any, tmp_path: Path) -> None:
+    wanted = {"model": "m", "data": "none", "out": str(tmp_path / "out")}
+    async with Node(bus=BusOptions(nats_server.url)) as other:
+
+        async def ask(**request: Any) -> dict[str, Any]:
+            return json.loads(await Client(other).request_raw("actor.train", json.dumps(request).encode()))
+
+        for _ in range(2):  # the same name is the same job
+            answer = await ask(type="train.run", job="mine", config=wanted)
+            assert (answer["type"], answer["job"]) == ("train.job", "mine")
+        assert len((await ask(type="train.list"))["jobs"]) == 1
+        answer = await ask(type="train.run", job="other", config={**wanted, "optimizer": {"lr": -1}})
+        assert (answer["type"], answer["code"]) == ("error", "config")
+        assert (await ask(type="train.cancel", job="mine"))["state"] == "cancelled"
+
+
+async def test_a_run_is_paused_and_goes_on_to_the_same_weights(jobs: Ref, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    wanted = config(tmp_path / "out", data=f"wait=7:{gate}", shards=ShardSettings(count=2))
+    await jobs.ask(RunTraining(wanted, "run"))
+    await until_step(jobs, "run", 6)
+    paused: list[TrainJob] = []
+    async with anyio.create_task_group() as tasks:
+
+        async def pause() -> None:
+            paused.append(await jobs.ask(PauseTraining("run")))
+
+        tasks.start_soon(pause)
+        await anyio.sleep(0.2)  # it is told while it stands before step 7
+        gate.touch()
+    assert (paused[0].state, paused[0].step) == (JobState.PAUSED, 7)
+    assert (Path(paused[0].folder) / "checkpoints" / "step-00000007").is_dir()
+    end, heard = await followed(jobs, "run")
+    assert end.state is JobState.PAUSED
+    assert steps(heard) == list(range(1, 8))
+    assert (await jobs.ask(PauseTraining("run"))).state is JobState.PAUSED
+    await jobs.ask(ResumeTraining("run"))
+    end, heard = await followed(jobs, "run")
+    assert end.state is JobState.FINISHED
+    assert steps(heard) == steps(written(end)) == list(range(1, 13))
+    whole = config(tmp_path / "whole", shards=ShardSettings(count=2))
+    await jobs.ask(RunTraining(whole, "whole"))
+    assert (await followed(jobs, "whole"))[0].state is JobState.FINISHED
+    assert same_bits(weights(tmp_path / "out"), weights(tmp_path / "whole"))
+
+
+async def test_a_cancelled_run_ends_at_once_and_keeps_its_checkpoints(jobs: Ref, node: Node, tmp_path: Path) -> None:
+    await jobs.ask(RunTraining(config(tmp_path / "out", data=f"wait=6:{tmp_path / 'never'}"), "run"))
+    await until_step(jobs, "run", 5)
+    with anyio.fail_after(10):
+        assert (await jobs.ask(CancelTraining("run"))).state is JobState.CANCELLED
+    assert (tmp_path / "jobs" / "run" / "checkpoints" / "step-00000004").is_dir()
+    assert "train-run" not in node.actors
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "says"), [("record", "data.record", "mend line 7"), ("disk", "train.no_room", "")]
+)
+async def test_what_trying_again_does_not_mend_fails_at_once(
+    jobs: Ref, tmp_path: Path, kind: str, code: str, says: str
+) -> None:
+    await jobs.ask(RunTraining(config(tmp_path / "out", data=f"fail=3:{kind}"), "run"))
+    end, heard = await followed(jobs, "run")
+    assert end.state is JobState.FAILED
+    assert end.error is not None
+    assert end.error.code == code
+    assert says in end.error.hint
+    assert steps(heard) == [1, 2]
+
+
+async def test_a_configuration_that_makes_no_sense_starts_nothing(jobs: Ref, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="optimizer.lr = 0"):
+        await jobs.ask(RunTraining(config(tmp_path / "out", optimizer=OptimizerSettings(lr=0.0))))
+    with pytest.raises(ConfigError, match="no name for a job"):
+        await jobs.ask(RunTraining(config(tmp_path / "out"), "../elsewhere"))
+    assert (await jobs.ask(ListTraining())).jobs == ()
