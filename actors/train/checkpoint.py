@@ -24,37 +24,14 @@ from typing import Any
 
 import msgspec
 
-from ...runtime.errors import CallboardError
 from . import dcp_files
+from .errors import CheckpointDamaged, CheckpointFailed, CheckpointMismatch, CheckpointNoRoom
 from .group import Group
 from .sharded import ShardedModel
 
 PARTIAL = ".partial"
 ABOUT = "checkpoint.json"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class CheckpointFailed(CallboardError):
-    """It could not be written; earlier ones are as they were, and training may go on."""
-
-    code = "train.checkpoint"
-
-
-class CheckpointNoRoom(CheckpointFailed):
-    code = "train.no_room"
-    default_hint = "make room on the disk of the job's folder, or keep fewer checkpoints (checkpoints.keep)"
-
-
-class CheckpointDamaged(CallboardError):
-    code = "train.damaged"
-    default_hint = "resume from an earlier checkpoint of the job"
-
-
-class CheckpointMismatch(CallboardError):
-    """It is of another model, or of another configuration of the optimizer."""
-
-    code = "train.mismatch"
-    default_hint = "resume with the configuration that it was written with"
 
 
 class About(msgspec.Struct, frozen=True):

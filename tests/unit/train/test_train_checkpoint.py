@@ -194,7 +194,7 @@ def test_a_full_disk_leaves_the_last_one_and_the_run(tmp_path: Path, request: py
 
 def test_one_rank_without_room_is_told_by_all(ranks: Ranks, tmp_path: Path) -> None:
     for told in ranks.run(save_with_one_that_cannot, tmp_path):
-        assert told.startswith("train.no_room")
+        assert told.startswith("train.checkpoint_no_room")
         assert "rank 1" in told
     assert [path.name for path in checkpoints_in(tmp_path)] == ["step-2"]
 
