@@ -87,7 +87,7 @@ def test_new_processes_end_in_the_same_bits(ranks: Ranks, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("settings", [{}, {"ema": 0.9}], ids=["plain", "average"])
+@pytest.mark.parametrize("settings", [{}, pytest.param({"ema": 0.9}, marks=pytest.mark.slow)], ids=["plain", "average"])
 def test_other_numbers_of_shards_and_stages_go_on_alike(
     ranks: Ranks, tmp_path: Path, lora: bool, settings: dict[str, Any]
 ) -> None:

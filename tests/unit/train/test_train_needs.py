@@ -105,6 +105,33 @@ def test_the_state_on_paper_is_the_state_that_is_kept(method: Method) -> None:
     assert plan.needs(1).state.total == pytest.approx(sharded.memory().total, rel=0.05)
 
 
+@pytest.mark.parametrize("method", [Method.FULL, Method.LORA])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_on_paper_are_those_that_transformers_keeps(method: Method, dtype: torch.dtype) -> None:
+    num_tokens = 256
+    model = nn.Module.to(llama(256, layers=4), dtype)
+    if method == Method.LORA:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        model.requires_grad_(False)
+        model = inject_adapter_in_model(LoraConfig(r=8, target_modules=LINEARS), model)
+    weights = {param.untyped_storage().data_ptr() for param in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = model.get_submodule("model")(input_ids=torch.zeros(1, num_tokens, dtype=torch.long), use_cache=False)
+        plan = Plan(llama(256, layers=4, device="meta"), config_of(method), 1, dtype, "cpu")
+        expected = plan.needs(num_tokens).activations
+    assert hidden.last_hidden_state.shape == (1, num_tokens, 256)
+    assert sum(storage.nbytes() for storage in kept.values()) == pytest.approx(expected, rel=0.25)
+
+
 def test_more_tokens_need_more_and_the_most_fit(seven_billion: nn.Module) -> None:
     plan = Plan(seven_billion, config_of(Method.QLORA), 1, torch.bfloat16, "cuda")
     most = plan.largest_micro_tokens(24 * GB)
