@@ -45,7 +45,11 @@ def both_ways(job: Job, steps: int, folder: Path, run: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize("zero", [1, 2, 3])
 @pytest.mark.parametrize(
     ("dtype", "settings"),
-    [(torch.float32, {}), (torch.bfloat16, EVERYTHING), (torch.bfloat16, {"stochastic_rounding": True})],
+    [
+        (torch.float32, {}),
+        (torch.bfloat16, EVERYTHING),
+        pytest.param(torch.bfloat16, {"stochastic_rounding": True}, marks=pytest.mark.slow),
+    ],
     ids=["float32", "everything", "rounding"],
 )
 def test_shards_that_go_on_end_in_the_same_bits(
