@@ -97,7 +97,6 @@ def _interface_to(host: str, port: int) -> str:
             address = ipaddress.ip_address(probe.getsockname()[0])
     except OSError:
         return ""
-    # Rank 0 reaches itself by the loopback, whatever its host is called; the others come from outside.
     for name, addresses in psutil.net_if_addrs().items():
         for known in addresses:
             if known.family == socket.AF_INET and ipaddress.ip_address(known.address) == address:

@@ -1,4 +1,4 @@
-"""Models that are not one type throughout, or not used only by their forward pass: small, and trained for some steps."""
+"""Small models that are not of one type throughout, or not used by their forward pass alone."""
 
 from __future__ import annotations
 
@@ -78,7 +78,11 @@ def trained(group: Group, kind: Kind, zero: int) -> tuple[list[float], StateByte
     module = Model(kind)
     sharded = shard_model(module, group, config_of(zero))
     seen: set[torch.dtype] = set()
-    module.head.register_forward_hook(lambda head, *_: seen.add(head.weight.dtype))
+
+    def see(head: nn.Module, *_: object) -> None:
+        seen.add(head.get_parameter("weight").dtype)
+
+    module.head.register_forward_hook(see)
 
     def loss_of(tokens: torch.Tensor) -> torch.Tensor:
         out = sharded.module(tokens)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 WORLD_SIZE = 2
+PRELOADED = ["torch.distributed.fsdp", "transformers.models.llama.modeling_llama", "peft"]
 
 
 class Ranks:
@@ -18,7 +19,9 @@ class Ranks:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._num_runs = 0
-        context = multiprocessing.get_context("spawn")
+        # What takes seconds to import is imported once, by the process that these are forked from.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
         self._connections: list[Any] = []
         self.processes = []
         for rank in range(WORLD_SIZE):

@@ -16,10 +16,12 @@ from torch import nn
 from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUsage]
 
 from callboard.actors.train.checkpoint import CheckpointFailed, CheckpointWriter, load
-from callboard.actors.train.group import Group, alone, leave, meet
+from callboard.actors.train.dcp_files import gather
+from callboard.actors.train.group import Group, alone, join, leave, meet
 from callboard.actors.train.memory import Sizes, StateBytes, by_formula
 from callboard.actors.train.rng import rng_state, seed_rng, set_rng_state
 from callboard.actors.train.sharding import shard_model
+from callboard.actors.train.ulysses import sequence_group
 from callboard.schemas.train import OptimizerSettings, ShardSettings, TrainConfig
 
 CPU = torch.device("cpu")
@@ -172,3 +174,35 @@ def save_with_one_that_cannot(rank: int, world_size: int, store: str, folder: Pa
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         writer.save(folder / "step-2", sharded, {}, b"").wait()
         return told
+
+
+def joined(rank: int, world_size: int, _store: str, port: int) -> tuple[int, int, list[int]]:
+    """Meet at a port of this machine; what each rank hears from all."""
+    group = join(rank, world_size, "127.0.0.1", port, CPU)
+    heard = gather(10 + rank, group)
+    leave(group)
+    return group.rank, group.world_size, heard
+
+
+def attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Causal attention within two sequences that lie end to end, of 5 tokens and the rest."""
+    repeats = q.shape[1] // k.shape[1]
+    parts: list[torch.Tensor] = []
+    for part in (slice(0, 5), slice(5, None)):
+        keys, values = (x[part].repeat_interleave(repeats, 1).transpose(0, 1)[None] for x in (k, v))
+        queries = q[part].transpose(0, 1)[None]
+        out = nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        parts.append(out[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+def shared_attention(rank: int, world_size: int, store: str, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """This rank's part of attention over `inputs`, q, k and v of all tokens, and of the gradients by them."""
+    with meeting(rank, world_size, store) as group:
+        together = sequence_group(group, world_size)
+        own = together.tokens(len(inputs[0]))
+        q, k, v = (x[own].clone().requires_grad_() for x in inputs)
+        out = together.attention(q, k, v, attended)
+        out.sin().sum().backward()
+        grads = [x.grad for x in (q, k, v)]
+        return [out.detach(), *(grad for grad in grads if grad is not None)]

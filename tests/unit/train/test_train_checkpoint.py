@@ -45,7 +45,11 @@ def both_ways(job: Job, steps: int, folder: Path, run: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize("zero", [1, 2, 3])
 @pytest.mark.parametrize(
     ("dtype", "settings"),
-    [(torch.float32, {}), (torch.bfloat16, EVERYTHING), (torch.bfloat16, {"stochastic_rounding": True})],
+    [
+        (torch.float32, {}),
+        (torch.bfloat16, EVERYTHING),
+        pytest.param(torch.bfloat16, {"stochastic_rounding": True}, marks=pytest.mark.slow),
+    ],
     ids=["float32", "everything", "rounding"],
 )
 def test_shards_that_go_on_end_in_the_same_bits(
@@ -87,7 +91,7 @@ def test_new_processes_end_in_the_same_bits(ranks: Ranks, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("settings", [{}, {"ema": 0.9}], ids=["plain", "average"])
+@pytest.mark.parametrize("settings", [{}, pytest.param({"ema": 0.9}, marks=pytest.mark.slow)], ids=["plain", "average"])
 def test_other_numbers_of_shards_and_stages_go_on_alike(
     ranks: Ranks, tmp_path: Path, lora: bool, settings: dict[str, Any]
 ) -> None:
