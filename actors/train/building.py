@@ -20,6 +20,7 @@ from ..models.store import ModelStore
 from .adapters import add_adapter
 from .base_model import load_base
 from .batches import Item
+from .fast_layers import use_fast_layers
 from .nf4_linear import quantize_linears
 from .stream import SampleStream, evaluation_items
 from .trainable import TrainableModel
@@ -44,6 +45,7 @@ def build_model(config: TrainConfig, dtype: torch.dtype, device: torch.device) -
     folder = transformers_folder(ModelStore().path(config.model))
     torch.manual_seed(config.seed)
     model = load_base(folder, config.task, dtype, config.batch.packing)
+    use_fast_layers(model)
     wrapped = None
     if config.method is Method.FULL:
         _freeze(model, config)
