@@ -25,13 +25,12 @@ from callboard.schemas.train import (
     PauseTraining,
     ResumeTraining,
     RunTraining,
-    ShardSettings,
     TrainCheckpointed,
     TrainJob,
     TrainProgress,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ async def test_a_run_is_followed_to_its_end_and_published(jobs: Ref, node: Node,
     assert {subject for subject, _ in news} == {"topic.train.progress.tiny-1"}
     assert [message.step for _, message in news] == [*range(1, 13), 12]
     assert news[-1][1].state is JobState.FINISHED
-    assert same_bits(weights(tmp_path / "out"), unbroken(wanted, tmp_path))
+    assert same_bits(weights(tmp_path / "out"), unbroken(wanted, tmp_path).weights)
     assert (await followed(jobs, job.job, after=8))[1] == [event for event in heard if event.step > 8]
     assert (await jobs.ask(ListTraining())).jobs == (end,)
 
@@ -83,7 +82,7 @@ async def test_a_client_of_any_language_starts_and_asks_in_json(jobs: Ref, nats_
 
 async def test_a_run_is_paused_and_goes_on_to_the_same_weights(jobs: Ref, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    wanted = config(tmp_path / "out", data=f"wait=7:{gate}", shards=ShardSettings(count=2))
+    wanted = config(tmp_path / "out", data=f"wait7={gate}")
     await jobs.ask(RunTraining(wanted, "run"))
     await until_step(jobs, "run", 6)
     paused: list[TrainJob] = []
@@ -105,14 +104,12 @@ async def test_a_run_is_paused_and_goes_on_to_the_same_weights(jobs: Ref, tmp_pa
     end, heard = await followed(jobs, "run")
     assert end.state is JobState.FINISHED
     assert steps(heard) == steps(written(end)) == list(range(1, 13))
-    whole = config(tmp_path / "whole", shards=ShardSettings(count=2))
-    await jobs.ask(RunTraining(whole, "whole"))
-    assert (await followed(jobs, "whole"))[0].state is JobState.FINISHED
-    assert same_bits(weights(tmp_path / "out"), weights(tmp_path / "whole"))
+    assert same_bits(weights(tmp_path / "out"), unbroken(wanted, tmp_path).weights)
 
 
+@pytest.mark.slow
 async def test_a_cancelled_run_ends_at_once_and_keeps_its_checkpoints(jobs: Ref, node: Node, tmp_path: Path) -> None:
-    await jobs.ask(RunTraining(config(tmp_path / "out", data=f"wait=6:{tmp_path / 'never'}"), "run"))
+    await jobs.ask(RunTraining(config(tmp_path / "out", data=f"wait6={tmp_path / 'never'}"), "run"))
     await until_step(jobs, "run", 5)
     with anyio.fail_after(10):
         assert (await jobs.ask(CancelTraining("run"))).state is JobState.CANCELLED
@@ -121,7 +118,8 @@ async def test_a_cancelled_run_ends_at_once_and_keeps_its_checkpoints(jobs: Ref,
 
 
 @pytest.mark.parametrize(
-    ("kind", "code", "says"), [("record", "data.record", "mend line 7"), ("disk", "train.no_room", "")]
+    ("kind", "code", "says"),
+    [("record", "data.record", "mend line 7"), pytest.param("disk", "train.no_room", "room", marks=pytest.mark.slow)],
 )
 async def test_what_trying_again_does_not_mend_fails_at_once(
     jobs: Ref, tmp_path: Path, kind: str, code: str, says: str
@@ -136,7 +134,7 @@ async def test_what_trying_again_does_not_mend_fails_at_once(
 
 
 async def test_a_configuration_that_makes_no_sense_starts_nothing(jobs: Ref, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="optimizer.lr = 0"):
+    with pytest.raises(ConfigError, match=r"optimizer\.lr = 0"):
         await jobs.ask(RunTraining(config(tmp_path / "out", optimizer=OptimizerSettings(lr=0.0))))
     with pytest.raises(ConfigError, match="no name for a job"):
         await jobs.ask(RunTraining(config(tmp_path / "out"), "../elsewhere"))

@@ -2,7 +2,8 @@
 the ranks of a group, whose checkpoints and weights lie on the disk as the trainer's do.
 
 Tests lay it down as a package of somebody else's (`install` in board.py). What it does beside training is said by the
-configuration's `data`: `wait=FILE` holds it before a step until the file is there, `fail=N:KIND` raises at step N.
+configuration's `data`: `waitN=FILE` holds the last rank before step N until the file is there, `fail=N:KIND` raises in
+it at step N, `pace=S` takes S seconds more for each step.
 """
 
 from __future__ import annotations
@@ -28,14 +29,17 @@ WIDTH = 16
 class Standin:
     """Each rank has its share of every step's samples; gradients are summed over the group, in float32.
 
-    Dropout draws from the generator whose state is in the checkpoint, so that going on takes more than the weights.
+    Samples are left out by a generator whose state is in the checkpoint, so that going on takes more than the weights.
+    With `shares`, one process does what so many ranks would, to the bit where they are two.
     """
 
-    def __init__(self, order: StartShard) -> None:
+    def __init__(self, order: StartShard, shares: int = 1) -> None:
         self.config: TrainConfig = order.config
         self.job = order.job
         self.folder = Path(order.folder)
         self.rank, self.world_size = order.rank, order.world_size
+        self.num_shares = max(shares, self.world_size)
+        self.shares = range(shares) if shares > 1 else [self.rank]
         self.options = dict(option.split("=", 1) for option in order.config.data.split(",") if "=" in option)
         self.step = 0
         self.num_steps = order.config.steps
@@ -48,9 +52,7 @@ class Standin:
                 timeout=timedelta(seconds=20),
             )
         torch.manual_seed(order.config.seed)
-        self.model = torch.nn.Sequential(
-            torch.nn.Linear(WIDTH, 64), torch.nn.Dropout(0.1), torch.nn.Tanh(), torch.nn.Linear(64, 1)
-        )
+        self.model = torch.nn.Sequential(torch.nn.Linear(WIDTH, 64), torch.nn.Tanh(), torch.nn.Linear(64, 1))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=order.config.optimizer.lr)
         self.generator = torch.Generator().manual_seed(order.config.seed + 1)
 
@@ -101,13 +103,13 @@ class Standin:
         """One step on a batch of 8 samples that the step alone decides."""
         batch = torch.randn(8, WIDTH, generator=torch.Generator().manual_seed(1000 + self.step))
         mask = torch.rand(8, 1, generator=self.generator) < 0.9
-        share = slice(self.rank * 8 // self.world_size, (self.rank + 1) * 8 // self.world_size)
-        inputs, kept = batch[share], mask[share]
-        self.model.eval()  # torch's own dropout draws from a generator of the process
-        loss = ((self.model(inputs) - inputs.sum(-1, keepdim=True)) ** 2 * kept).sum() / 8
         self.optimizer.zero_grad()
-        loss.backward()
-        total = loss.detach().clone()
+        total = torch.zeros(())
+        for share in self.shares:
+            inputs, kept = batch[share :: self.num_shares], mask[share :: self.num_shares]
+            loss = ((self.model(inputs) - inputs.sum(-1, keepdim=True)) ** 2 * kept).sum() / 8
+            loss.backward()
+            total += loss.detach()
         if self.world_size > 1:
             for parameter in self.model.parameters():
                 assert parameter.grad is not None
@@ -144,15 +146,15 @@ class Standin:
             dist.barrier()
 
     def _hold(self) -> None:
-        if "wait" in self.options:
-            step, _, file = self.options["wait"].partition(":")
-            while self.step + 1 == int(step) and not Path(file).exists():
+        is_last = self.rank == self.world_size - 1
+        if is_last and (file := self.options.get(f"wait{self.step + 1}")):
+            while not Path(file).exists():
                 time.sleep(0.005)  # a file says nothing when it comes
         if "pace" in self.options:
             time.sleep(float(self.options["pace"]))  # so that there is time to be killed in
         if "fail" in self.options:
             step, _, kind = self.options["fail"].partition(":")
-            if self.step + 1 == int(step) and self.rank == self.world_size - 1:
+            if self.step + 1 == int(step) and is_last:
                 raise _failure(kind)
 
 

@@ -1,15 +1,17 @@
-"""What the tests of training share: the stand-in's kind for processes, a configuration, what an unbroken run comes to."""
+"""What the tests of training share: the stand-in's kind for processes, a configuration, an unbroken run's weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from board import install
 from train_standin import Standin
 
 from callboard.actors.train.events import read_all
+from callboard.actors.train.job_folder import JobFolder
 from callboard.runtime.client import Client
 from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
@@ -50,17 +52,21 @@ def config(out: Path, **options: Any) -> TrainConfig:
     return TrainConfig(**{**wanted, **options})
 
 
-def unbroken(config: TrainConfig, folder: Path) -> dict[str, torch.Tensor]:
-    """The weights that one shard comes to when nothing happens to it."""
-    import msgspec
+class Unbroken(NamedTuple):
+    weights: dict[str, torch.Tensor]
+    losses: list[float]
 
+
+def unbroken(config: TrainConfig, folder: Path) -> Unbroken:
+    """What a run comes to when nothing happens to it."""
     alone = msgspec.structs.replace(config, data="none", out=str(folder / "unbroken"))
     (folder / "unbroken-job" / "checkpoints").mkdir(parents=True)
     order = StartShard(
         config=alone, job="unbroken", folder=str(folder / "unbroken-job"), rank=0, world_size=1, host="", port=0
     )
-    Standin(order).run(lambda event: None, lambda: None)
-    return weights(folder / "unbroken")
+    events: list[TrainEvent] = []
+    Standin(order, config.shards.count).run(events.append, lambda: None)
+    return Unbroken(weights(folder / "unbroken"), losses(events))
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -92,6 +98,10 @@ def steps(events: list[TrainEvent]) -> list[int]:
     return [event.step for event in events if isinstance(event, TrainProgress)]
 
 
+def losses(events: list[TrainEvent]) -> list[float]:
+    return [event.loss for event in events if isinstance(event, TrainProgress)]
+
+
 def written(status: TrainJob) -> list[TrainEvent]:
     """What is in its file at the end."""
     return list(read_all(Path(status.folder) / "events.jsonl"))
@@ -99,7 +109,11 @@ def written(status: TrainJob) -> list[TrainEvent]:
 
 async def shards_of(bus: Node | Client, job: str) -> list[ActorInfo]:
     """As their coordinator sees them, rank 0 first."""
-    listed = await bus.actor(f"node.train-{job}").ask(ListActors(f"train-{job}-", 100))
-    found = (await bus.actor(f"node.train-{job}").ask(ListActors("", 100))).actors if not listed.actors else ()
-    places = [info for info in (*listed.actors, *found) if info.place == "process"]
-    return sorted(places, key=lambda info: info.address)
+    listed = await bus.actor(f"node.train-{job}").ask(ListActors())
+    shards = [info for info in listed.actors if info.place == "process" and info.pid]
+    return sorted(shards, key=lambda info: info.address)
+
+
+def attempts(folder: str | Path) -> int:
+    """How many groups of shards a job has had."""
+    return JobFolder(Path(folder)).record().attempt

@@ -1,18 +1,23 @@
-"""A tiny random LLaMA, data of a few shapes, and a configuration that trains on them in a moment."""
+"""A tiny random LLaMA, data of a few shapes, a configuration that trains on them in a moment; and processes that are a
+group's ranks."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from callboard.actors.serve.threads import prepare_process
 from callboard.schemas.train import BatchSettings, ComputeSettings, Method, OptimizerSettings, TrainConfig
+
+if TYPE_CHECKING:
+    from rank_processes import Ranks
 
 sys.path.insert(0, str(Path(__file__).parent))  # helper modules beside the tests
 
@@ -71,3 +76,13 @@ def make_config(tiny_llama: Path, chats: Path, tmp_path: Path) -> Callable[..., 
         return TrainConfig(**{**fields, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    from rank_processes import Ranks
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    pair = Ranks(tmp_path_factory.mktemp("ranks"))
+    yield pair
+    pair.close()
