@@ -1,7 +1,7 @@
 """Training ops natively on a CPU: native/training.cpp as autograd functions, for float32 and bfloat16.
 
-Between torch's products stand norms, positions, gates and attention, which torch does in many passes over memory and, in
-bfloat16, slowly. Here each is one pass in each direction, in the threads that torch computes with (native/team.h).
+Between torch's products stand norms, positions, gates and attention, which torch does in many passes over memory and,
+in bfloat16, slowly. Here each is one pass in each direction, in the threads that torch computes with (native/team.h).
 Differentiable once. `unavailable` says where they cannot run.
 """
 
@@ -97,11 +97,7 @@ def unavailable() -> str:
 def takes(*tensors: torch.Tensor) -> bool:
     """Whether tensors like these are computed here: on the CPU, of one type that the kernels know."""
     dtype = tensors[0].dtype
-    return (
-        dtype in TYPES
-        and all(x.device.type == "cpu" and x.dtype == dtype for x in tensors)
-        and not unavailable()
-    )
+    return dtype in TYPES and all(x.device.type == "cpu" and x.dtype == dtype for x in tensors) and not unavailable()
 
 
 @functools.cache
@@ -282,7 +278,8 @@ class _Rotary(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore
         cos, sin = ctx.saved_tensors
-        return *_turn(*grads, cos, sin, ctx.interleaved, -1.0), None, None, None
+        grad_q, grad_k = grads
+        return *_turn(grad_q, grad_k, cos, sin, ctx.interleaved, -1.0), None, None, None
 
 
 def _turn(

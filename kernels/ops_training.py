@@ -52,9 +52,9 @@ def rotary(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotary position embedding of the first 2 * num_pairs dimensions of each head; the others stay.
 
-    q [num_tokens, num_heads, head_dim], k [num_tokens, num_kv_heads, head_dim] of one type, of any strides between tokens
-    and heads; cos, sin [num_tokens, num_pairs], of that type or float32, which get no gradient. Dimension i turns with i +
-    num_pairs (halves), or, interleaved, 2 i with 2 i + 1. Returns the turned q and k.
+    q [num_tokens, num_heads, head_dim], k [num_tokens, num_kv_heads, head_dim] of one type, of any strides between
+    tokens and heads; cos, sin [num_tokens, num_pairs], of that type or float32, which get no gradient. Dimension i
+    turns with i + num_pairs (halves), or, interleaved, 2 i with 2 i + 1. Returns the turned q and k.
     """
     if q.ndim != 3 or k.ndim != 3 or q.shape[::2] != k.shape[::2] or q.dtype != k.dtype:
         raise ValueError(f"q is {q.dtype} of {tuple(q.shape)}, k {k.dtype} of {tuple(k.shape)}")

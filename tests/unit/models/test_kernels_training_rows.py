@@ -1,5 +1,5 @@
-"""Norms, rotary positions, gates, losses and attention of training: each path and its gradients against the reference in
-float64, and the reference's gradients against differences.
+"""Norms, rotary positions, gates, losses and attention of training: each path and its gradients against the reference
+in float64, and the reference's gradients against differences.
 
 Tolerance: a result is rounded to its type once or twice, sums are in float32, and a gradient of a weight is a sum over
 rows. So some units in the last place of the type, of the largest number of each tensor.
@@ -90,7 +90,10 @@ def test_a_norm(path: str, rows: int, hidden: int, dtype: torch.dtype, adds: boo
         def expected(*inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return reference.add_rms_norm(inputs[0], inputs[1], inputs[2], 1e-5)
 
-        check(lambda *inputs: ops_training.add_rms_norm(*inputs, 1e-5), expected, [x, residual, weight], [])
+        def actual(*inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return ops_training.add_rms_norm(inputs[0], inputs[1], inputs[2], 1e-5)
+
+        check(actual, expected, [x, residual, weight], [])
     else:
         check(ops_training.rms_norm, reference.rms_norm, [x, weight], [1e-5])
 
@@ -258,12 +261,12 @@ def test_what_does_not_go_together_is_named() -> None:
         ops_training.rms_norm(x, torch.ones(5), 1e-5)
     with pytest.raises(ValueError, match=r"residual is torch.float64"):
         ops_training.add_rms_norm(x, x.double(), torch.ones(4), 1e-5)
-    with pytest.raises(ValueError, match="up torch.float32 of"):
+    with pytest.raises(ValueError, match=r"up torch.float32 of"):
         ops_training.silu_mul(x, x[:2])
     q, cos = torch.ones(3, 2, 4), torch.ones(3, 3)
     with pytest.raises(ValueError, match="have no 3 pairs"):
         ops_training.rotary(q, q, cos, cos)
-    with pytest.raises(ValueError, match="sin torch.float32 of"):
+    with pytest.raises(ValueError, match=r"sin torch.float32 of"):
         ops_training.rotary(q, q, cos, cos[:2])
-    with pytest.raises(ValueError, match="k torch.float32 of"):
+    with pytest.raises(ValueError, match=r"k torch.float32 of"):
         ops_training.rotary(q, q[:2], cos[:, :1], cos[:, :1])
