@@ -148,12 +148,17 @@ def missing() -> str:
 
 @functools.cache
 def kernels() -> ctypes.CDLL:
-    """The compiled kernels. Raises NativeUnavailable."""
-    if why := missing():
-        raise NativeUnavailable(why)
-    loaded = ctypes.CDLL(str(_compiled(_cpu_flags())))
+    """The compiled kernels of inference. Raises NativeUnavailable."""
+    loaded = load("decoder.cpp")
     _declare(loaded)
     return loaded
+
+
+def load(source: str) -> ctypes.CDLL:
+    """A file of native/, compiled for this processor if that was not done before. Raises NativeUnavailable."""
+    if why := missing():
+        raise NativeUnavailable(why)
+    return ctypes.CDLL(str(_compiled(SOURCES / source, _cpu_flags())))
 
 
 def _declare(loaded: ctypes.CDLL) -> None:
@@ -176,7 +181,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
         function.restype, function.argtypes = result, arguments
 
 
-def _compiled(flags: frozenset[str]) -> Path:
+def _compiled(main: Path, flags: frozenset[str]) -> Path:
     """The library's file, from the cache folder or made now. Two processes may make it at once: a rename decides."""
     compiler = _compiler()
     assert compiler is not None, "`missing` looked for one"
@@ -185,14 +190,14 @@ def _compiled(flags: frozenset[str]) -> Path:
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.read_bytes())
     folder = cache_folder("native")
-    target = folder / f"kernels-{digest.hexdigest()[:16]}.so"
+    target = folder / f"{main.stem}-{digest.hexdigest()[:16]}.so"
     if target.exists():
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".compiling-") as temporary:
             output = Path(temporary) / target.name
-            command = [compiler, *FLAGS, "-o", str(output), str(SOURCES / "decoder.cpp")]
+            command = [compiler, *FLAGS, "-o", str(output), str(main)]
             made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMPILE_TIMEOUT_S)
             if made.returncode != 0:
                 first = next((line for line in made.stderr.splitlines() if "error" in line), made.stderr[:200])

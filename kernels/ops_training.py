@@ -1,13 +1,14 @@
 """The door to what only training needs: each op has one signature here and picks its path by device.
 
-A card takes the Triton path where it can run (`gpu.launch.unavailable` says why not), everything else torch's.
+A card takes the Triton path where it can run (`gpu.launch.unavailable` says why not), a processor the native one
+(`native_training.unavailable`), everything else torch's. All are differentiable, once.
 """
 
 from __future__ import annotations
 
 import torch
 
-from . import adamw, cross_entropy, lora_train
+from . import adamw, cross_entropy, lora_train, native_training, training_rows
 from .adamw import Hyper
 from .blockwise8 import Moment
 from .gpu import launch
@@ -17,6 +18,62 @@ from .lora_train import FrozenWeight
 def _takes_triton(x: torch.Tensor) -> bool:
     """Float64 is for checks, and stays with torch."""
     return x.device.type == "cuda" and x.dtype != torch.float64 and not launch.unavailable(x.device)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """x [..., hidden] scaled to root mean square one (in at least float32), times weight [hidden] of the same type."""
+    _check_norm(x, weight)
+    if native_training.takes(x, weight):
+        return native_training.rms_norm(x, weight, eps)
+    return training_rows.rms_norm(x, weight, eps)
+
+
+def add_rms_norm(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rms_norm(x + residual), x + residual), each [..., hidden] and new."""
+    _check_norm(x, weight)
+    if residual.shape != x.shape or residual.dtype != x.dtype:
+        raise ValueError(f"residual is {residual.dtype} of {tuple(residual.shape)}, x {x.dtype} of {tuple(x.shape)}")
+    if native_training.takes(x, residual, weight):
+        return native_training.add_rms_norm(x, residual, weight, eps)
+    return training_rows.add_rms_norm(x, residual, weight, eps)
+
+
+def _check_norm(x: torch.Tensor, weight: torch.Tensor) -> None:
+    if weight.ndim != 1 or x.shape[-1:] != weight.shape or weight.dtype != x.dtype:
+        raise ValueError(
+            f"a weight of {weight.dtype} {tuple(weight.shape)} does not go with rows of {x.dtype} {tuple(x.shape)}"
+        )
+
+
+def rotary(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotary position embedding of the first 2 * num_pairs dimensions of each head; the others stay.
+
+    q [num_tokens, num_heads, head_dim], k [num_tokens, num_kv_heads, head_dim] of one type, of any strides between tokens
+    and heads; cos, sin [num_tokens, num_pairs], of that type or float32, which get no gradient. Dimension i turns with i +
+    num_pairs (halves), or, interleaved, 2 i with 2 i + 1. Returns the turned q and k.
+    """
+    if q.ndim != 3 or k.ndim != 3 or q.shape[::2] != k.shape[::2] or q.dtype != k.dtype:
+        raise ValueError(f"q is {q.dtype} of {tuple(q.shape)}, k {k.dtype} of {tuple(k.shape)}")
+    if cos.shape != sin.shape or cos.dtype != sin.dtype or cos.ndim != 2 or len(cos) != len(q):
+        raise ValueError(f"cos is {cos.dtype} of {tuple(cos.shape)}, sin {sin.dtype} of {tuple(sin.shape)}")
+    if 2 * cos.shape[1] > q.shape[2]:
+        raise ValueError(f"heads of {q.shape[2]} have no {cos.shape[1]} pairs")
+    if native_training.takes(q, k) and cos.dtype in (q.dtype, torch.float32):
+        return native_training.rotary(q, k, cos, sin, interleaved)
+    return training_rows.rotary(q, k, cos, sin, interleaved)
+
+
+def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * up, both [..., intermediate] of one type. Saves the two for the backward pass and nothing else."""
+    if gate.shape != up.shape or gate.dtype != up.dtype or not gate.ndim:
+        raise ValueError(f"gate is {gate.dtype} of {tuple(gate.shape)}, up {up.dtype} of {tuple(up.shape)}")
+    if native_training.takes(gate, up):
+        return native_training.silu_mul(gate, up)
+    return training_rows.silu_mul(gate, up)
 
 
 def linear_cross_entropy(
@@ -42,7 +99,18 @@ def linear_cross_entropy(
 
         return on_card.linear_cross_entropy(hidden, weight, targets, ignore_index, softcap, label_smoothing)
     settings = cross_entropy.Settings(ignore_index, softcap, label_smoothing)
-    return cross_entropy.linear_cross_entropy(hidden, weight, targets, settings, cross_entropy.row_losses)
+    return cross_entropy.linear_cross_entropy(hidden, weight, targets, settings, _row_losses)
+
+
+def _row_losses(
+    logits: torch.Tensor, targets: torch.Tensor, settings: cross_entropy.Settings, with_gradient: bool
+) -> torch.Tensor:
+    """`cross_entropy.RowLosses`, natively where that takes the logits."""
+    if settings.softcap or logits.stride(-1) != 1 or not native_training.takes(logits):
+        return cross_entropy.row_losses(logits, targets, settings, with_gradient)
+    return native_training.row_losses(
+        logits, targets, settings.ignore_index, settings.label_smoothing, with_gradient
+    )  # fmt: skip
 
 
 def lora_linear(

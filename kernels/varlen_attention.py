@@ -18,11 +18,8 @@ def varlen_attention(
     window: int = 0,
 ) -> torch.Tensor:
     """See `ops_attention.varlen_attention`; waits for a card to learn the lengths."""
-    bounds = cu_seqlens.tolist()
-    if not bounds or bounds[0] != 0 or bounds[-1] != len(q) or bounds != sorted(bounds):
-        raise ValueError(f"cu_seqlens goes from 0 up to the {len(q)} tokens of q, not {bounds[:8]}")
     parts = [q[:0]]
-    for begin, end in pairwise(bounds):
+    for begin, end in pairwise(bounds_of(cu_seqlens, len(q))):
         if begin == end:
             continue
         mask = _window_mask(end - begin, window, q.device) if 0 < window < end - begin else None
@@ -38,6 +35,14 @@ def varlen_attention(
         )
         parts.append(attended[0].transpose(0, 1))
     return torch.cat(parts)
+
+
+def bounds_of(cu_seqlens: torch.Tensor, num_tokens: int) -> list[int]:
+    """The numbers themselves, once it is sure that they are bounds of sequences."""
+    bounds: list[int] = cu_seqlens.tolist()
+    if not bounds or bounds[0] != 0 or bounds[-1] != num_tokens or bounds != sorted(bounds):
+        raise ValueError(f"cu_seqlens goes from 0 up to the {num_tokens} tokens of q, not {bounds[:8]}")
+    return bounds
 
 
 def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor:

@@ -48,9 +48,9 @@ class LoraSettings(msgspec.Struct, frozen=True):
 
 
 class PreferenceSettings(msgspec.Struct, frozen=True):
-    """`beta`: how strongly the model is held to the reference (DPO, KTO), the weight of the odds ratio (ORPO), the scale
-    of rewards (SimPO). `margin`: SimPO's target margin over beta. `label_smoothing`: the share of pairs that is taken to
-    be the wrong way round (DPO). `sft`: the weight of the chosen answer's own loss beside DPO's or SimPO's."""
+    """`beta`: how strongly the model is held to the reference (DPO, KTO), the weight of the odds ratio (ORPO), the
+    scale of rewards (SimPO). `margin`: SimPO's target margin over beta. `label_smoothing`: the share of pairs that is
+    taken to be the wrong way round (DPO). `sft`: the weight of the chosen answer's own loss beside DPO's or SimPO's."""
 
     beta: float = 0.1
     margin: float = 0.5
@@ -94,9 +94,9 @@ class OptimizerSettings(msgspec.Struct, frozen=True):
 
 
 class ShardSettings(msgspec.Struct, frozen=True):
-    """`count` processes share the work; `zero`: what they share, 1 optimizer state, 2 also gradients, 3 also parameters.
-    `sequence_parallel` of them share each sequence. `labels`: of the nodes they go to; with none, processes of the
-    coordinator's machine."""
+    """`count` processes share the work; `zero`: what they share, 1 optimizer state, 2 also gradients, 3 also
+    parameters. `sequence_parallel` of them share each sequence. `labels`: of the nodes they go to; with none, processes
+    of the coordinator's machine. `min_count`: as few as the run may go on with when nodes are lost."""
 
     count: int = 1
     zero: int = 1
@@ -107,10 +107,10 @@ class ShardSettings(msgspec.Struct, frozen=True):
 
 
 class ComputeSettings(msgspec.Struct, frozen=True):
-    """`precision`: float32, bfloat16, float16 or auto. `checkpointing` of activations: none, selective (what is cheap to
-    compute again) or full (all but a layer's input). `device`: cpu, cuda or auto. `threads`: of a shard, 0 for its share
-    of the machine's. `deterministic`: a run that goes on from a checkpoint ends in the very bits of one that never
-    stopped."""
+    """`precision`: float32, bfloat16, float16 or auto. `checkpointing` of activations: none, full (all of a layer but
+    its input is computed again), or selective (so in every second layer). `device`: cpu, cuda or auto. `threads`: of a
+    shard, 0 for its share of the machine's. `deterministic`: a run that goes on from a checkpoint ends in the very bits
+    of one that never stopped."""
 
     precision: str = "auto"
     checkpointing: str = "none"
@@ -278,8 +278,8 @@ class TrainJobs(Message, frozen=True, tag="train.jobs"):
 
 
 class RunTraining(Request[TrainJob], frozen=True, tag="train.run"):
-    """Start a run, answered once it is written down: from then on it is finished whatever dies. `job`: its name, made up
-    where it is empty; a job that is there already is answered as it is."""
+    """Start a run, answered once it is written down: from then on it is finished whatever dies. `job`: its name, made
+    up where it is empty; a job that is there already is answered as it is."""
 
     config: TrainConfig
     job: str = ""

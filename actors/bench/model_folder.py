@@ -7,14 +7,12 @@ it in a process of its own, so that whoever measures has no torch in its memory.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from ...runtime.folders import Paths
 from ...runtime.processes import dying_with_us
+from ..models.converted import convert, converted_folder
 from .errors import BenchFailed
 
 _TIMEOUT_S = 600.0
@@ -27,8 +25,7 @@ def model_folder(path: Path) -> Path:
     """
     if path.is_dir():
         return path
-    what = path.stat()
-    folder = Paths.find().create().cache / "bench" / f"{path.stem}-{what.st_size:x}-{what.st_mtime_ns:x}"
+    folder = converted_folder(path)
     if not folder.exists():
         folder.parent.mkdir(exist_ok=True)
         command = [sys.executable, "-P", "-m", __name__, str(path), str(folder)]
@@ -48,34 +45,6 @@ def model_folder(path: Path) -> Path:
         except subprocess.TimeoutExpired as error:
             raise BenchFailed(f"converting {path} for the peers took over {_TIMEOUT_S:g} s") from error
     return folder
-
-
-def convert(path: Path, folder: Path) -> None:
-    """Write the folder; it is there whole or not at all."""
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoConfig, AutoTokenizer
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    from ..models.config import LlamaConfig
-    from ..models.gguf import GGUFFile
-    from ..models.weights import gguf_weights
-
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        with GGUFFile(path) as file:
-            weights = gguf_weights(file, LlamaConfig.from_gguf(file))
-            tensors = {name: tensor.to(torch.bfloat16) for name, tensor in weights}
-        save_file(tensors, staging / "model.safetensors", metadata={"format": "pt"})
-        config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name, dtype="bfloat16")
-        config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
-        config.tie_word_embeddings = "lm_head.weight" not in tensors
-        config.save_pretrained(staging)
-        AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(staging)
-        os.rename(staging, folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ class TransformersModel:
         model_class: Any = AutoModelForCausalLM
         matrices: dict[str, Quantized] = {}
         try:
-            with _quiet():
+            with quiet():
                 if folder.scheme is not None:
                     model_class, config, state, matrices = plain_state(folder, config, dtype, keep=quantized)
                     source = {"pretrained_model_name_or_path": None, "state_dict": state}
@@ -315,7 +315,7 @@ def _take_apart(model: Any) -> tuple[Any, Any]:
     names = [name for name, module in model.named_modules() if module is decoder]
     if not names or not names[0]:
         raise UnsupportedModel(f"{kind} has no decoder that can be told from its head")
-    with _quiet():
+    with quiet():
         try:
             model.set_attn_implementation(NAME)
         except (ValueError, KeyError, ImportError) as error:
@@ -351,7 +351,7 @@ def _sizes(module: Any) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' bars and remarks on standard error; what matters in them is raised instead."""
     import logging as levels
 

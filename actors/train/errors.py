@@ -8,6 +8,11 @@ TrainError                  train
 ├── GroupReplaced           train.replaced    a later group of shards has the job: this one must end
 ├── NoRoom                  train.no_room     the disk is full
 ├── NotEnoughMemory         train.memory      the model, its optimizer or its activations do not fit
+├── CheckpointFailed        train.checkpoint  it could not be written; earlier ones are as they were
+│   └── CheckpointNoRoom    train.checkpoint_no_room  the disk is full
+├── CheckpointDamaged       train.damaged     it cannot be read
+├── CheckpointMismatch      train.mismatch    it is of another model or optimizer
+├── Diverged                train.diverged    too many steps in a row had no finite loss or gradient
 └── GaveUp                  train.gave_up     one attempt after the other got no further
 """
 
@@ -70,6 +75,30 @@ class NotEnoughMemory(TrainError):
     default_hint = (
         'smaller batch.micro_tokens, compute.checkpointing = "full", lora or qlora, or more shards with zero 3'
     )
+
+
+class CheckpointFailed(TrainError):
+    code = "train.checkpoint"
+
+
+class CheckpointNoRoom(CheckpointFailed):
+    code = "train.checkpoint_no_room"
+    default_hint = "make room on the disk of the job's folder, or keep fewer checkpoints (checkpoints.keep)"
+
+
+class CheckpointDamaged(TrainError):
+    code = "train.damaged"
+    default_hint = "resume from an earlier checkpoint of the job"
+
+
+class CheckpointMismatch(TrainError):
+    code = "train.mismatch"
+    default_hint = "resume with the configuration that it was written with"
+
+
+class Diverged(TrainError):
+    code = "train.diverged"
+    default_hint = "a lower `optimizer.lr`, a longer `optimizer.warmup`, or a look at the data may help"
 
 
 class GaveUp(TrainError):

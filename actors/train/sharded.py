@@ -8,6 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from .group import Group
+from .memory import StateBytes
+
 
 class ShardedModel(Protocol):
     """A model whose trainable parameters, their gradients and the optimizer's state lie over a group's ranks.
@@ -22,6 +25,7 @@ class ShardedModel(Protocol):
     """
 
     module: nn.Module
+    group: Group
 
     def begin_micro_batch(self, last: bool) -> None: ...
 
@@ -36,16 +40,21 @@ class ShardedModel(Protocol):
 
     def drop_gradients(self) -> None: ...
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, num_ranks: int = 0) -> dict[str, Any]:
         """Everything that the next steps depend on, as `torch.distributed.checkpoint` takes it: master weights,
-        moments, the average, numbers. What is sharded is a DTensor, so that it loads into another number of shards."""
+        moments, the average, numbers. What is sharded is a DTensor, so that it loads into another number of shards.
+        `num_ranks`: to read what so many ranks have written (0: as many as these)."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what was read into the `state_dict` of this very object."""
+    def load_state_dict(self, state: dict[str, Any], num_ranks: int = 0) -> None:
+        """Take over what was read into the `state_dict` of this very object, of so many ranks."""
         ...
 
     def export(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The trainable parameters by name, whole, in float32, on the CPU: the average where one is kept. Every rank
         goes through it; on other ranks than 0 the tensors are empty."""
+        ...
+
+    def memory(self) -> StateBytes:
+        """What this rank keeps, measured; gradients as they were after the largest step so far."""
         ...

@@ -1,0 +1,129 @@
+"""From a configuration to what is trained: the model with its method, and the data."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...runtime.errors import ConfigError
+from ...schemas.train import Method, Packing, Task, TrainConfig
+from ..data.dataset import TrainingData, load_data
+from ..data.lengths import TooLong
+from ..data.options import DataOptions
+from ..models.converted import transformers_folder
+from ..models.store import ModelStore
+from .adapters import add_adapter
+from .base_model import load_base
+from .batches import Item
+from .fast_layers import use_fast_layers
+from .nf4_linear import quantize_linears
+from .stream import SampleStream, evaluation_items
+from .trainable import TrainableModel
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """`wrapped`: PEFT's wrapper, for methods with an adapter. `folder`: where the weights came from."""
+
+    module: TrainableModel
+    wrapped: Any | None
+    folder: Path
+
+    @property
+    def model(self) -> Any:
+        return self.module.model
+
+
+def build_model(config: TrainConfig, dtype: torch.dtype, device: torch.device) -> BuiltModel:
+    """The model on its device, with what is trained marked so. The same numbers on every rank: what is new in it is
+    drawn from the seed. Raises what `load_base` and `add_adapter` raise, and ConfigError."""
+    folder = transformers_folder(ModelStore().path(config.model))
+    torch.manual_seed(config.seed)
+    model = load_base(folder, config.task, dtype, config.batch.packing)
+    use_fast_layers(model)
+    wrapped = None
+    if config.method is Method.FULL:
+        _freeze(model, config)
+    else:
+        model.requires_grad_(False)
+        if config.method is Method.QLORA:
+            head = model.get_output_embeddings()
+            quantize_linears(model, [layer for layer in (head, getattr(model, "score", None)) if layer is not None])
+        wrapped = add_adapter(model, config.lora, config.task)
+    module = TrainableModel(model, is_packed=config.batch.packing is Packing.PACKED)
+    _checkpoint_activations(model, config)
+    return BuiltModel(module.to(device).train(), wrapped, folder)
+
+
+def _freeze(model: Any, config: TrainConfig) -> None:
+    trainable, frozen = config.trainable or ("*",), config.frozen
+    for name, parameter in model.named_parameters():
+        trained = _matches(name, trainable) and not _matches(name, frozen)
+        parameter.requires_grad_(trained)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        some = [name for name, _ in model.named_parameters()]
+        raise ConfigError(
+            "`trainable` and `frozen` leave no parameter to train",
+            hint=f"patterns are matched with names like {some[0]} and {some[-1]}",
+        )
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _checkpoint_activations(model: Any, config: TrainConfig) -> None:
+    if config.compute.checkpointing == "none":
+        return
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    if config.compute.checkpointing == "selective":
+        layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+        for layer in layers[1::2]:
+            layer.gradient_checkpointing = False
+
+
+@dataclass(frozen=True)
+class BuiltData:
+    stream: SampleStream
+    evaluation: list[Item]
+    num_steps: int
+
+
+def build_data(config: TrainConfig, folder: Path, context_length: int) -> BuiltData:
+    """Raises what `load_data` raises, ConfigError where the data is not what the task wants."""
+    batch = config.batch
+    options = DataOptions(
+        template=batch.template,
+        max_tokens=min(batch.max_tokens or context_length, context_length),
+        too_long=TooLong(batch.too_long),
+        skip_bad=batch.skip_bad,
+    )
+    data = load_data(config.data, folder, options, seed=config.seed)
+    _check_pairs(data, config, config.data)
+    other = None
+    if config.evaluation.data:
+        other = load_data(config.evaluation.data, folder, options, seed=config.seed)
+        _check_pairs(other, config, config.evaluation.data)
+    stream = SampleStream(data, config.evaluation.share, config.seed)
+    num_steps = config.steps or max(1, math.ceil(config.epochs * stream.num_samples / batch.samples))
+    return BuiltData(stream, evaluation_items(config.evaluation, stream, other), num_steps)
+
+
+def _check_pairs(data: TrainingData, config: TrainConfig, name: str) -> None:
+    wants_pairs = config.task is not Task.SFT
+    if data.is_pairs == wants_pairs:
+        return
+    if wants_pairs:
+        raise ConfigError(
+            f"the task {config.task} learns from preferences, and {name} has none",
+            hint='records are {"prompt", "chosen", "rejected"}; `callboard data check` says what a file holds',
+        )
+    raise ConfigError(f"{name} has preferences", hint="choose a task that learns from them: dpo, orpo, simpo, kto")

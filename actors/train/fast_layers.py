@@ -1,0 +1,136 @@
+"""Layers of transformers' causal models computed by our ops: norms, gated MLPs, rotary positions.
+
+The modules stay, with their names and parameters, so that PEFT and saving find what they expect; only the forward pass of
+the instances is ours. A layer is recognized by its parts and then tried: where ours and its own differ by more than
+rounding on a random input, it is left as it is. Attention itself goes through transformers' registry, as before.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...kernels import ops_training
+
+# Families whose attention is LLaMA's: projections, norms of heads where there are some, rotary positions in halves.
+ATTENTION = ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
+# How far two ways to compute one layer may be apart, relative to the size of what comes out.
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+_TRIAL_TOKENS = 3
+
+Forward = Callable[..., Any]
+
+
+def use_fast_layers(model: nn.Module) -> tuple[str, ...]:
+    """Put our forward passes into the layers that they fit; returns the names of those layers.
+
+    Linear layers inside are called as they are, so PEFT may wrap them before or after. Draws nothing from the random
+    state that training goes on with.
+    """
+    replaced: list[str] = []
+    for name, module in model.named_modules():
+        fast = _forward_of(module)
+        if fast is not None and "forward" not in vars(module) and _is_the_same(module, fast):
+            module.forward = types.MethodType(fast, module)
+            replaced.append(name)
+    return tuple(replaced)
+
+
+def _forward_of(module: nn.Module) -> Forward | None:
+    """Ours for a layer that looks as if it fitted."""
+    parts = {name for name, _ in module.named_children()}
+    if not parts and [name for name, _ in module.named_parameters()] == ["weight"]:
+        return _norm_forward if hasattr(module, "variance_epsilon") else None
+    if parts == {"gate_proj", "up_proj", "down_proj", "act_fn"}:
+        return _mlp_forward if type(module.get_submodule("act_fn")).__name__ in ("SiLU", "SiLUActivation") else None
+    family = type(module).__name__.removesuffix("Attention")
+    if family in ATTENTION and parts - {"q_norm", "k_norm"} == {"q_proj", "k_proj", "v_proj", "o_proj"}:
+        return _attention_forward
+    return None
+
+
+def _is_the_same(module: Any, fast: Forward) -> bool:
+    """Whether both ways give the same on a few random tokens, but for rounding."""
+    first = next(module.parameters())
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(first.device, dtype)
+
+    norm = fast is _norm_forward
+    dtype = first.dtype if first.is_floating_point() else torch.float32
+    inputs: dict[str, Any] = {}
+    if fast is _attention_forward:
+        angles = draw(1, _TRIAL_TOKENS, module.head_dim // 2).repeat(1, 1, 2)
+        inputs = {"position_embeddings": (angles.cos(), angles.sin()), "attention_mask": None}
+    width = len(first) if norm else next(layer.in_features for layer in module.children())
+    x = draw(1, _TRIAL_TOKENS, width)
+    modes = {part: part.training for part in module.modules()}
+    try:
+        module.eval()  # nothing is dropped out
+        with torch.no_grad():
+            ours, own = fast(module, x, **inputs), module(x, **inputs)
+    finally:
+        for part, training in modes.items():
+            part.training = training
+    ours, own = (found[0] if isinstance(found, tuple) else found for found in (ours, own))
+    return ours.dtype == own.dtype and bool((ours - own).norm() <= _TOLERANCE[dtype] * own.norm())
+
+
+def _norm_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    if hidden_states.dtype != self.weight.dtype:  # its own rules of promotion
+        return type(self).forward(self, hidden_states)
+    return ops_training.rms_norm(hidden_states, self.weight, self.variance_epsilon)
+
+
+def _mlp_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return self.down_proj(ops_training.silu_mul(self.gate_proj(x), self.up_proj(x)))
+
+
+def _attention_forward(
+    self: Any,
+    hidden_states: torch.Tensor,  # [num_rows, length, hidden]
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],  # [num_rows or 1, length, head_dim], both halves alike
+    attention_mask: torch.Tensor | None = None,
+    past_key_values: Any = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    num_rows, length = hidden_states.shape[:2]
+    heads = (num_rows, length, -1, self.head_dim)
+    q, k, v = (project(hidden_states).view(heads) for project in (self.q_proj, self.k_proj, self.v_proj))
+    if hasattr(self, "q_norm"):
+        q, k = self.q_norm(q), self.k_norm(k)
+    if getattr(self, "use_rope", True):
+        half = self.head_dim // 2
+        cos, sin = (table[..., :half].expand(num_rows, length, half).flatten(0, 1) for table in position_embeddings)
+        q, k = ops_training.rotary(q.flatten(0, 1), k.flatten(0, 1), cos, sin)
+    q, k, v = (x.view(heads).transpose(1, 2) for x in (q, k, v))
+    if past_key_values is not None:
+        k, v = past_key_values.update(k, v, self.layer_idx)
+    dropout = self.attention_dropout if self.training else 0.0
+    attended, weights = _interface(self)(
+        self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, sliding_window=_window(self), **kwargs
+    )
+    return self.o_proj(attended.reshape(num_rows, length, -1).contiguous()), weights
+
+
+def _interface(attention: Any) -> Forward:
+    """The function that the model's configuration names; `eager` is in each family's own code."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    eager = getattr(sys.modules[type(attention).__module__], "eager_attention_forward", None)
+    return ALL_ATTENTION_FUNCTIONS.get_interface(
+        attention.config._attn_implementation,
+        eager,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _window(attention: Any) -> int | None:
+    if type(attention).__name__ == "MistralAttention":
+        return attention.config.sliding_window
+    return getattr(attention, "sliding_window", None)
