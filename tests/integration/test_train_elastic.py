@@ -48,7 +48,7 @@ async def test_a_run_shrinks_to_the_nodes_that_are_left_and_grows_again(
     jobs: Ref, nats_server: Any, tmp_path: Path
 ) -> None:
     gates = tmp_path / "7", tmp_path / "15"
-    wanted = config(tmp_path / "out", steps=40, data=f"wait7={gates[0]},wait15={gates[1]}", shards=TWO_ON_NODES)
+    wanted = config(tmp_path / "out", f"wait7={gates[0]}", f"wait15={gates[1]}", steps=40, shards=TWO_ON_NODES)
     ends: list[Any] = []
 
     async def follow() -> None:

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from training import SHARD, config, followed, install_standin, same_bits, steps, unbroken, until_step, weights, written
 
+from callboard.actors.train.job_folder import JobFolder, Wish
 from callboard.actors.train.jobs import Jobs, JobsConfig
 from callboard.runtime.bus import BusOptions
 from callboard.runtime.client import Client
@@ -82,7 +83,7 @@ async def test_a_client_of_any_language_starts_and_asks_in_json(jobs: Ref, nats_
 
 async def test_a_run_is_paused_and_goes_on_to_the_same_weights(jobs: Ref, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    wanted = config(tmp_path / "out", data=f"wait7={gate}")
+    wanted = config(tmp_path / "out", f"wait7={gate}", "pace=0.2")
     await jobs.ask(RunTraining(wanted, "run"))
     await until_step(jobs, "run", 6)
     paused: list[TrainJob] = []
@@ -92,13 +93,16 @@ async def test_a_run_is_paused_and_goes_on_to_the_same_weights(jobs: Ref, tmp_pa
             paused.append(await jobs.ask(PauseTraining("run")))
 
         tasks.start_soon(pause)
-        await anyio.sleep(0.2)  # it is told while it stands before step 7
+        while JobFolder(tmp_path / "jobs" / "run").wish() is not Wish.PAUSE:
+            await anyio.sleep(0.01)  # a file says nothing when it changes
         gate.touch()
-    assert (paused[0].state, paused[0].step) == (JobState.PAUSED, 7)
-    assert (Path(paused[0].folder) / "checkpoints" / "step-00000007").is_dir()
+    (stopped,) = paused
+    assert stopped.state is JobState.PAUSED
+    assert 7 <= stopped.step < 12
+    assert (Path(stopped.folder) / "checkpoints" / f"step-{stopped.step:08d}").is_dir()
     end, heard = await followed(jobs, "run")
-    assert end.state is JobState.PAUSED
-    assert steps(heard) == list(range(1, 8))
+    assert end == stopped
+    assert steps(heard) == list(range(1, stopped.step + 1))
     assert (await jobs.ask(PauseTraining("run"))).state is JobState.PAUSED
     await jobs.ask(ResumeTraining("run"))
     end, heard = await followed(jobs, "run")
@@ -109,7 +113,7 @@ async def test_a_run_is_paused_and_goes_on_to_the_same_weights(jobs: Ref, tmp_pa
 
 @pytest.mark.slow
 async def test_a_cancelled_run_ends_at_once_and_keeps_its_checkpoints(jobs: Ref, node: Node, tmp_path: Path) -> None:
-    await jobs.ask(RunTraining(config(tmp_path / "out", data=f"wait6={tmp_path / 'never'}"), "run"))
+    await jobs.ask(RunTraining(config(tmp_path / "out", f"wait6={tmp_path / 'never'}"), "run"))
     await until_step(jobs, "run", 5)
     with anyio.fail_after(10):
         assert (await jobs.ask(CancelTraining("run"))).state is JobState.CANCELLED
@@ -124,7 +128,7 @@ async def test_a_cancelled_run_ends_at_once_and_keeps_its_checkpoints(jobs: Ref,
 async def test_what_trying_again_does_not_mend_fails_at_once(
     jobs: Ref, tmp_path: Path, kind: str, code: str, says: str
 ) -> None:
-    await jobs.ask(RunTraining(config(tmp_path / "out", data=f"fail=3:{kind}"), "run"))
+    await jobs.ask(RunTraining(config(tmp_path / "out", f"fail=3:{kind}"), "run"))
     end, heard = await followed(jobs, "run")
     assert end.state is JobState.FAILED
     assert end.error is not None

@@ -75,7 +75,7 @@ def check_whole(end: TrainJob, heard: list[TrainEvent], num_steps: int = 12) -> 
 async def test_a_killed_shard_and_a_killed_coordinator_change_nothing(jobs: Ref, node: Node, tmp_path: Path) -> None:
     """The other shard is in a collective when its peer dies."""
     gates = tmp_path / "7", tmp_path / "11"
-    wanted = config(tmp_path / "out", data=f"wait7={gates[0]},wait11={gates[1]}", shards=TWO)
+    wanted = config(tmp_path / "out", f"wait7={gates[0]}", f"wait11={gates[1]}", shards=TWO)
     await jobs.ask(RunTraining(wanted, "run"))
     ends: list[tuple[TrainJob, list[TrainEvent]]] = []
     async with anyio.create_task_group() as tasks:
@@ -111,7 +111,7 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
 async def test_a_killed_nats_server_and_a_killed_daemon_change_nothing(board: Board, tmp_path: Path) -> None:
     """Training does not stop for the server, and the daemon's next life finds the job."""
     gates = tmp_path / "7", tmp_path / "11"
-    wanted = config(tmp_path / "out", data=f"wait7={gates[0]},wait11={gates[1]}")
+    wanted = config(tmp_path / "out", f"wait7={gates[0]}", f"wait11={gates[1]}")
     heard: list[TrainEvent] = []
     reached = {step: anyio.Event() for step in range(13)}
     ends: list[TrainJob] = []
@@ -145,7 +145,7 @@ async def test_a_killed_nats_server_and_a_killed_daemon_change_nothing(board: Bo
 @pytest.mark.slow
 async def test_a_shard_that_stands_still_is_replaced(jobs: Ref, node: Node, tmp_path: Path) -> None:
     gate = tmp_path / "7"
-    wanted = config(tmp_path / "out", data=f"wait7={gate}", shards=TWO)
+    wanted = config(tmp_path / "out", f"wait7={gate}", shards=TWO)
     await jobs.ask(RunTraining(wanted, "run"))
     await until_step(jobs, "run", 6)
     os.kill((await shards_of(node, "run"))[1].pid, signal.SIGSTOP)
@@ -161,7 +161,7 @@ async def test_a_shard_that_stands_still_is_replaced(jobs: Ref, node: Node, tmp_
 async def test_kills_at_any_moment_change_nothing(board: Board, tmp_path: Path, seed: int) -> None:
     """Also while things start, and while what was killed before comes back."""
     chance = random.Random(seed)
-    wanted = config(tmp_path / "out", steps=400, data="pace=0.02", shards=TWO)
+    wanted = config(tmp_path / "out", "pace=0.02", steps=400, shards=TWO)
     heard: list[TrainEvent] = []
     board.up()
     async with callboard.connect() as bus:

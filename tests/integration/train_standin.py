@@ -2,8 +2,8 @@
 the ranks of a group, whose checkpoints and weights lie on the disk as the trainer's do.
 
 Tests lay it down as a package of somebody else's (`install` in board.py). What it does beside training is said by the
-configuration's `data`: `waitN=FILE` holds the last rank before step N until the file is there, `fail=N:KIND` raises in
-it at step N, `pace=S` takes S seconds more for each step.
+configuration's `samples.prompts`: `waitN=FILE` holds the last rank before step N until the file is there, `fail=N:KIND`
+raises in it at step N, `pace=S` takes S seconds more for each step.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Standin:
         self.rank, self.world_size = order.rank, order.world_size
         self.num_shares = max(shares, self.world_size)
         self.shares = range(shares) if shares > 1 else [self.rank]
-        self.options = dict(option.split("=", 1) for option in order.config.data.split(",") if "=" in option)
+        self.options = dict(option.split("=", 1) for option in order.config.samples.prompts)
         self.step = 0
         self.num_steps = order.config.steps
         if self.world_size > 1:

@@ -22,6 +22,7 @@ from callboard.schemas.train import (
     ComputeSettings,
     FollowTraining,
     OptimizerSettings,
+    SampleSettings,
     StartShard,
     TrainConfig,
     TrainEvent,
@@ -38,7 +39,8 @@ def install_standin(folder: Path) -> Path:
     return install(folder, "train_standin", source, **{SHARD: "StandinShard"})
 
 
-def config(out: Path, **options: Any) -> TrainConfig:
+def config(out: Path, *does: str, **options: Any) -> TrainConfig:
+    """`does`: what the stand-in does beside training."""
     wanted: dict[str, Any] = {
         "model": "tiny",
         "data": "none",
@@ -48,6 +50,7 @@ def config(out: Path, **options: Any) -> TrainConfig:
         "batch": BatchSettings(samples=8),
         "checkpoints": CheckpointSettings(every=4),
         "compute": ComputeSettings(threads=1),
+        "samples": SampleSettings(prompts=does),
     }
     return TrainConfig(**{**wanted, **options})
 
@@ -59,7 +62,7 @@ class Unbroken(NamedTuple):
 
 def unbroken(config: TrainConfig, folder: Path) -> Unbroken:
     """What a run comes to when nothing happens to it."""
-    alone = msgspec.structs.replace(config, data="none", out=str(folder / "unbroken"))
+    alone = msgspec.structs.replace(config, samples=SampleSettings(), out=str(folder / "unbroken"))
     (folder / "unbroken-job" / "checkpoints").mkdir(parents=True)
     order = StartShard(
         config=alone, job="unbroken", folder=str(folder / "unbroken-job"), rank=0, world_size=1, host="", port=0
