@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,50 +10,37 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from ...runtime.errors import ConfigError
 from ..models.folder import WEIGHTS
 from ..models.transformers_model import quiet
 from .adapters import save_adapter
+from .companions import copy_companions
 from .group import Group
 from .sharded import ShardedModel
-
-# What a model's folder has beside its weights and belongs to the new one, too.
-_NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".md", ".gitattributes")
+from .whole import check_free, whole_folder
 
 
 def check_output(out: Path) -> None:
     """ConfigError where something is in the way of what is to come; said before the work."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is there already", hint="name another folder in `out`, or remove it")
+    check_free(out, "out")
 
 
 def write_output(
-    out: Path, group: Group, sharded: ShardedModel, model: Any, wrapped: Any | None, base: Path, card: str
+    out: Path, group: Group, sharded: ShardedModel, model: Any, wrapped: Any | None, base: Path, card: Mapping[str, str]
 ) -> None:
     """Every rank calls it, and rank 0 writes. `model`: transformers' own, whose parameters are the sharded ones;
-    `wrapped`: PEFT's wrapper, of an adapter. Raises OSError."""
+    `wrapped`: PEFT's wrapper, of an adapter. `card`: texts by the names of their files. Raises OSError."""
     tensors = {name.removeprefix("model."): tensor for name, tensor in sharded.export()}
     if wrapped is None:
         tensors |= _untrained(model, tensors.keys())
     if group.rank != 0:
         return
-    making = out.with_name(f".{out.name}.making")
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir(parents=True)
-    try:
+    with whole_folder(out) as making:
         if wrapped is not None:
             save_adapter(wrapped, tensors, str(base), making)
         else:
             _save_model(model, tensors, base, making)
-        (making / "README.md").write_text(card, "utf-8")
-        _sync(making)
-        if out.is_dir():
-            out.rmdir()  # an empty one, see `check_output`
-        os.rename(making, out)
-        _sync_folder(out.parent)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
+        for name, text in card.items():
+            (making / name).write_text(text, "utf-8")
 
 
 def _untrained(model: nn.Module, trained: Any) -> dict[str, torch.Tensor]:
@@ -77,25 +63,5 @@ def _save_model(model: Any, tensors: dict[str, torch.Tensor], base: Path, folder
     }
     with quiet():
         model.save_pretrained(folder, state_dict=state)
-    for path in base.iterdir():
-        if path.is_file() and not path.name.endswith(_NOT_COPIED) and not (folder / path.name).exists():
-            shutil.copyfile(path, folder / path.name)
+    copy_companions(base, folder)
     assert (folder / WEIGHTS).is_file() or any(folder.glob("*.safetensors"))
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -28,9 +28,11 @@ from ...schemas.train import (
     TrainSampled,
 )
 from ..data.templates import choose_template
+from ..models.store import ModelStore
 from ..models.tokenizer_loading import load_tokenizer
 from . import batches
 from .attention import packed as packed_attention
+from .base_facts import base_facts
 from .base_model import type_of
 from .batches import MicroBatch, StepPlan, plan_step
 from .building import BuiltData, BuiltModel, build_data, build_model
@@ -41,9 +43,10 @@ from .hooks import build_hook
 from .losses import loss_of
 from .meter import Meter
 from .micro_tokens import choose_micro_tokens
-from .model_card import model_card
+from .model_card import Run, card_files
 from .output import check_output, write_output
 from .reference import Reference
+from .run_history import RunHistory
 from .samples import answers
 from .schedule import learning_rate
 from .sharding import shard_model
@@ -61,6 +64,7 @@ class TrainerState(msgspec.Struct, frozen=True):
     scale: dict[str, float | int]
     best: float | None
     since_best: int
+    history: RunHistory
 
 
 class Trainer:
@@ -90,6 +94,7 @@ class Trainer:
         self._hooks = [build_hook(settings) for settings in config.hooks]
         self._best: float | None = None
         self._since_best = 0
+        self._history = RunHistory()
 
     @classmethod
     def build(cls, config: TrainConfig, job: str, folder: Path, group: Group) -> Trainer:
@@ -112,6 +117,7 @@ class Trainer:
         self._guard.load(state.guard)
         self._scale.load(state.scale)
         self._best, self._since_best = state.best, state.since_best
+        self._history = state.history
 
     def run(self, report: Report, stop: Stop) -> ShardEnd:
         """Train to the end and write `config.out`, or until `stop` gives rank 0 something. Rank 0 alone calls `report`.
@@ -206,6 +212,7 @@ class Trainer:
         )
 
     def _report_progress(self, progress: TrainProgress) -> None:
+        self._history.progressed(progress)
         self._report(progress)
         for hook in self._hooks:
             hook.after_step(self, progress)
@@ -228,6 +235,7 @@ class Trainer:
         best = self._best is None or loss < self._best
         self._best, self._since_best = (loss, 0) if best else (self._best, self._since_best + 1)
         result = TrainEvaluated(self.job, self.step, loss, best)
+        self._history.evaluated(self.step, loss)
         self._report(result)
         for hook in self._hooks:
             hook.evaluated(self, result)
@@ -279,6 +287,7 @@ class Trainer:
             self._scale.state(),
             self._best,
             self._since_best,
+            self._history,
         )
 
         def written(path: Path, seconds: float) -> None:
@@ -298,8 +307,12 @@ class Trainer:
             self._built.model,
             self._built.wrapped,
             self._built.folder,
-            model_card(self.config, self.step, self._best),
+            self._card(),
         )
+
+    def _card(self) -> dict[str, str]:
+        run = Run(self.step, self._stream.num_samples, len(self._evaluation), self._history, self._best)
+        return card_files(self.config, run, base_facts(self.config.model, ModelStore().path(self.config.model)))
 
     def _earlier(self, batch: MicroBatch) -> torch.Tensor:
         assert self._reference is not None
