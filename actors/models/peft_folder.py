@@ -71,6 +71,11 @@ def _check(path: Path, config: Mapping[str, Any]) -> None:
             raise UnsupportedModel(f"{path} uses '{key}', which is not implemented here")
     if config.get("bias", "none") != "none":
         raise UnsupportedModel(f"{path} has trained biases (bias: {config['bias']!r}), which are not read here")
+    check_base_is_unchanged(path, config)
+
+
+def check_base_is_unchanged(path: Path, config: Mapping[str, Any]) -> None:
+    """Raises UnsupportedModel for an adapter whose training began by changing the base."""
     start = config.get("init_lora_weights", True)
     if isinstance(start, str) and start.startswith(_CHANGES_BASE):
         raise UnsupportedModel(

@@ -133,6 +133,16 @@ class Tokenizer:
         """What `encode` puts before a text."""
         return tuple(self._prefix)
 
+    @property
+    def suffix(self) -> tuple[int, ...]:
+        """What `encode` puts after a text."""
+        return tuple(self._suffix)
+
+    @property
+    def backend_json(self) -> str:
+        """The content of a `tokenizer.json` that gives the same ids, without what is put around a text."""
+        return self._backend.to_str()
+
     def digest(self) -> str:
         """SHA-256 of all that the ids of a text, or of a conversation, depend on."""
         template = self.chat_template

@@ -41,7 +41,7 @@ def tokenizer_from_folder(folder: ModelFolder) -> Tokenizer:
         raise ModelDamaged(f"{folder.path / TOKENIZER} is damaged: {error}") from error
     backend.no_truncation()
     backend.no_padding()
-    special = _special_tokens(folder, settings)
+    special = special_tokens(folder, settings)
     added = backend.get_added_tokens_decoder()
     table, first_space = _Vocabulary(folder.path / TOKENIZER, backend, described, frozenset(added)).table()
     prefix, suffix = _around(backend, settings, special)
@@ -175,7 +175,7 @@ def _around(
     return tuple(prefix), tuple(suffix)
 
 
-def _special_tokens(folder: ModelFolder, settings: Mapping[str, Any]) -> dict[str, str]:
+def special_tokens(folder: ModelFolder, settings: Mapping[str, Any]) -> dict[str, str]:
     """`bos_token`, `eos_token`, ... and their texts."""
     found: dict[str, str] = {}
     for source in (folder.json("special_tokens_map.json", optional=True), settings):

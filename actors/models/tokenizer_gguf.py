@@ -37,8 +37,25 @@ _PRE_TOKENIZERS: Mapping[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
     "qwen2": lambda: _words(""),
     "smollm": lambda: pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _BYTE_LEVEL]),
 }
-# Rules under which a word that is in the vocabulary is that token, whatever the merges would make of it.
 _WHOLE_WORDS_FIRST = {"llama-bpe"}
+
+
+def split_rules() -> dict[str, tuple[normalizers.Normalizer | None, pre_tokenizers.PreTokenizer]]:
+    """What each name of a rule stands for: what is done to the text, and how it is split."""
+    return {name: (_normalizer(name), make()) for name, make in _PRE_TOKENIZERS.items()}
+
+
+def has_whole_words_first(rule: str) -> bool:
+    """Whether a word that is in the vocabulary is that token, whatever the merges would make of it."""
+    return rule in _WHOLE_WORDS_FIRST
+
+
+def _normalizer(rule: str) -> normalizers.Normalizer | None:
+    return normalizers.NFC() if rule == "qwen2" else None
+
+
+# Of the keys of a file, the names that transformers and chat templates have for them.
+_SPECIAL = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 
 
 class Ends(TypedDict):
@@ -76,24 +93,32 @@ def _list(file: GGUFFile, name: str, kind: type, default: list[Any] | None = Non
     return values
 
 
+def special_tokens(file: GGUFFile) -> dict[str, str]:
+    """`bos_token`, `eos_token`, ... and their texts, those that the file has."""
+    tokens = _list(file, "tokens", str)
+    ids = {name: _token_id(file, key, len(tokens)) for key, name in _SPECIAL.items()}
+    return {name: tokens[i] for name, i in ids.items() if i is not None}
+
+
+def _token_id(file: GGUFFile, name: str, num_tokens: int) -> int | None:
+    key = f"tokenizer.ggml.{name}_token_id"
+    value = file.get(key, int, -1)
+    if value >= num_tokens:
+        raise ModelDamaged(f"{file.path} is damaged: {key} is {value}, beyond {num_tokens} tokens")
+    return value if value >= 0 else None
+
+
 def _ends(file: GGUFFile, tokens: Sequence[str], *, add_bos: bool) -> Ends:
     def token_id(name: str) -> int | None:
-        key = f"tokenizer.ggml.{name}_token_id"
-        value = file.get(key, int, -1)
-        if value >= len(tokens):
-            raise ModelDamaged(f"{file.path} is damaged: {key} is {value}, beyond {len(tokens)} tokens")
-        return value if value >= 0 else None
+        return _token_id(file, name, len(tokens))
 
-    special = {name: token_id(name) for name in ("bos", "eos", "unknown", "padding")}
-    variables = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
-    named = {variables[name]: tokens[i] for name, i in special.items() if i is not None}
     template = file.metadata.get("tokenizer.chat_template")
     return Ends(
         stop_ids=frozenset(i for i in map(token_id, ("eos", "eot", "eom")) if i is not None),
-        eos_id=special["eos"],
-        bos_id=special["bos"],
+        eos_id=token_id("eos"),
+        bos_id=token_id("bos"),
         add_bos=file.get("tokenizer.ggml.add_bos_token", bool, add_bos),
-        chat_template=ChatTemplate(template, named) if isinstance(template, str) else None,
+        chat_template=ChatTemplate(template, special_tokens(file)) if isinstance(template, str) else None,
     )
 
 
@@ -171,6 +196,9 @@ class SentencePieceTokenizer(Tokenizer):
         backend.normalizer = (  # pyright: ignore[reportAttributeAccessIssue]
             normalizers.Sequence([normalizers.Prepend(SPACE), marks]) if add_space else marks
         )
+        steps: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        steps += [decoders.Strip(" ", 1, 0)] if add_space else []
+        backend.decoder = decoders.Sequence(steps)  # pyright: ignore[reportAttributeAccessIssue]
         _add_literal(backend, tokens, token_types)
         control = (TokenType.CONTROL, TokenType.UNKNOWN)
         super().__init__(
@@ -218,8 +246,8 @@ def _build(tokens: Sequence[str], merges: Sequence[str], token_types: Sequence[i
             raise ModelDamaged(f"the tokenizer's merge {merge!r} does not fit its vocabulary")
         pairs.append((left, right))
     backend = Backend(models.BPE(vocab, pairs, ignore_merges=pre in _WHOLE_WORDS_FIRST))
-    if pre == "qwen2":
-        backend.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
+    if (normalizer := _normalizer(pre)) is not None:
+        backend.normalizer = normalizer  # pyright: ignore[reportAttributeAccessIssue]
     backend.pre_tokenizer = _PRE_TOKENIZERS[pre]()  # pyright: ignore[reportAttributeAccessIssue]
     backend.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     _add_literal(backend, tokens, token_types)
@@ -228,7 +256,7 @@ def _build(tokens: Sequence[str], merges: Sequence[str], token_types: Sequence[i
 
 def _add_literal(backend: Backend, tokens: Sequence[str], token_types: Sequence[int]) -> None:
     """Tokens that stand for themselves wherever a text has them."""
-    for kind, special in ((TokenType.CONTROL, True), (TokenType.USER_DEFINED, False)):
+    for kind, special in ((TokenType.CONTROL, True), (TokenType.UNKNOWN, True), (TokenType.USER_DEFINED, False)):
         added = [
             AddedToken(token, special=special, normalized=False)
             for token, its_kind in zip(tokens, token_types, strict=True)

@@ -60,6 +60,9 @@ _INTERNLM2_NAME = re.compile(r"(model\.layers\.\d+)\.(.+)\.(weight|bias)")
 # Tables that old files keep beside the weights; they follow from the configuration.
 _DERIVED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
+_CANONICAL_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_TO_GGUF_TOP = {canonical: name for name, canonical in _GGUF_TOP.items()}
+_TO_GGUF_LAYER = {canonical: name for name, canonical in _GGUF_LAYER.items()}
 
 
 def gguf_layer(name: str) -> int | None:
@@ -143,6 +146,22 @@ def unpermute(weight: np.ndarray, num_heads: int) -> np.ndarray:
     rows, *columns = weight.shape  # a bias has rows only
     halves = weight.reshape(num_heads, rows // num_heads // 2, 2, *columns)
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))
+
+
+def permute(weight: np.ndarray, num_heads: int) -> np.ndarray:
+    """What `unpermute` undoes."""
+    rows, *columns = weight.shape
+    pairs = weight.reshape(num_heads, 2, rows // num_heads // 2, *columns)
+    return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(weight.shape))
+
+
+def gguf_name(canonical: str) -> str:
+    """What a GGUF file calls a tensor. Raises UnsupportedModel for one that no file of these families has."""
+    match = _CANONICAL_LAYER.fullmatch(canonical)
+    name = _TO_GGUF_LAYER.get(match[2]) if match else _TO_GGUF_TOP.get(canonical)
+    if name is None:
+        raise UnsupportedModel(f"GGUF has no name for the tensor '{canonical}'")
+    return f"blk.{match[1]}.{name}" if match else name
 
 
 def _canonical(name: str, file: GGUFFile) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,14 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from ...runtime.errors import ConfigError
 from ...schemas.train import TrainConfig
 from ..models.folder import WEIGHTS
 from ..models.transformers_model import quiet
 from .adapters import save_adapter
+from .companions import copy_companions
 from .group import Group
 from .sharded import ShardedModel
-
-# What a model's folder has beside its weights and belongs to the new one, too.
-_NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".md", ".gitattributes")
+from .whole import check_free, whole_folder
 
 
 # Says which run a folder came of. A run that ended in the moment after it had written it may write it again.
@@ -39,42 +37,37 @@ class About(msgspec.Struct, frozen=True):
 
 def check_output(out: Path, job: Path) -> None:
     """ConfigError where something is in the way of what is to come; said before the work."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
     with contextlib.suppress(OSError, msgspec.DecodeError):
         if msgspec.json.decode((out / ABOUT).read_bytes(), type=About).job == str(job):
             return
-    raise ConfigError(f"{out} is there already", hint="name another folder in `out`, or remove it")
+    check_free(out, "out")
 
 
 def write_output(
-    about: About, group: Group, sharded: ShardedModel, model: Any, wrapped: Any | None, base: Path, card: str
+    about: About,
+    group: Group,
+    sharded: ShardedModel,
+    model: Any,
+    wrapped: Any | None,
+    base: Path,
+    card: Mapping[str, str],
 ) -> None:
     """Every rank calls it, and rank 0 writes. `model`: transformers' own, whose parameters are the sharded ones;
-    `wrapped`: PEFT's wrapper, of an adapter. Raises OSError."""
-    out = Path(about.config.out)
+    `wrapped`: PEFT's wrapper, of an adapter. `card`: texts by the names of their files. Raises OSError."""
     tensors = {name.removeprefix("model."): tensor for name, tensor in sharded.export()}
     if wrapped is None:
         tensors |= _untrained(model, tensors.keys())
     if group.rank != 0:
         return
-    making = out.with_name(f".{out.name}.making")
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir(parents=True)
-    try:
+    with whole_folder(out) as making:
         if wrapped is not None:
             save_adapter(wrapped, tensors, str(base), making)
         else:
             _save_model(model, tensors, base, making)
-        (making / "README.md").write_text(card, "utf-8")
+        for name, text in card.items():
+            (making / name).write_text(text, "utf-8")
         (making / ABOUT).write_bytes(msgspec.json.format(msgspec.json.encode(about)))
-        _sync(making)
         shutil.rmtree(out, ignore_errors=True)  # this run's own or empty, see `check_output`
-        os.rename(making, out)
-        _sync_folder(out.parent)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
 
 
 def _untrained(model: nn.Module, trained: Any) -> dict[str, torch.Tensor]:
@@ -97,25 +90,5 @@ def _save_model(model: Any, tensors: dict[str, torch.Tensor], base: Path, folder
     }
     with quiet():
         model.save_pretrained(folder, state_dict=state)
-    for path in base.iterdir():
-        if path.is_file() and not path.name.endswith(_NOT_COPIED) and not (folder / path.name).exists():
-            shutil.copyfile(path, folder / path.name)
+    copy_companions(base, folder)
     assert (folder / WEIGHTS).is_file() or any(folder.glob("*.safetensors"))
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

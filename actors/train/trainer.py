@@ -28,9 +28,11 @@ from ...schemas.train import (
     TrainSampled,
 )
 from ..data.templates import choose_template
+from ..models.store import ModelStore
 from ..models.tokenizer_loading import load_tokenizer
 from . import batches
 from .attention import packed as packed_attention
+from .base_facts import base_facts
 from .base_model import type_of
 from .batches import MicroBatch, StepPlan, plan_step
 from .building import BuiltData, BuiltModel, build_data, build_model
@@ -41,11 +43,12 @@ from .hooks import build_hook
 from .losses import loss_of
 from .meter import Meter
 from .micro_tokens import choose_micro_tokens
-from .model_card import model_card
+from .model_card import Run, card_files
 from .output import About, check_output, write_output
 from .reference import Reference
 from .rng import seed_rng
 from .run_checkpoints import RunCheckpoints
+from .run_history import RunHistory
 from .samples import answers
 from .schedule import learning_rate
 from .sharding import shard_model
@@ -65,6 +68,7 @@ class TrainerState(msgspec.Struct, frozen=True):
     best: float | None
     best_step: int | None
     since_best: int
+    history: RunHistory
 
 
 class Trainer:
@@ -103,6 +107,7 @@ class Trainer:
         self._best: float | None = None
         self._best_step: int | None = None
         self._since_best = 0
+        self._history = RunHistory()
 
     @classmethod
     def build(cls, config: TrainConfig, job: str, folder: Path, group: Group) -> Trainer:
@@ -125,6 +130,7 @@ class Trainer:
         self._guard.load(state.guard)
         self._scale.load(state.scale)
         self._best, self._best_step, self._since_best = state.best, state.best_step, state.since_best
+        self._history = state.history
 
     def run(self, report: Report, stop: Stop) -> ShardEnd:
         """Train to the end and write `config.out`, or until `stop` gives rank 0 something. Rank 0 alone calls `report`.
@@ -219,6 +225,7 @@ class Trainer:
         )
 
     def _report_progress(self, progress: TrainProgress) -> None:
+        self._history.progressed(progress)
         self._report(progress)
         for hook in self._hooks:
             hook.after_step(self, progress)
@@ -244,6 +251,7 @@ class Trainer:
         if best:
             self._best, self._best_step, self._since_best = loss, self.step, 0
         result = TrainEvaluated(self.job, self.step, loss, best)
+        self._history.evaluated(self.step, loss)
         self._report(result)
         for hook in self._hooks:
             hook.evaluated(self, result)
@@ -296,6 +304,7 @@ class Trainer:
             best=self._best,
             best_step=self._best_step,
             since_best=self._since_best,
+            history=self._history,
         )
         spared = self._best_step if self.config.checkpoints.keep_best else None
         self._checkpoints.save(self.step, self.sharded, msgspec.to_builtins(state), spared)
@@ -324,8 +333,12 @@ class Trainer:
             self._built.model,
             self._built.wrapped,
             self._built.folder,
-            model_card(self.config, self.step, self._best),
+            self._card(),
         )
+
+    def _card(self) -> dict[str, str]:
+        run = Run(self.step, self._stream.num_samples, len(self._evaluation), self._history, self._best)
+        return card_files(self.config, run, base_facts(self.config.model, ModelStore().path(self.config.model)))
 
     def _earlier(self, batch: MicroBatch) -> torch.Tensor:
         assert self._reference is not None
