@@ -37,10 +37,8 @@ def turned_heads(x, HEADS: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constex
 @triton.jit
 def _butterfly(x, HEADS: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr):
     pairs = tl.reshape(x, [HEADS * WIDTH // (2 * SPAN), 2, SPAN])
-    is_first = (tl.arange(0, 2) == 0)[None, :, None]
-    first = tl.sum(tl.where(is_first, pairs, 0.0), 1)[:, None, :]
-    second = tl.sum(tl.where(is_first, 0.0, pairs), 1)[:, None, :]
-    return tl.reshape(tl.where(is_first, first + second, first - second), [HEADS, WIDTH])
+    first, second = tl.split(tl.permute(pairs, (0, 2, 1)))
+    return tl.reshape(tl.permute(tl.join(first + second, first - second), (0, 2, 1)), [HEADS, WIDTH])
 
 
 @triton.jit
