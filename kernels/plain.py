@@ -13,7 +13,8 @@ import torch.nn.functional as F
 
 from . import native_sampling, plain_sampling
 from .lora import Rows
-from .quantized import Cache, read_blocks, write_slots
+from .packed_heads import turn_back
+from .quantized import Cache, is_turned, read_turned, write_slots
 from .ragged import RaggedBatch
 
 
@@ -117,9 +118,11 @@ def paged_attention(
         plan = batch.plans[name] = _plan(batch, q.dtype, window, allow_causal=plain)
     num_kv_heads, head_dim = k_cache.shape[2:]
     group = q.shape[1] // num_kv_heads
+    if is_turned(k_cache):
+        q = turn_back(q)
     out = torch.empty_like(q)
     for part in plan:
-        keys, values = (read_blocks(cache, part.blocks, q.dtype) for cache in (k_cache, v_cache))
+        keys, values = (read_turned(cache, part.blocks, q.dtype) for cache in (k_cache, v_cache))
         if isinstance(part, _Decode):
             # Queries that share a key/value head stand as several queries of that one head: no copy of the keys.
             shape = (part.num_seqs, -1, num_kv_heads, head_dim)
@@ -151,7 +154,7 @@ def paged_attention(
             by_head = None if sinks is None else sinks[:, None]
             attended = _attend(queries, keys, values, part.mask, scale, softcap, by_head)
         out[part.rows] = attended[0].transpose(0, 1)
-    return out
+    return turn_back(out) if is_turned(v_cache) else out
 
 
 def _attend(

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .packed_heads import NUM_GROUPS, pack_heads, turn_back, unpack_turned
 from .weights import WeightFormat
 
 GROUP = 32
@@ -187,26 +188,32 @@ class QuantizedCache:
 
 @dataclass(frozen=True)
 class PackedCache:
-    """Keys or values of one layer in four bits: codes times a scale, plus a minimum, for each token and head.
+    """Keys or values of one layer in four bits, turned as `packed_heads` says: codes times a scale, plus a minimum, for
+    each quarter of a token's head.
 
     codes uint8 [num_blocks, block_size, num_kv_heads, head_dim / 2], dimension i in the low half of byte i and
     i + head_dim / 2 in its high half, so that each half of a head comes out of one shift; scales and minimums half
-    [num_blocks, block_size, num_kv_heads]. Keys have channels that are large in every token and of one sign: sixteen
-    steps from the least value to the largest lose less on them than fifteen about zero.
+    [num_blocks, block_size, num_kv_heads, 4].
     """
 
     codes: torch.Tensor
     scales: torch.Tensor
     minimums: torch.Tensor
 
+    @staticmethod
+    def part_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of the codes, and of scales and minimums, for a cache [num_blocks, block_size, num_kv_heads, head_dim];
+        ValueError where heads have no quarters."""
+        if shape[-1] % NUM_GROUPS:
+            raise ValueError(f"heads of {shape[-1]} dimensions have no quarters of one size")
+        return (*shape[:-1], shape[-1] // 2), (*shape[:-1], NUM_GROUPS)
+
     @classmethod
     def zeros(cls, shape: tuple[int, ...], device: torch.device | str = "cpu") -> PackedCache:
-        """For a cache [num_blocks, block_size, num_kv_heads, head_dim]; ValueError where head_dim is odd."""
-        if shape[-1] % 2:
-            raise ValueError(f"heads of {shape[-1]} dimensions do not fill bytes of two")
-        codes = torch.zeros(*shape[:-1], shape[-1] // 2, dtype=torch.uint8, device=device)
-        scales, minimums = torch.zeros(2, *shape[:-1], dtype=torch.float16, device=device)
-        return cls(codes, scales, minimums)
+        """Raises what `part_shapes` raises."""
+        codes, numbers = cls.part_shapes(shape)
+        scales, minimums = torch.zeros(2, *numbers, dtype=torch.float16, device=device)
+        return cls(torch.zeros(codes, dtype=torch.uint8, device=device), scales, minimums)
 
     @property
     def shape(self) -> torch.Size:
@@ -225,23 +232,6 @@ def quantize_heads(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     wide = x.float()
     top = wide.abs().amax(-1, keepdim=True)
     return (wide * _inverse(top, 127)).round().to(torch.int8), top[..., 0] / 127
-
-
-def pack_heads(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """[num_tokens, num_kv_heads, head_dim] -> codes, scales, minimums of a `PackedCache`."""
-    wide = x.float()
-    low, high = wide.amin(-1), wide.amax(-1)
-    minimums, scales = low.half(), ((high - low) / 15).half()
-    steps = (wide - minimums.float()[..., None]) * _inverse(scales.float(), 1)[..., None]
-    first, second = steps.round().clamp(0, 15).to(torch.uint8).chunk(2, -1)
-    return first | second << 4, scales, minimums
-
-
-def unpack_heads(codes: torch.Tensor, scales: torch.Tensor, minimums: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What they stand for, [..., head_dim]; computed in at least float32."""
-    wide = torch.promote_types(dtype, torch.float32)
-    values = torch.cat([codes & 0x0F, codes >> 4], -1).to(wide)
-    return (values * scales.to(wide)[..., None] + minimums.to(wide)[..., None]).to(dtype)
 
 
 def to_kept(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -269,10 +259,20 @@ def write_slots(x: torch.Tensor, cache: Cache, slots: torch.Tensor) -> None:
 
 def read_blocks(cache: Cache, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The blocks in that order and type, [len(blocks), block_size, num_kv_heads, head_dim]."""
+    kept = read_turned(cache, blocks, torch.promote_types(dtype, torch.float32) if is_turned(cache) else dtype)
+    return turn_back(kept).to(dtype) if is_turned(cache) else kept
+
+
+def is_turned(cache: Cache) -> bool:
+    return isinstance(cache, PackedCache)
+
+
+def read_turned(cache: Cache, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """As `read_blocks`, but what is kept turned stays so: to be met by queries that are turned, too."""
     if isinstance(cache, QuantizedCache):
         scales = cache.scales.index_select(0, blocks)[..., None]
         return (cache.codes.index_select(0, blocks) * scales).to(dtype)
     if isinstance(cache, PackedCache):
         codes, scales, minimums = (kept.index_select(0, blocks) for kept in (cache.codes, cache.scales, cache.minimums))
-        return unpack_heads(codes, scales, minimums, dtype)
+        return unpack_turned(codes, scales, minimums, dtype)
     return _indexable(cache).index_select(0, blocks).view(cache.dtype).to(dtype)

@@ -7,7 +7,8 @@ import math
 import torch
 
 from .lora import Rows
-from .quantized import Cache, PackedCache, QuantizedCache, pack_heads, quantize_heads, read_blocks, to_kept
+from .packed_heads import pack_heads
+from .quantized import Cache, PackedCache, QuantizedCache, quantize_heads, read_blocks, to_kept
 from .ragged import RaggedBatch
 
 

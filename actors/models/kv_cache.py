@@ -54,8 +54,8 @@ class KVCache:
 
 def _empty_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Cache:
     if dtype == torch.uint8:
-        packed = _zeros((*shape[:-1], shape[-1] // 2), dtype, device)
-        return PackedCache(packed, *(_zeros(shape[:-1], torch.float16, device) for _ in range(2)))
+        codes, numbers = PackedCache.part_shapes(shape)
+        return PackedCache(_zeros(codes, dtype, device), *(_zeros(numbers, torch.float16, device) for _ in range(2)))
     if dtype == torch.int8:
         return QuantizedCache(_zeros(shape, dtype, device), _zeros(shape[:-1], torch.float32, device))
     return _zeros(shape, dtype, device)

@@ -63,11 +63,12 @@ def kv_bytes(model: ModelShape, kv_type: str) -> int:
     """Bytes that a token's keys and values take."""
     import torch
 
+    from ...kernels.packed_heads import NUM_GROUPS
     from ..models.kv_cache import kv_bytes_per_token
 
     num_values = kv_bytes_per_token(model, torch.int8)  # of one byte each
     if kv_type == "int4":
-        return num_values // 2 + num_values // model.head_dim * SCALE_BYTES  # a scale and a minimum in half
+        return num_values // 2 + num_values // model.head_dim * NUM_GROUPS * SCALE_BYTES  # scale and minimum in half
     if kv_type == "int8":
         return num_values + num_values // model.head_dim * SCALE_BYTES
     if kv_type not in KV_VALUE_BYTES:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import triton.language as tl
 
+from ..packed_heads import NUM_GROUPS
 from ..quantized import Cache, PackedCache, QuantizedCache
 from .launch import check
 from .tiles import FLOATS
@@ -15,8 +16,8 @@ from .tiles import FLOATS
 PLAIN = tl.constexpr(0)
 # int8 codes times a scale.
 INT8 = tl.constexpr(1)
-# Four-bit codes, dimension i in the low half of byte i and i + head_dim / 2 in its high half, times a scale, plus a
-# minimum.
+# Four-bit codes, dimension i in the low half of byte i and i + head_dim / 2 in its high half; each quarter of a head
+# times a scale, plus a minimum.
 INT4 = tl.constexpr(2)
 NAMES = ("plain", "int8", "int4")
 
@@ -48,11 +49,13 @@ def has_fp8(device: torch.device) -> bool:
 def cache_arguments(name: str, cache: Cache, like: torch.Tensor) -> CacheArguments:
     """ValueError, naming what does not do, where a kernel cannot take this cache."""
     if isinstance(cache, QuantizedCache):
-        _check_codes(name, cache.codes, torch.int8, {"scales": cache.scales}, torch.float32, like)
+        _check_codes(name, cache.codes, torch.int8, {"scales": cache.scales}, torch.float32, (), like)
         return _arguments(name, INT8.value, cache.codes, cache.scales, cache.codes)
     if isinstance(cache, PackedCache):
+        if cache.shape[-1] % NUM_GROUPS:
+            raise ValueError(f"{name} has heads of {cache.shape[-1]} dimensions, which have no quarters of one size")
         numbers = {"scales": cache.scales, "minimums": cache.minimums}
-        _check_codes(name, cache.codes, torch.uint8, numbers, torch.float16, like)
+        _check_codes(name, cache.codes, torch.uint8, numbers, torch.float16, (NUM_GROUPS,), like)
         return _arguments(name, INT4.value, cache.codes, cache.scales, cache.minimums)
     check(name, cache, dtypes=(*FLOATS, torch.float8_e4m3fn), ndim=4, like=like)
     if cache.dtype == torch.float8_e4m3fn and not has_fp8(cache.device):
@@ -66,16 +69,18 @@ def _check_codes(
     codes_dtype: torch.dtype,
     numbers: dict[str, torch.Tensor],
     dtype: torch.dtype,
+    each: tuple[int, ...],
     like: torch.Tensor,
 ) -> None:
-    """`numbers`: what comes to the codes of each token and head."""
+    """`numbers`: what comes to the codes of each token and head, of the shape `each`."""
+    shape = (*codes.shape[:3], *each)
     check(f"{name}.codes", codes, dtypes=(codes_dtype,), ndim=4, like=like)
     for part, x in numbers.items():
-        check(f"{name}.{part}", x, dtypes=(dtype,), ndim=3, like=like)
-        if x.shape != codes.shape[:3] or not x.is_contiguous():
+        check(f"{name}.{part}", x, dtypes=(dtype,), ndim=3 + len(each), like=like)
+        if x.shape != shape or not x.is_contiguous():
             raise ValueError(
                 f"{name}.{part} has the shape {tuple(x.shape)} and the strides {x.stride()}; a contiguous tensor of "
-                f"{tuple(codes.shape[:3])} is needed"
+                f"{shape} is needed"
             )
 
 
@@ -89,6 +94,6 @@ def _arguments(
         pointers=(codes, scales, minimums),
         slot_stride=codes.stride(1),
         head_stride=codes.stride(2),
-        scale_slot_stride=codes.shape[2],
+        scale_slot_stride=scales.shape[2:].numel(),  # not read where the codes stand for them
         code_bytes=codes.element_size(),
     )

@@ -22,6 +22,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ..packed_heads import turn_back
 from ..quantized import Cache
 from ..ragged import RaggedBatch
 from . import split
@@ -164,6 +165,9 @@ def paged_attention(
     (a row that pads a CUDA graph) gets zeros.
     """
     keys, values = _check(q, k_cache, v_cache, batch, sinks)
+    is_turned = keys.format == INT4.value
+    if is_turned:
+        q = turn_back(q)
     num_tokens, num_heads, head_dim = q.shape
     num_kv_heads = k_cache.shape[2]
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -210,7 +214,7 @@ def paged_attention(
                 splits, *((batch.num_seqs,) if many else ()), **shared, **options,
                 WIDTH=power_of_two(head_dim), num_warps=4 if tile.rows <= MAX_FEW_ROWS else 8,
             )  # fmt: skip
-    return out
+    return turn_back(out) if is_turned else out
 
 
 def _check(

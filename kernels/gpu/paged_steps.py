@@ -1,7 +1,8 @@
 """The arithmetic of paged attention for one tile: a running softmax (base 2) over steps of keys, and its parts joined.
 
-Codes are multiplied as they are, turned into the type of the queries: a key's scale comes to its scores, a value's to
-its weight in the softmax. Keys that no query of a tile may miss go without a mask.
+Codes of int8 are multiplied as they are, in the type of the queries: a key's scale comes to its scores, a value's to
+its weight in the softmax. Codes of four bits, whose quarters of a head have scales of their own, become numbers first.
+Keys that no query of a tile may miss go without a mask.
 """
 
 # pyright: reportMissingParameterType=false, reportCallIssue=false, reportOperatorIssue=false
@@ -13,9 +14,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..packed_heads import NUM_GROUPS as _NUM_GROUPS
 from .cache_formats import INT4, PLAIN
 from .paged_tiles import keys_of_tile, splits_of_tile
 
+NUM_GROUPS = tl.constexpr(_NUM_GROUPS)
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -36,18 +39,36 @@ def tanh(x):
 
 
 @triton.jit
-def _part(codes, HIGH: tl.constexpr, FORMAT: tl.constexpr, dtype: tl.constexpr):
-    """Codes as numbers: all of them, or the low or high halves of bytes."""
-    if FORMAT == INT4:
-        if HIGH:
-            codes = codes >> 4
-        codes = (codes & 0x0F).to(tl.int8)
-    return codes.to(dtype)
+def _number(numbers_ptr, slot, slot_stride, here):
+    """A scale or minimum of each key, float32 [BLOCK]."""
+    return tl.load(numbers_ptr + slot * slot_stride, mask=here, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _quarters(codes, scale_ptr, min_ptr, slot, slot_stride, here, column, CODES: tl.constexpr, dtype: tl.constexpr):
+    """What half a head's codes [BLOCK, WIDTH] stand for; the pointers are those of its first quarter in slot zero."""
+    is_first = (column < CODES // 2)[None, :]
+    scale = _number(scale_ptr, slot, slot_stride, here)[:, None]
+    scale_second = _number(scale_ptr + 1, slot, slot_stride, here)[:, None]
+    minimum = _number(min_ptr, slot, slot_stride, here)[:, None]
+    minimum_second = _number(min_ptr + 1, slot, slot_stride, here)[:, None]
+    values = (codes & 0x0F).to(tl.float32) * tl.where(is_first, scale, scale_second)
+    return (values + tl.where(is_first, minimum, minimum_second)).to(dtype)
+
+
+@triton.jit
+def _add_values(acc, weights, codes, scale, EXACT: tl.constexpr):
+    """Values in int8: `scale` float32 [BLOCK]."""
+    if codes.dtype == tl.float16:
+        # A weight times a scale may be less than half precision holds: there values come to their size first.
+        return dot(weights.to(tl.float16), (codes.to(tl.float32) * scale[:, None]).to(tl.float16), acc, EXACT)
+    else:
+        return dot((weights * scale[None, :]).to(codes.dtype), codes, acc, EXACT)
 
 
 @triton.jit
 def _step(
-    q, q_high, q_sum, largest, total, acc, acc_high, first_key, end, position, table_ptr,
+    q, q_high, largest, total, acc, acc_high, first_key, end, position, table_ptr,
     k_ptr, k_scale_ptr, k_min_ptr, v_ptr, v_scale_ptr, v_min_ptr, k_slot_stride, v_slot_stride, scale_slot_stride,
     scale, softcap, window, FORMAT: tl.constexpr, BLOCK_SIZE: tl.constexpr, CODES: tl.constexpr, CAPPED: tl.constexpr,
     MASKED: tl.constexpr, EXACT: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
@@ -61,15 +82,14 @@ def _step(
     inside = here[:, None] & (column < CODES)[None, :]
     k = tl.load(k_ptr + slot[:, None] * k_slot_stride + column[None, :], mask=inside, other=0.0)
     zeros = tl.zeros([q.shape[0], BLOCK], tl.float32)
-    scores = dot(q, tl.trans(_part(k, False, FORMAT, q.dtype)), zeros, EXACT)
     if FORMAT == INT4:
-        scores = dot(q_high, tl.trans(_part(k, True, FORMAT, q.dtype)), scores, EXACT)
-    if FORMAT != PLAIN:
-        k_scale = tl.load(k_scale_ptr + slot * scale_slot_stride, mask=here, other=0).to(tl.float32)
-        scores = scores * k_scale[None, :]
-    if FORMAT == INT4:
-        k_min = tl.load(k_min_ptr + slot * scale_slot_stride, mask=here, other=0).to(tl.float32)
-        scores += q_sum[:, None] * k_min[None, :]
+        low = _quarters(k, k_scale_ptr, k_min_ptr, slot, scale_slot_stride, here, column, CODES, q.dtype)
+        high = _quarters(k >> 4, k_scale_ptr + 2, k_min_ptr + 2, slot, scale_slot_stride, here, column, CODES, q.dtype)
+        scores = dot(q_high, tl.trans(high), dot(q, tl.trans(low), zeros, EXACT), EXACT)
+    else:
+        scores = dot(q, tl.trans(k.to(q.dtype)), zeros, EXACT)
+        if FORMAT != PLAIN:
+            scores *= _number(k_scale_ptr, slot, scale_slot_stride, here)[None, :]
     if CAPPED:
         scores = tanh(scores * (scale / softcap)) * (softcap * LOG2_E)
     else:
@@ -85,27 +105,16 @@ def _step(
     keep = tl.exp2(largest - base)
     total = total * keep + tl.sum(weights, 1)
     v = tl.load(v_ptr + slot[:, None] * v_slot_stride + column[None, :], mask=inside, other=0.0)
-    low = _part(v, False, FORMAT, q.dtype)
     acc = acc * keep[:, None]
-    if FORMAT == PLAIN:
+    if FORMAT == INT4:
+        low = _quarters(v, v_scale_ptr, v_min_ptr, slot, scale_slot_stride, here, column, CODES, q.dtype)
+        high = _quarters(v >> 4, v_scale_ptr + 2, v_min_ptr + 2, slot, scale_slot_stride, here, column, CODES, q.dtype)
         acc = dot(weights.to(q.dtype), low, acc, EXACT)
+        acc_high = dot(weights.to(q.dtype), high, acc_high * keep[:, None], EXACT)
+    elif FORMAT == PLAIN:
+        acc = dot(weights.to(q.dtype), v.to(q.dtype), acc, EXACT)
     else:
-        v_scale = tl.load(v_scale_ptr + slot * scale_slot_stride, mask=here, other=0).to(tl.float32)
-        if q.dtype == tl.float16:
-            # A weight times a scale may be less than half precision holds: there values come to their size first.
-            low = (low.to(tl.float32) * v_scale[:, None]).to(tl.float16)
-            scaled = weights.to(tl.float16)
-        else:
-            scaled = (weights * v_scale[None, :]).to(q.dtype)
-        acc = dot(scaled, low, acc, EXACT)
-        if FORMAT == INT4:
-            high = _part(v, True, FORMAT, q.dtype)
-            if q.dtype == tl.float16:
-                high = (high.to(tl.float32) * v_scale[:, None]).to(tl.float16)
-            v_min = tl.load(v_min_ptr + slot * scale_slot_stride, mask=here, other=0).to(tl.float32)
-            lowest = tl.sum(weights * v_min[None, :], 1)  # what all dimensions of a value have in common
-            acc += lowest[:, None]
-            acc_high = dot(scaled, high, acc_high * keep[:, None] + lowest[:, None], EXACT)
+        acc = _add_values(acc, weights, v.to(q.dtype), _number(v_scale_ptr, slot, scale_slot_stride, here), EXACT)
     return new, total, acc, acc_high
 
 
@@ -149,32 +158,31 @@ def attend_tile(
         place = token[:, None] * q_token_stride + head[:, None] * q_head_stride + column[None, :]
         q = tl.load(q_ptr + place, mask=inside, other=0.0)
         q_high = q
-        q_sum = tl.zeros([ROWS], tl.float32)
         acc = tl.zeros([ROWS, WIDTH], tl.float32)
         acc_high = acc
         if FORMAT == INT4:
             q_high = tl.load(q_ptr + place + CODES, mask=inside, other=0.0)
-            q_sum = tl.sum(q.to(tl.float32), 1) + tl.sum(q_high.to(tl.float32), 1)
         largest = tl.full([ROWS], float("-inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)
         position = tl.where(here, before + query, before + last)  # rows without a query see what the last one does
         k_ptr += kv_head.to(tl.int64) * k_head_stride
         v_ptr += kv_head.to(tl.int64) * v_head_stride
+        number = kv_head * (NUM_GROUPS if FORMAT == INT4 else 1)
         # Up to here every query sees every key.
         common = begin
         if before + last - begin < window:
             common = tl.maximum(begin, tl.minimum(end, before + first + 1) // BLOCK * BLOCK)
         for first_key in range(begin, common, BLOCK):
             largest, total, acc, acc_high = _step(
-                q, q_high, q_sum, largest, total, acc, acc_high, first_key, end, position, table_ptr, k_ptr,
-                k_scale_ptr + kv_head, k_min_ptr + kv_head, v_ptr, v_scale_ptr + kv_head, v_min_ptr + kv_head,
+                q, q_high, largest, total, acc, acc_high, first_key, end, position, table_ptr, k_ptr,
+                k_scale_ptr + number, k_min_ptr + number, v_ptr, v_scale_ptr + number, v_min_ptr + number,
                 k_slot_stride, v_slot_stride, scale_slot_stride, scale, softcap, window,
                 FORMAT, BLOCK_SIZE, CODES, CAPPED, False, EXACT, WIDTH, BLOCK,
             )  # fmt: skip
         for first_key in range(common, end, BLOCK):
             largest, total, acc, acc_high = _step(
-                q, q_high, q_sum, largest, total, acc, acc_high, first_key, end, position, table_ptr, k_ptr,
-                k_scale_ptr + kv_head, k_min_ptr + kv_head, v_ptr, v_scale_ptr + kv_head, v_min_ptr + kv_head,
+                q, q_high, largest, total, acc, acc_high, first_key, end, position, table_ptr, k_ptr,
+                k_scale_ptr + number, k_min_ptr + number, v_ptr, v_scale_ptr + number, v_min_ptr + number,
                 k_slot_stride, v_slot_stride, scale_slot_stride, scale, softcap, window,
                 FORMAT, BLOCK_SIZE, CODES, CAPPED, True, EXACT, WIDTH, BLOCK,
             )  # fmt: skip

@@ -15,15 +15,15 @@ import torch
 import triton
 import triton.language as tl
 
+from ..packed_heads import turns
 from ..quantized import Cache
 from .cache_formats import INT4, INT8, CacheArguments, cache_arguments
+from .fit_quarters import NUM_GROUPS, fit_quarters, rounded, turned_heads
 from .launch import check
 from .tiles import FLOATS, num_warps, power_of_two
 
 # Values that one program takes.
 TILE = 2048
-# At 1.5 * 2^23 a float32 has steps of one, so adding it rounds to whole numbers, halves to even.
-ROUNDING = tl.constexpr(12582912.0)
 FP8_MAX = tl.constexpr(448.0)
 
 
@@ -50,36 +50,37 @@ def _turned(x_heads, column, mask, cos_row, sin_row, num_pairs, ROTARY: tl.const
 
 
 @triton.jit
-def _rounded(x):
-    return (x + ROUNDING) - ROUNDING
-
-
-@triton.jit
 def _write_heads(
     x_heads, codes_heads, scale_heads, min_heads, here, cos_row, sin_row, num_pairs, head_dim,
-    FORMAT: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr, WIDTH: tl.constexpr,
+    FORMAT: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Heads of one token in a cache's format; with INT4, WIDTH is that of half a head."""
+    """Heads of one token in a cache's format; with INT4, WIDTH is four times that of a quarter of a head, and STAGES of
+    a turn make it, 0 for heads that are not turned."""
     column = tl.arange(0, WIDTH)
     if FORMAT == INT4:
-        half = head_dim // 2
-        mask = here[:, None] & (column < half)[None, :]
-        low = _turned(x_heads, column, mask, cos_row, sin_row, num_pairs, ROTARY, INTERLEAVED)
-        high = _turned(x_heads, column + half, mask, cos_row, sin_row, num_pairs, ROTARY, INTERLEAVED)
-        least = tl.min(tl.where(mask, tl.minimum(low, high), float("inf")), 1)
-        most = tl.max(tl.where(mask, tl.maximum(low, high), float("-inf")), 1)
-        least = tl.where(here, least, 0.0)
-        most = tl.where(here, most, 0.0)
-        minimum = least.to(tl.float16)
-        scale = tl.div_rn(most - least, 15.0 + tl.zeros_like(most)).to(tl.float16)
-        tl.store(min_heads, minimum, mask=here)
-        tl.store(scale_heads, scale, mask=here)
-        wide = scale.to(tl.float32)
-        steps = tl.where(wide > 0, tl.div_rn(1.0 + tl.zeros_like(wide), tl.where(wide > 0, wide, 1.0)), 0.0)
-        base = minimum.to(tl.float32)[:, None]
-        low = tl.minimum(tl.maximum(_rounded((low - base) * steps[:, None]), 0.0), 15.0)
-        high = tl.minimum(tl.maximum(_rounded((high - base) * steps[:, None]), 0.0), 15.0)
-        tl.store(codes_heads + column[None, :], (low + 16.0 * high).to(tl.int32).to(tl.uint8), mask=mask)
+        # Quarters begin at multiples of a power of two, whatever their size.
+        QUARTER: tl.constexpr = WIDTH // NUM_GROUPS
+        size = head_dim // NUM_GROUPS
+        exists = column % QUARTER < size
+        column = column // QUARTER * size + column % QUARTER
+        mask = here[:, None] & exists[None, :]
+        x = _turned(x_heads, column, mask, cos_row, sin_row, num_pairs, ROTARY, INTERLEAVED)
+        if STAGES:
+            x = turned_heads(x, HEADS, WIDTH, STAGES)
+        codes, scales, minimums = fit_quarters(
+            tl.reshape(x, [HEADS, NUM_GROUPS, QUARTER]), tl.arange(0, QUARTER) < size, size
+        )
+        group = tl.arange(0, NUM_GROUPS)
+        tl.store(scale_heads[:, None] + group[None, :], scales, mask=here[:, None])
+        tl.store(min_heads[:, None] + group[None, :], minimums, mask=here[:, None])
+        halves = tl.reshape(codes, [HEADS, 2, WIDTH // 2])
+        # The second half of a head is the high half of each byte.
+        bits = tl.sum(halves * (1.0 + 15.0 * tl.arange(0, 2).to(tl.float32))[None, :, None], 1)
+        column = tl.arange(0, WIDTH // 2)
+        mask = here[:, None] & (column % QUARTER < size)[None, :]
+        column = column // QUARTER * size + column % QUARTER
+        tl.store(codes_heads + column[None, :], bits.to(tl.int32).to(tl.uint8), mask=mask)
     else:
         mask = here[:, None] & (column < head_dim)[None, :]
         x = _turned(x_heads, column, mask, cos_row, sin_row, num_pairs, ROTARY, INTERLEAVED)
@@ -87,7 +88,7 @@ def _write_heads(
             top = tl.max(tl.abs(x), 1)
             tl.store(scale_heads, tl.div_rn(top, 127.0 + tl.zeros_like(top)), mask=here)
             steps = tl.where(top > 0, tl.div_rn(127.0 + tl.zeros_like(top), tl.where(top > 0, top, 1.0)), 0.0)
-            tl.store(codes_heads + column[None, :], _rounded(x * steps[:, None]).to(tl.int8), mask=mask)
+            tl.store(codes_heads + column[None, :], rounded(x * steps[:, None]).to(tl.int8), mask=mask)
         else:
             if codes_heads.dtype.element_ty == tl.float8e4nv:
                 x = tl.minimum(tl.maximum(x, -FP8_MAX), FP8_MAX)  # it has no infinity
@@ -101,7 +102,7 @@ def _turn_and_write(
     head_dim, num_pairs, q_token_stride, q_head_stride, k_token_stride, k_head_stride, v_token_stride, v_head_stride,
     cos_stride, sin_stride, k_slot_stride, k_cache_head_stride, v_slot_stride, v_cache_head_stride, scale_slot_stride,
     FORMAT: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr,
-    Q_WIDTH: tl.constexpr,
+    Q_WIDTH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Of each token tiles of queries come first, then those of keys, then those of values."""
     token = tl.program_id(0).to(tl.int64)
@@ -123,21 +124,21 @@ def _turn_and_write(
         if slot >= 0:
             if tile < num_kv_tiles:
                 head = tile * HEADS + tl.arange(0, HEADS)
-                place = slot * scale_slot_stride + head
+                place = slot * scale_slot_stride + head * (NUM_GROUPS if FORMAT == INT4 else 1)
                 _write_heads(
                     k_ptr + token * k_token_stride + head[:, None] * k_head_stride,
                     k_codes_ptr + slot * k_slot_stride + head[:, None] * k_cache_head_stride,
                     k_scale_ptr + place, k_min_ptr + place, head < num_kv_heads, cos_row, sin_row, num_pairs, head_dim,
-                    FORMAT, ROTARY, INTERLEAVED, WIDTH,
+                    FORMAT, ROTARY, INTERLEAVED, HEADS, WIDTH, STAGES,
                 )  # fmt: skip
             else:
                 head = (tile - num_kv_tiles) * HEADS + tl.arange(0, HEADS)
-                place = slot * scale_slot_stride + head
+                place = slot * scale_slot_stride + head * (NUM_GROUPS if FORMAT == INT4 else 1)
                 _write_heads(
                     v_ptr + token * v_token_stride + head[:, None] * v_head_stride,
                     v_codes_ptr + slot * v_slot_stride + head[:, None] * v_cache_head_stride,
                     v_scale_ptr + place, v_min_ptr + place, head < num_kv_heads, cos_row, sin_row, num_pairs, head_dim,
-                    FORMAT, False, False, WIDTH,
+                    FORMAT, False, False, HEADS, WIDTH, STAGES,
                 )  # fmt: skip
 
 
@@ -227,7 +228,7 @@ def _launch(
         cos_or_any.stride(0), sin_or_any.stride(0), keys.slot_stride, keys.head_stride,
         values.slot_stride, values.head_stride, keys.scale_slot_stride,
         FORMAT=keys.format, ROTARY=cos is not None, INTERLEAVED=interleaved, HEADS=heads,
-        WIDTH=power_of_two(head_dim // 2) if keys.format == INT4.value else width, Q_WIDTH=width,
-        num_warps=num_warps(heads * width),
+        WIDTH=NUM_GROUPS.value * power_of_two(head_dim // NUM_GROUPS.value) if keys.format == INT4.value else width,
+        Q_WIDTH=width, STAGES=head_dim.bit_length() - 1 if turns(head_dim) else 0, num_warps=num_warps(heads * width),
     )  # fmt: skip
     return out

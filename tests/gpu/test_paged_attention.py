@@ -18,7 +18,8 @@ from callboard.kernels.gpu import paged_attention as module
 from callboard.kernels.gpu import paged_tiles
 from callboard.kernels.gpu.cache_formats import has_fp8
 from callboard.kernels.gpu.paged_attention import paged_attention
-from callboard.kernels.quantized import Cache, PackedCache, QuantizedCache, unpack_heads
+from callboard.kernels.packed_heads import unpack_heads
+from callboard.kernels.quantized import Cache, PackedCache, QuantizedCache
 from callboard.kernels.ragged import RaggedBatch
 
 
@@ -251,8 +252,10 @@ def test_caches_in_four_bits(case: Case, device: torch.device, dtype: torch.dtyp
 
     def cache() -> PackedCache:
         codes = torch.randint(0, 256, (*shape[:3], shape[3] // 2), dtype=torch.uint8, device=device)
-        scales = poisoned_outside((0.1 + 0.2 * torch.rand(shape[:3], device=device))[..., None], case, batch)[..., 0]
-        minimums = poisoned_outside(torch.randn((*shape[:3], 1), device=device) - 2, case, batch)[..., 0]
+        # Their middle is about zero: what all dimensions have in common would be one of them, turned back.
+        scales = 0.1 + 0.2 * torch.rand((*shape[:3], 4), device=device)
+        minimums = poisoned_outside(0.3 * torch.randn(scales.shape, device=device) - 7.5 * scales, case, batch)
+        scales = poisoned_outside(scales, case, batch)
         return PackedCache(codes, scales.half(), minimums.half())
 
     caches = cache(), cache()

@@ -18,11 +18,11 @@ from callboard.kernels import reference
 from callboard.kernels.gpu.cache_formats import has_fp8
 from callboard.kernels.gpu.launch import interpreted
 from callboard.kernels.gpu.write_kv import rotary_write, write_kv
+from callboard.kernels.packed_heads import pack_heads, unpack_heads
 from callboard.kernels.quantized import (
     Cache,
     PackedCache,
     QuantizedCache,
-    pack_heads,
     quantize_heads,
     read_blocks,
     to_kept,
@@ -79,12 +79,15 @@ def assert_holds(cache: Cache, slots: torch.Tensor, expected: torch.Tensor, dtyp
     if isinstance(cache, torch.Tensor):
         info = torch.finfo(cache.dtype)
         limit = slack + expected.abs() * info.eps + info.smallest_normal * info.eps
+    elif isinstance(cache, QuantizedCache):
+        top = expected.abs().amax(-1, keepdim=True)
+        limit = 0.501 * top / 127 * (1 + 1e-3) + 2 * slack
     else:
-        top, low, high = expected.abs().amax(-1), expected.amin(-1), expected.amax(-1)
-        # A minimum in half precision may begin up to a rounding above the least value, which then is clamped.
-        step = top / 127 if isinstance(cache, QuantizedCache) else (high - low) / 15
-        edge = 0 if isinstance(cache, QuantizedCache) else top * torch.finfo(torch.float16).eps
-        limit = (0.501 * step * (1 + 1e-3) + 2 * slack + 2 * edge)[..., None]
+        # Torch loses as much, in squares of a head: rounding on the way may tip which ends are drawn in how far.
+        best = unpack_heads(*pack_heads(expected), torch.float64)
+        lost, least = ((x - expected).square().sum(-1).sqrt() for x in (kept[slots], best))
+        assert (lost <= 1.02 * least + 2 * slack * expected.shape[-1] ** 0.5).all()
+        limit = torch.inf
     assert ((kept[slots] - expected).abs() <= limit).all()
     untouched = torch.ones(len(kept), dtype=torch.bool, device=slots.device)
     untouched[slots] = False
@@ -151,11 +154,7 @@ def test_what_does_not_turn_is_written_as_torch_writes_it(
             assert torch.equal(cache.scales.flatten(0, 1)[slots.long()], scales)
             away = cache.codes.flatten(0, 1)[slots.long()].int() - codes.int()
         elif isinstance(cache, PackedCache):
-            codes, scales, minimums = pack_heads(x)
-            assert torch.equal(cache.scales.flatten(0, 1)[slots.long()], scales)
-            assert torch.equal(cache.minimums.flatten(0, 1)[slots.long()], minimums)
-            kept = cache.codes.flatten(0, 1)[slots.long()]
-            away = torch.stack([(kept & 15).int() - (codes & 15).int(), (kept >> 4).int() - (codes >> 4).int()])
+            continue  # sums have another order there: see `assert_holds`
         else:
             away = kept_of(cache)[slots.long()] - to_kept(x, cache.dtype).double()
         assert int((away != 0).sum()) <= (0 if device.type == "cpu" else x.numel() // 500)
@@ -192,5 +191,5 @@ def test_what_does_not_fit_is_named(device: torch.device) -> None:
         rotary_write(q, k, k, cos, cos[:, :3], cache, cache, slots)
     with pytest.raises(ValueError, match="k has the shape"):
         rotary_write(q[:2], k, k, cos, cos, cache, cache, slots)
-    with pytest.raises(ValueError, match="do not fill bytes"):
-        PackedCache.zeros((1, 8, 2, 63))
+    with pytest.raises(ValueError, match="no quarters"):
+        PackedCache.zeros((1, 8, 2, 62))

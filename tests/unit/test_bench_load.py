@@ -15,7 +15,8 @@ from callboard.actors.bench.load import Record, Run
 from callboard.actors.bench.percentiles import percentile
 from callboard.actors.bench.serve_report import RATE, Bounds, ServeReport, level_of, plot
 from callboard.actors.bench.workload import Lengths, from_pairs, poisson_arrivals, read_sharegpt, synthetic
-from callboard.runtime.plot import Chart, Series, nice_step, svg
+from callboard.runtime.axes import nice_step
+from callboard.runtime.plot import Chart, Series, svg
 
 SAMPLES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50)
 

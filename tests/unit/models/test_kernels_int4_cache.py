@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callboard.kernels import ops, plain, quantized, reference
-from callboard.kernels.quantized import Cache, PackedCache, QuantizedCache, read_blocks
+from callboard.kernels.packed_heads import pack_heads, turn, turn_back, unpack_turned
+from callboard.kernels.quantized import Cache, PackedCache, QuantizedCache, read_blocks, read_turned
 from callboard.kernels.ragged import RaggedBatch
 
 FP8 = torch.float8_e4m3fn
@@ -27,36 +28,90 @@ def raw(cache: Cache) -> list[torch.Tensor]:
     return [cache.view(torch.uint8)]
 
 
+def hadamard(size: int) -> torch.Tensor:
+    """Sylvester's, by its definition."""
+    matrix = torch.ones(1, 1, dtype=torch.float64)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix
+
+
+def between_ends(groups: torch.Tensor) -> torch.Tensor:
+    """Each group [..., size] as sixteen steps from its least to its largest value give it back."""
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    low, scale = low.half().float(), ((high - low) / 15).half().float()
+    steps = torch.where(scale > 0, (groups - low) / scale, 0)
+    return steps.round().clamp(0, 15) * scale + low
+
+
+@pytest.mark.parametrize("size", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_turn_spreads_a_dimension_over_all_and_comes_back(size: int, dtype: torch.dtype) -> None:
+    matrix, undo = (turned(torch.eye(size, dtype=dtype)) for turned in (turn, turn_back))
+    assert torch.equal(matrix.sign().double(), hadamard(size))
+    assert matrix.abs().unique().numel() == undo.abs().unique().numel() == 1
+    assert torch.equal(matrix.double() @ undo.double(), torch.eye(size, dtype=torch.float64))
+    assert matrix.abs().max() <= 2 * size**-0.5
+    q, k = torch.randn(2, 7, size, dtype=torch.float64)
+    torch.testing.assert_close(turn_back(q) @ turn(k).T, q @ k.T)
+    torch.testing.assert_close(turn_back(turn(k)), k)
+
+
+def test_heads_of_other_sizes_are_not_turned() -> None:
+    x = torch.randn(3, 80)
+    assert turn(x) is x
+    assert turn_back(x) is x
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 20), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 2**32))
-def test_four_bits_are_within_half_a_step(num_tokens: int, dtype: torch.dtype, seed: int) -> None:
+@given(
+    st.integers(0, 20),
+    st.sampled_from([16, 12, 40, 64]),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.integers(0, 2**32),
+)
+def test_no_quarter_of_a_head_loses_more_than_by_rounding_between_its_ends(
+    num_tokens: int, head_dim: int, dtype: torch.dtype, seed: int
+) -> None:
     torch.manual_seed(seed)
-    x = (3 * torch.randn(num_tokens, 2, 16) + 2).to(dtype)
-    x[:1, 1] = 0.5  # no step at all: kept exactly
-    cache, slots = PackedCache.zeros(SHAPE), torch.randperm(40)[:num_tokens]
+    x = (3 * torch.randn(num_tokens, 2, head_dim) + 2).to(dtype)
+    x[:1, 1] = 0
+    cache, slots = PackedCache.zeros((5, 8, 2, head_dim)), torch.randperm(40)[:num_tokens]
     quantized.write_slots(x, cache, slots)
-    kept = read_blocks(cache, EVERY, torch.float32).flatten(0, 1)
-    wide = x.float()
-    low, high = wide.amin(-1, keepdim=True), wide.amax(-1, keepdim=True)
-    # Scale and minimum are themselves rounded to half precision, at worst both at the largest code.
-    slack = 2**-11 * (low.abs() + (high - low))
-    assert ((kept[slots] - wide).abs() <= 0.5001 * (high - low) / 15 + slack).all()
-    assert torch.equal(kept[slots][:1, 1], wide[:1, 1])
+    turned = read_turned(cache, EVERY, torch.float32).flatten(0, 1)[slots].unflatten(-1, (4, -1))
+    quarters = turn(x.float()).unflatten(-1, (4, -1))
+    lost, most = ((kept - quarters).square().sum(-1) for kept in (turned, between_ends(quarters)))
+    assert (lost <= most * (1 + 1e-5) + 1e-10).all()
+    kept = read_blocks(cache, EVERY, torch.float32).flatten(0, 1)[slots]
+    torch.testing.assert_close(turn_back(turned.flatten(-2)), kept)
+    assert not kept[:1, 1].any()
     untouched = torch.ones(40, dtype=torch.bool)
     untouched[slots] = False
     assert not any(part.flatten(0, 1)[untouched].any() for part in raw(cache))
 
 
+def test_many_quarters_lose_less_than_by_rounding_between_their_ends() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(500, 3, 64)
+    quarters = turn(x).unflatten(-1, (4, -1))
+    kept = unpack_turned(*pack_heads(x), torch.float32).unflatten(-1, (4, -1))
+    assert (kept - quarters).square().mean() < 0.9 * (between_ends(quarters) - quarters).square().mean()
+
+
 def test_the_halves_of_a_byte_are_the_halves_of_a_head() -> None:
-    cache = PackedCache.zeros((1, 1, 1, 32))
-    quantized.write_slots(torch.arange(32).float().flip(0).view(1, 1, 32) % 16, cache, torch.tensor([0]))
-    assert cache.codes.flatten().tolist() == [code | code << 4 for code in range(15, -1, -1)]
-    assert cache.scales.item() == 1
-    assert cache.minimums.item() == 0
-    assert cache.shape == (1, 1, 1, 32)
-    assert cache.nbytes == 16 + 2 + 2
-    with pytest.raises(ValueError, match="15 dimensions"):
-        PackedCache.zeros((1, 1, 1, 15))
+    cache = PackedCache.zeros((1, 1, 1, 12))  # whose heads are not turned
+    quarters = [[0, 7, 15], [-7, 1, 23], [0, 7.5, 3.5], [1, 1, 1]]
+    codes = [[0, 7, 15], [0, 4, 15], [0, 15, 7], [0, 0, 0]]
+    quantized.write_slots(torch.tensor(quarters).view(1, 1, 12), cache, torch.tensor([0]))
+    low, high = codes[0] + codes[1], codes[2] + codes[3]
+    assert cache.codes.flatten().tolist() == [a | b << 4 for a, b in zip(low, high, strict=True)]
+    assert cache.scales.flatten().tolist() == [1, 2, 0.5, 0]
+    assert cache.minimums.flatten().tolist() == [0, -7, 0, 1]
+    assert read_blocks(cache, torch.tensor([0]), torch.float32).view(4, 3).tolist() == quarters
+    assert cache.shape == (1, 1, 1, 12)
+    assert cache.nbytes == 6 + 8 + 8
+    with pytest.raises(ValueError, match="14 dimensions"):
+        PackedCache.zeros((1, 1, 1, 14))
 
 
 def test_float8_ends_at_its_largest_number() -> None:
@@ -106,8 +161,8 @@ def test_attention_is_that_over_what_the_cache_holds(lengths: list[int], format:
         torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_keys_with_heavy_channels_lose_less_between_their_ends_than_about_zero() -> None:
-    """Why there is a minimum: some channels are large in every token, with one sign."""
+def test_keys_with_heavy_channels_lose_less_when_they_are_turned() -> None:
+    """Why they are: some channels are large in every token, with one sign."""
     torch.manual_seed(0)
     keys = torch.randn(2000, 1, 64)
     heavy = torch.tensor([5, 20, 51])
@@ -115,9 +170,8 @@ def test_keys_with_heavy_channels_lose_less_between_their_ends_than_about_zero()
     cache = PackedCache.zeros((125, 16, 1, 64))
     quantized.write_slots(keys, cache, torch.arange(2000))
     kept = read_blocks(cache, torch.arange(125), torch.float32).flatten(0, 1)
-    about_zero = keys.abs().amax(-1, keepdim=True) / 7
-    symmetric = (keys / about_zero).round() * about_zero
-    assert (kept - keys).pow(2).mean() < 0.5 * (symmetric - keys).pow(2).mean()
+    as_they_are = between_ends(keys.unflatten(-1, (4, -1))).flatten(-2)
+    assert (kept - keys).square().mean() < 0.7 * (as_they_are - keys).square().mean()
 
 
 def test_int8_is_as_it_was() -> None:
