@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from ...kernels.threads import default_threads, prepare_process, process_env
 from ...runtime.actor import Actor, handler
 from ...runtime.errors import ConfigError
 from ...runtime.exception_groups import leaves
@@ -40,7 +41,6 @@ from ...schemas.serve import (
 from ..models.store import ModelStore
 from .cache_size import block_bytes, blocks_on_card, blocks_on_cpu
 from .starting import START_TIMEOUT_S
-from .threads import default_threads, prepare_process, process_env
 
 if TYPE_CHECKING:
     from ..models.served import ModelOptions, ModelShape

@@ -16,6 +16,7 @@ from torch import nn
 
 from ...kernels import ops_attention
 from ..models.errors import UnsupportedModel
+from .ulysses import SequenceGroup
 
 NAME = "callboard_varlen"
 
@@ -26,20 +27,22 @@ class _Packed:
 
     def __init__(self) -> None:
         self.cu_seqlens: torch.Tensor | None = None
+        self.shared: SequenceGroup | None = None
 
 
 _packed = _Packed()
 
 
 @contextmanager
-def packed(cu_seqlens: torch.Tensor | None) -> Iterator[None]:
+def packed(cu_seqlens: torch.Tensor | None, shared: SequenceGroup | None = None) -> Iterator[None]:
     """Sequences lie end to end in the one row of a batch, from cu_seqlens[i] to cu_seqlens[i + 1]; None: each row is
-    one sequence."""
-    before, _packed.cu_seqlens = _packed.cu_seqlens, cu_seqlens
+    one sequence. `shared`: the row is this rank's part of one that the ranks of a group have together."""
+    before = _packed.cu_seqlens, _packed.shared
+    _packed.cu_seqlens, _packed.shared = cu_seqlens, shared
     try:
         yield
     finally:
-        _packed.cu_seqlens = before
+        _packed.cu_seqlens, _packed.shared = before
 
 
 def current_cu_seqlens(num_rows: int, length: int, device: torch.device) -> torch.Tensor:
@@ -89,12 +92,11 @@ def varlen(
     value_dim = v.shape[-1]
     if value_dim < head_dim:
         v = nn.functional.pad(v, (0, head_dim - value_dim))
-    attended = ops_attention.varlen_attention(
-        q,
-        k,
-        v,
-        current_cu_seqlens(num_rows, length, query.device),
-        scaling if scaling is not None else head_dim**-0.5,
-        window=sliding_window or 0,
-    )
+    cu_seqlens = current_cu_seqlens(num_rows, length, query.device)
+    scale = scaling if scaling is not None else head_dim**-0.5
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return ops_attention.varlen_attention(q, k, v, cu_seqlens, scale, window=sliding_window or 0)
+
+    attended = attend(q, k, v) if _packed.shared is None else _packed.shared.attention(q, k, v, attend)
     return attended.view(num_rows, length, -1, head_dim)[..., :value_dim], None

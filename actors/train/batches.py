@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ...schemas.train import Packing
 from ..data.tokenized import Pair, Sequence
@@ -162,6 +163,31 @@ def padded(sequences: Many[Sequence]) -> MicroBatch:
     positions = torch.arange(width).expand(len(sequences), -1)
     last = _tensor(starts + np.array(lengths) - 1)
     return MicroBatch(torch.from_numpy(token_ids), positions, None, rows, targets, ends, last, sum(lengths))
+
+
+def part_of(batch: MicroBatch, number: int, size: int) -> MicroBatch:
+    """The `number`-th of `size` equal parts of a packed batch's tokens, padded at the end with a sequence that nothing
+    is learnt from. `cu_seqlens` stays that of the whole; `ends` and `last` do not hold for a part."""
+    assert batch.cu_seqlens is not None, "only packed sequences are shared"
+    length = batch.token_ids.shape[1]
+    padding = -length % size
+    cu_seqlens = batch.cu_seqlens
+    if padding:
+        cu_seqlens = torch.cat([cu_seqlens, cu_seqlens.new_tensor([length + padding])])
+    each = (length + padding) // size
+    begin, end = number * each, (number + 1) * each
+    mine = (batch.rows >= begin) & (batch.rows < end)
+    rows = batch.rows[mine] - begin
+    return MicroBatch(
+        F.pad(batch.token_ids, (0, padding))[:, begin:end],
+        F.pad(batch.position_ids, (0, padding))[:, begin:end],
+        cu_seqlens,
+        rows,
+        batch.targets[mine],
+        (len(rows),),
+        batch.last[:0],
+        batch.num_tokens,
+    )
 
 
 def _targets(

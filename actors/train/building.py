@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from ...runtime.errors import ConfigError
 from ...schemas.train import Method, Packing, Task, TrainConfig
@@ -16,11 +16,14 @@ from ..data.dataset import TrainingData, load_data
 from ..data.lengths import TooLong
 from ..data.options import DataOptions
 from ..models.converted import transformers_folder
+from ..models.folder import ModelFolder
 from ..models.store import ModelStore
+from ..models.transformers_config import transformers_config
 from .adapters import add_adapter
 from .base_model import load_base
 from .batches import Item
 from .fast_layers import use_fast_layers
+from .needs import Plan, is_trained
 from .nf4_linear import quantize_linears
 from .stream import SampleStream, evaluation_items
 from .trainable import TrainableModel
@@ -37,6 +40,14 @@ class BuiltModel:
     @property
     def model(self) -> Any:
         return self.module.model
+
+
+def plan_run(config: TrainConfig, dtype: torch.dtype, device: torch.device, world_size: int) -> Plan:
+    """What the run will take of memory, from the model's configuration alone."""
+    folder = ModelFolder(transformers_folder(ModelStore().path(config.model)))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(transformers_config(folder))
+    return Plan(model, config, world_size, dtype, device.type)
 
 
 def build_model(config: TrainConfig, dtype: torch.dtype, device: torch.device) -> BuiltModel:
@@ -61,20 +72,14 @@ def build_model(config: TrainConfig, dtype: torch.dtype, device: torch.device) -
 
 
 def _freeze(model: Any, config: TrainConfig) -> None:
-    trainable, frozen = config.trainable or ("*",), config.frozen
     for name, parameter in model.named_parameters():
-        trained = _matches(name, trainable) and not _matches(name, frozen)
-        parameter.requires_grad_(trained)
+        parameter.requires_grad_(is_trained(name, config))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         some = [name for name, _ in model.named_parameters()]
         raise ConfigError(
             "`trainable` and `frozen` leave no parameter to train",
             hint=f"patterns are matched with names like {some[0]} and {some[-1]}",
         )
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _checkpoint_activations(model: Any, config: TrainConfig) -> None:

@@ -1,9 +1,8 @@
-"""How many tokens go through a model at once, where the configuration leaves that open."""
+"""How many tokens go through a model at once, where the configuration leaves that open, and whether a run fits."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -11,49 +10,48 @@ import torch.distributed as dist
 
 from ...schemas.train import TrainConfig
 from .group import Group
+from .needs import Plan
 
 # More rows make products no faster: a processor's caches are full, a card's cores are busy.
 _MOST = {"cpu": 2048, "cuda": 16384}
+# Where a sample's length is not limited, so many tokens are to fit at least.
 _LEAST = 256
-# The part of what is free that activations may take.
-_SHARE = 0.5
+# The part of what is free that a run may count on.
+_SHARE = 0.8
 _FILE = "micro_tokens"
 
 
-def choose_micro_tokens(config: TrainConfig, folder: Path, model: Any, group: Group) -> int:
+def choose_micro_tokens(config: TrainConfig, folder: Path, plan: Plan, group: Group) -> int:
     """The setting, or what the memory that is free has room for. A run keeps what it began with, in its folder: sums
-    in another order would be other weights."""
-    if config.batch.micro_tokens:
-        return config.batch.micro_tokens
+    in another order would be other weights. Called before the weights are loaded, by every rank.
+
+    Raises NotEnoughMemory, which says what would fit.
+    """
     chosen = torch.zeros((), dtype=torch.int64, device=group.device)
     if group.rank == 0:
-        path = folder / _FILE
-        if not path.is_file():
-            free = free_memory(group.device)
-            fitting = int(_SHARE * free / activation_bytes(model, config))
-            number = max(_LEAST, min(_MOST[group.device.type], fitting))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(str(number))
-        chosen += int(path.read_text())
+        chosen += _chosen(config, folder, plan, group)
     if group.mesh is not None:
         dist.all_reduce(chosen, group=group.mesh.get_group())
     return int(chosen)
 
 
-def activation_bytes(model: Any, config: TrainConfig) -> int:
-    """What a token leaves behind for the backward pass, about: in each layer the inputs of its products, the gate and
-    its other factor, queries, keys, values and the output of attention; with checkpoints the layer's input alone."""
-    shape = model.config.get_text_config()
-    hidden, layers = shape.hidden_size, shape.num_hidden_layers
-    inner = getattr(shape, "intermediate_size", None) or 4 * hidden
-    size = next(model.parameters()).element_size()
-    if config.compute.checkpointing == "full":
-        return size * (layers * hidden + 10 * hidden + 4 * inner)
-    return size * layers * (10 * hidden + 4 * inner)
+def _chosen(config: TrainConfig, folder: Path, plan: Plan, group: Group) -> int:
+    path = folder / _FILE
+    if path.is_file():
+        return int(path.read_text())
+    free = _SHARE * free_memory(group)
+    number = config.batch.micro_tokens
+    if not number:
+        fewest = min(_MOST[group.device.type], config.batch.max_tokens or _LEAST)
+        number = max(fewest, min(_MOST[group.device.type], plan.largest_micro_tokens(free)))
+    plan.check(number, free)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(str(number))
+    return number
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+def free_memory(group: Group) -> float:
+    """Bytes for one rank: of its card, or its share of the host's, which is taken to be that of all ranks."""
+    if group.device.type == "cuda":
+        return torch.cuda.mem_get_info(group.device)[0]
+    return psutil.virtual_memory().available / group.world_size

@@ -18,8 +18,8 @@ from torch import nn
 from ...kernels.cross_entropy import CHUNK_BYTES
 from ...kernels.nf4 import BLOCK as NF4_BLOCK
 from ...kernels.nf4 import NESTED_BLOCK
-from ...runtime.errors import ConfigError
 from ...schemas.train import Method, TrainConfig
+from .errors import NotEnoughMemory
 from .memory import Sizes, StateBytes, by_formula
 
 if TYPE_CHECKING:
@@ -35,10 +35,6 @@ SLACK = 1.1
 MOST_TOKENS = 1 << 22
 # At least so many are to go at once where the length of a sample is not known.
 FEWEST_TOKENS = 256
-
-
-class NotEnoughMemory(ConfigError):
-    code = "train.memory"
 
 
 @dataclass(frozen=True)

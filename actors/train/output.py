@@ -22,7 +22,6 @@ from .group import Group
 from .sharded import ShardedModel
 from .whole import check_free, whole_folder
 
-
 # Says which run a folder came of. A run that ended in the moment after it had written it may write it again.
 ABOUT = "training.json"
 
@@ -54,6 +53,7 @@ def write_output(
 ) -> None:
     """Every rank calls it, and rank 0 writes. `model`: transformers' own, whose parameters are the sharded ones;
     `wrapped`: PEFT's wrapper, of an adapter. `card`: texts by the names of their files. Raises OSError."""
+    out = Path(about.config.out)
     tensors = {name.removeprefix("model."): tensor for name, tensor in sharded.export()}
     if wrapped is None:
         tensors |= _untrained(model, tensors.keys())

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ...kernels.threads import prepare_process
 from ...schemas.train import ComputeSettings, ShardEnd, ShardReady, StartShard, StopShard, TrainEvent
 from .attempts import LOCK_PATIENCE_S
 from .errors import GroupReplaced, typed
@@ -129,6 +130,7 @@ def use_threads(compute: ComputeSettings, local_count: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if compute.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    prepare_process()
     import torch
 
     torch.set_num_threads(threads)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -31,15 +32,16 @@ from ..data.templates import choose_template
 from ..models.store import ModelStore
 from ..models.tokenizer_loading import load_tokenizer
 from . import batches
+from .adapter_snapshots import write_adapter_snapshot
 from .attention import packed as packed_attention
 from .base_facts import base_facts
 from .base_model import type_of
-from .batches import MicroBatch, StepPlan, plan_step
-from .building import BuiltData, BuiltModel, build_data, build_model
+from .batches import MicroBatch, StepPlan, part_of, plan_step
+from .building import BuiltData, BuiltModel, build_data, build_model, plan_run
 from .checkpoint import CheckpointFailed
 from .group import Group
 from .guards import Guard, LossScale
-from .hooks import build_hook
+from .hooks import Hook, build_hook
 from .losses import loss_of
 from .meter import Meter
 from .micro_tokens import choose_micro_tokens
@@ -52,6 +54,8 @@ from .run_history import RunHistory
 from .samples import answers
 from .schedule import learning_rate
 from .sharding import shard_model
+from .tensorboard import TensorBoard
+from .ulysses import sequence_group
 
 Report = Callable[[TrainEvent], None]
 Stop = Callable[[], StopShard | None]
@@ -78,7 +82,14 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, job: str, folder: Path, group: Group, model: BuiltModel, data: BuiltData
+        self,
+        config: TrainConfig,
+        job: str,
+        folder: Path,
+        group: Group,
+        model: BuiltModel,
+        data: BuiltData,
+        micro_tokens: int,
     ) -> None:
         self.config = config
         self.job = job
@@ -94,7 +105,10 @@ class Trainer:
         self._loss = loss_of(config.task, config.preference)
         self._reference = Reference(model, config) if self._loss.wants_reference else None
         self._dtype = next(model.model.parameters()).dtype
-        self._micro_tokens = choose_micro_tokens(config, folder, model.model, group)
+        self._micro_tokens = micro_tokens
+        self._sequences = None
+        if config.shards.sequence_parallel > 1:
+            self._sequences = sequence_group(group, config.shards.sequence_parallel)
         self.sharded = shard_model(model.module, group, config)
         self._report: Report = lambda event: None
         self._checkpoints = RunCheckpoints(
@@ -103,7 +117,9 @@ class Trainer:
         self._guard = Guard(config.guards)
         self._scale = LossScale(is_dynamic=self._dtype == torch.float16)
         self._meter = Meter(model.model, group.device)
-        self._hooks = [build_hook(settings) for settings in config.hooks]
+        self._hooks: list[Hook] = [build_hook(settings) for settings in config.hooks]
+        if config.tensorboard:
+            self._hooks.append(TensorBoard(str(folder / "tensorboard")))
         self._best: float | None = None
         self._best_step: int | None = None
         self._since_best = 0
@@ -118,9 +134,13 @@ class Trainer:
         if config.compute.deterministic and group.device.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
-        model = build_model(config, type_of(config.compute, group.device), group.device)
+        dtype = type_of(config.compute, group.device)
+        plan = plan_run(config, dtype, group.device, group.world_size)
+        micro_tokens = choose_micro_tokens(config, folder, plan, group)
+        model = build_model(config, dtype, group.device)
         context = model.model.config.get_text_config().max_position_embeddings
-        return cls(config, job, folder, group, model, build_data(config, model.folder, context))
+        data = build_data(config, model.folder, context)
+        return cls(config, job, folder, group, model, data, micro_tokens)
 
     def load(self, checkpoint: Path) -> None:
         """Go on from a folder that `run` wrote. Raises CheckpointDamaged, CheckpointMismatch."""
@@ -169,7 +189,7 @@ class Trainer:
         sums: dict[str, torch.Tensor] = {"loss": torch.zeros((), device=self.group.device)}
         for number, batch in enumerate(micro_batches):
             self.sharded.begin_micro_batch(last=number == len(micro_batches) - 1)
-            with packed_attention(batch.cu_seqlens):
+            with packed_attention(batch.cu_seqlens, self._sequences):
                 part, metrics = self._loss.part(self.module, batch, plan, self._earlier)
                 (part * self._scale.value).backward()
             for name, value in ("loss", part.detach()), *metrics.items():
@@ -182,7 +202,13 @@ class Trainer:
         return asked
 
     def _plan(self, items: list[batches.Item]) -> StepPlan:
-        return plan_step(items, self._micro_tokens, self.config.batch.packing, self.group.rank, self.group.world_size)
+        packing, shared = self.config.batch.packing, self._sequences
+        if shared is None:
+            return plan_step(items, self._micro_tokens, packing, self.group.rank, self.group.world_size)
+        # Ranks that share sequences have the same, each a part of the tokens.
+        num_parts = self.group.world_size // shared.size
+        plan = plan_step(items, self._micro_tokens * shared.size, packing, shared.number, num_parts)
+        return replace(plan, batches=tuple(part_of(batch, shared.rank, shared.size) for batch in plan.batches))
 
     def _agree(self, sums: dict[str, torch.Tensor], stop: Stop) -> tuple[StopShard | None, dict[str, float]]:
         """Add up what the ranks found, in one exchange with what rank 0 was asked."""
@@ -272,7 +298,7 @@ class Trainer:
         with torch.no_grad():
             self._loss.prepare(self.module, plan, moved, self._earlier, self._sum)
             for batch in moved:
-                with packed_attention(batch.cu_seqlens):
+                with packed_attention(batch.cu_seqlens, self._sequences):
                     total += self._loss.part(self.module, batch, plan, self._earlier)[0].float()
         self.module.train()
         return float(self._sum(total))
@@ -308,6 +334,17 @@ class Trainer:
         )
         spared = self._best_step if self.config.checkpoints.keep_best else None
         self._checkpoints.save(self.step, self.sharded, msgspec.to_builtins(state), spared)
+        if self._built.wrapped is not None:
+            self._snapshot()
+
+    def _snapshot(self) -> None:
+        """The adapter as it is, for engines that load it while it is trained."""
+        try:
+            write_adapter_snapshot(
+                self._job_folder, self.group, self.sharded, self._built.wrapped, self.folder, self.step
+            )
+        except OSError as error:
+            self._report(TrainNote(self.job, self.step, f"the adapter of this step could not be written: {error}"))
 
     def _written(self, step: int, path: Path, seconds: float) -> None:
         self._report(TrainCheckpointed(self.job, step, str(path), seconds))
@@ -342,7 +379,7 @@ class Trainer:
 
     def _earlier(self, batch: MicroBatch) -> torch.Tensor:
         assert self._reference is not None
-        with torch.no_grad(), packed_attention(batch.cu_seqlens):
+        with torch.no_grad(), packed_attention(batch.cu_seqlens, self._sequences):
             return self._reference(batch)
 
     def _sum(self, values: torch.Tensor) -> torch.Tensor:

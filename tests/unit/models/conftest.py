@@ -16,8 +16,8 @@ from gguf import GGUFWriter
 
 from callboard.actors.models.store import ModelStore
 from callboard.actors.models.tokenizer import Tokenizer, TokenType, byte_alphabet
-from callboard.actors.serve.threads import prepare_process
 from callboard.kernels import native
+from callboard.kernels.threads import prepare_process
 from callboard.schemas.serve import (
     Drawn,
     FailedSequence,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from callboard.actors.serve.threads import prepare_process
+from callboard.kernels.threads import prepare_process
 from callboard.schemas.train import BatchSettings, ComputeSettings, Method, OptimizerSettings, TrainConfig
 
 if TYPE_CHECKING:

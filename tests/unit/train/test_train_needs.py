@@ -10,9 +10,10 @@ import torch
 from shard_jobs import CPU
 from torch import nn
 
+from callboard.actors.train.errors import NotEnoughMemory
 from callboard.actors.train.group import alone
 from callboard.actors.train.memory import Sizes
-from callboard.actors.train.needs import NotEnoughMemory, Plan, is_trained, sizes_of
+from callboard.actors.train.needs import Plan, is_trained, sizes_of
 from callboard.actors.train.sharding import shard_model
 from callboard.kernels.nf4 import Nf4Weight
 from callboard.schemas.train import (
