@@ -36,7 +36,7 @@ def turn_back(x: torch.Tensor) -> torch.Tensor:
 
 
 def pack_heads(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """[num_tokens, num_kv_heads, head_dim] -> codes, scales, minimums of a `PackedCache`."""
+    """[..., num_tokens, num_kv_heads, head_dim] -> codes, scales, minimums of a `PackedCache`."""
     groups = turn(x.float()).unflatten(-1, (NUM_GROUPS, -1))
     codes, scales, minimums = _fit(groups)
     first, second = codes.to(torch.uint8).flatten(-2).chunk(2, -1)
@@ -62,44 +62,39 @@ def _fit(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     """groups float32 [..., size] -> codes as numbers [..., size], scales and minimums half [...].
 
     From the group's ends, and from ends drawn in, codes are found; then the line that fits these codes best, and its
-    codes. Of the four the one with the least squares stays, the first of equals.
+    codes. Of the four what loses the least in squares stays. All at once: of a decoding step these tensors are so small
+    that only the number of calls counts.
     """
-    low, high = groups.amin(-1), groups.amax(-1)
-    total, size = groups.sum(-1), groups.shape[-1]
-    best: tuple[torch.Tensor, ...] | None = None
-    for span in SPANS:
-        margin = (high - low) * ((1 - span) / 2)
-        scale, minimum = (high - low) * (span / MAX_CODE), low + margin
-        for is_last in (False, True):
-            found = _rounded(groups, scale.half(), minimum.half())
-            if best is None:
-                best = found
-            else:
-                better = found[0] < best[0]
-                best = tuple(
-                    torch.where(better[..., None] if new.ndim > better.ndim else better, new, old)
-                    for new, old in zip(found, best, strict=True)
-                )
-            if not is_last:
-                codes = found[1]
-                sum_codes, sum_squares = codes.sum(-1), codes.square().sum(-1)
-                spread = size * sum_squares - sum_codes.square()
-                slope = (size * (codes * groups).sum(-1) - sum_codes * total) / spread.clamp(min=1)
-                # Of equal codes, whose spread is nothing, the mean.
-                scale = torch.where(spread > 0, slope, 0)
-                minimum = (total - scale * sum_codes) / size
-    assert best is not None
-    return best[1], best[2], best[3]
+    low, high = groups.aminmax(dim=-1)
+    spans = groups.new_tensor(SPANS).view(-1, *[1] * low.ndim)
+    width = (high - low) * spans
+    scales = (width / MAX_CODE).half()  # [num_spans, ...]
+    minimums = ((low + high - width) / 2).half()
+    codes = _codes(groups, scales, minimums)
+    line_scales, line_minimums = _best_line(groups, codes)
+    line_codes = _codes(groups, line_scales, line_minimums)
+    codes = torch.cat([codes, line_codes])
+    scales, minimums = torch.cat([scales, line_scales]), torch.cat([minimums, line_minimums])
+    away = torch.addcmul(minimums.float()[..., None], codes, scales.float()[..., None]).sub_(groups)
+    best = away.square_().sum(-1).argmin(0, keepdim=True)
+    kept_codes = codes.gather(0, best[..., None].expand(1, *groups.shape))
+    return kept_codes[0], scales.gather(0, best)[0], minimums.gather(0, best)[0]
 
 
-def _rounded(
-    groups: torch.Tensor, scales: torch.Tensor, minimums: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What is lost, in squares, and codes, scales, minimums."""
-    scale, minimum = scales.float()[..., None], minimums.float()[..., None]
-    steps = torch.where(scale > 0, torch.ones_like(scale) / scale, 0)
-    codes = ((groups - minimum) * steps).round().clamp(0, MAX_CODE)
-    return (codes * scale + minimum - groups).square().sum(-1), codes, scales, minimums
+def _codes(groups: torch.Tensor, scales: torch.Tensor, minimums: torch.Tensor) -> torch.Tensor:
+    wide = scales.float()
+    steps = torch.where(wide > 0, 1 / wide, 0)
+    return (groups - minimums.float()[..., None]).mul_(steps[..., None]).round_().clamp_(0, MAX_CODE)
+
+
+def _best_line(groups: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales and minimums with which codes lose the least squares; of codes that are all one, their mean."""
+    size = groups.shape[-1]
+    mean = groups.mean(-1, keepdim=True)
+    centred = codes - codes.mean(-1, keepdim=True)
+    spread = centred.square().sum(-1)
+    slope = (centred * groups).sum(-1) / spread.clamp(min=1 / size)  # of two codes or more it is over a half
+    return slope.half(), (mean[..., 0] - slope * codes.mean(-1)).half()
 
 
 @functools.cache

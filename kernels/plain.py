@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from . import native_sampling, plain_sampling
 from .lora import Rows
 from .packed_heads import turn_back
-from .quantized import Cache, is_turned, read_turned, write_slots
+from .quantized import Cache, is_turned, read_turned, write_pair
 from .ragged import RaggedBatch
 
 
@@ -61,8 +61,7 @@ def gelu_mul(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 def write_kv(k: torch.Tensor, v: torch.Tensor, k_cache: Cache, v_cache: Cache, slots: torch.Tensor) -> None:
-    write_slots(k, k_cache, slots)
-    write_slots(v, v_cache, slots)
+    write_pair(k, v, k_cache, v_cache, slots)
 
 
 def rotary_write(

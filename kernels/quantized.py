@@ -251,10 +251,27 @@ def write_slots(x: torch.Tensor, cache: Cache, slots: torch.Tensor) -> None:
         cache.codes.flatten(0, 1).index_copy_(0, slots, codes)
         cache.scales.flatten(0, 1).index_copy_(0, slots, scales)
     elif isinstance(cache, PackedCache):
-        for kept, new in zip((cache.codes, cache.scales, cache.minimums), pack_heads(x), strict=True):
-            kept.flatten(0, 1).index_copy_(0, slots, new)
+        _write_packed(pack_heads(x), cache, slots)
     else:
         _indexable(cache.flatten(0, 1)).index_copy_(0, slots, _indexable(to_kept(x, cache.dtype)))
+
+
+def write_pair(k: torch.Tensor, v: torch.Tensor, k_cache: Cache, v_cache: Cache, slots: torch.Tensor) -> None:
+    """`write_slots` of both; what is packed is packed at once."""
+    if isinstance(k_cache, PackedCache) and isinstance(v_cache, PackedCache):
+        both = pack_heads(torch.stack([k, v]))
+        for i, cache in enumerate((k_cache, v_cache)):
+            _write_packed((both[0][i], both[1][i], both[2][i]), cache, slots)
+    else:
+        write_slots(k, k_cache, slots)
+        write_slots(v, v_cache, slots)
+
+
+def _write_packed(
+    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor], cache: PackedCache, slots: torch.Tensor
+) -> None:
+    for kept, new in zip((cache.codes, cache.scales, cache.minimums), parts, strict=True):
+        kept.flatten(0, 1).index_copy_(0, slots, new)
 
 
 def read_blocks(cache: Cache, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
