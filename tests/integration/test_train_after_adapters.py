@@ -6,17 +6,17 @@ import json
 import shutil
 import sys
 from argparse import ArgumentParser
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
 import pytest
 from own_server import OwnServer
 
 from callboard.actors.serve.engine import Engine, EngineConfig
 from callboard.actors.train.commands_after import JOBS, adapter
+from callboard.kernels import native
 from callboard.runtime.actor import Actor, handler
 from callboard.runtime.errors import CallboardError, ModelDamaged, RequestInvalid
 from callboard.runtime.node import Node
@@ -33,12 +33,19 @@ pytestmark = [
 ]
 
 
-class Jobs(Actor[dict[str, Any]]):
+class JobsConfig(msgspec.Struct, frozen=True):
+    state: JobState
+    folder: str
+    out: str
+
+
+class Jobs(Actor[JobsConfig]):
     """Knows one job, as the actor that keeps them does."""
 
     @handler
     async def asked(self, message: AskTraining) -> TrainJob:
-        return TrainJob(**{**self.config, "job": message.job, "state": JobState(self.config["state"])})
+        config = self.config
+        return TrainJob(job=message.job, state=config.state, folder=config.folder, out=config.out, model="m", data="d")
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +56,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def engine(node: Node, base: Path) -> AsyncIterator[Ref]:
+async def engine(node: Node, base: Path, monkeypatch: pytest.MonkeyPatch) -> Ref:
+    monkeypatch.setattr(native, "unavailable", lambda: "they would have to be compiled first")
     await node.spawn(Engine, EngineConfig(model=str(base), dtype="float32", num_blocks=64, threads=1), name="engine")
-    yield node.actor("engine.scheduler")
+    return node.actor("engine.scheduler")
 
 
 async def command(server: OwnServer, *arguments: str) -> None:
@@ -78,10 +86,9 @@ async def test_an_adapter_is_loaded_replaced_and_unloaded_while_the_engine_runs(
     await command(server, "load", "mine", str(first))
     with_first = await says(engine, "mine")
     assert with_first != plain == await says(engine)
+    broken = Path(shutil.copytree(second, tmp_path / "broken"))
+    (broken / "adapter_model.safetensors").write_bytes(b"nothing")
     with pytest.raises(ModelDamaged):
-        broken = tmp_path / "broken"
-        shutil.copytree(second, broken)
-        (broken / "adapter_model.safetensors").write_bytes(b"nothing")
         await command(server, "load", "mine", str(broken))
     assert await says(engine, "mine") == with_first, "the old one stays where the new one cannot be loaded"
     await command(server, "load", "mine", str(second))
@@ -112,9 +119,11 @@ async def test_the_newest_adapter_of_a_job_is_loaded_by_its_name_or_folder(
         return info["path"]
 
     assert await loaded(str(folder)) == str(folder / "adapters" / "step-00000200")
-    for state, expected in (("running", folder / "adapters" / "step-00000200"), ("finished", out)):
-        config = {"state": state, "folder": str(folder), "out": str(out), "model": "m", "data": "d"}
-        await node.spawn(Jobs, config, name=JOBS)
+    for state, expected in (
+        (JobState.RUNNING, folder / "adapters" / "step-00000200"),
+        (JobState.FINISHED, out),
+    ):
+        await node.spawn(Jobs, JobsConfig(state, str(folder), str(out)), name=JOBS)
         assert await loaded("night-run") == str(expected)
         await node.stop(JOBS)
     with pytest.raises(CallboardError, match="no adapter"):
