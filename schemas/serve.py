@@ -242,10 +242,15 @@ class Adapters(Message, frozen=True, tag="serve.adapters"):
 
 
 class LoadAdapter(Request[Adapters], frozen=True, tag="serve.load_adapter"):
-    """Load a LoRA adapter in PEFT's format from a folder on the engine's machine; requests may then name it."""
+    """Load a LoRA adapter in PEFT's format from a folder on the engine's machine; requests may then name it.
+
+    `replace`: in place of the one that has the name, if there is one, once the requests that use it have ended; if the
+    new one cannot be loaded, the old one stays.
+    """
 
     name: str
     path: str
+    replace: bool = False
 
 
 class UnloadAdapter(Request[Adapters], frozen=True, tag="serve.unload_adapter"):

@@ -74,7 +74,9 @@ def tokenizer_from_gguf(file: GGUFFile) -> Tokenizer:
     tokens = _list(file, "tokens", str)
     types = _list(file, "token_type", int, [TokenType.NORMAL] * len(tokens))
     if kind == "gpt2":
-        merges = _list(file, "merges", str)
+        # A file cannot hold an empty list, and where every token is one byte there is nothing to join.
+        are_bytes = all(len(token) == 1 for token, type in zip(tokens, types, strict=False) if type == TokenType.NORMAL)
+        merges = _list(file, "merges", str, [] if are_bytes else None)
         pre = file.get("tokenizer.ggml.pre", str, "gpt-2")
         return BytePairTokenizer(tokens, merges, types, pre=pre, **_ends(file, tokens, add_bos=False))
     if kind == "llama":

@@ -35,6 +35,9 @@ class AdapterBook:
     def infos(self) -> tuple[AdapterInfo, ...]:
         return tuple(self._entries[name].info for name in self.names)
 
+    def info(self, name: str) -> AdapterInfo:
+        return self._entries[name].info
+
     def check(self, name: str) -> None:
         """RequestInvalid unless requests may use that adapter."""
         entry = self._entries.get(name)
@@ -84,6 +87,10 @@ class AdapterBook:
         except BaseException:
             entry.is_leaving = False
             raise
+
+    def reopen(self, name: str) -> None:
+        """Let it be used again, after `close`."""
+        self._entries[name].is_leaving = False
 
     def drop(self, name: str) -> None:
         del self._entries[name]

@@ -284,6 +284,8 @@ class Scheduler(Actor[SchedulerConfig]):
     async def load_adapter(self, message: LoadAdapter) -> Adapters:
         """Loads it everywhere, or nowhere."""
         await self._adapters_known.wait()
+        if message.replace and message.name in self._adapters.names:
+            return await self._replace_adapter(message)
         async with self._changing_adapters:
             if not message.name or message.name in self._adapters.names:
                 raise RequestInvalid(
@@ -292,18 +294,45 @@ class Scheduler(Actor[SchedulerConfig]):
                     else "an adapter needs a name",
                     hint="unload it first, or give this one another name",
                 )
-            done: list[Lane] = []
-            infos: list[AdapterInfo] = []
-            try:
-                for lane in self._lanes:
-                    infos.append(await self._change_adapters(lane, message))
-                    done.append(lane)
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self._unload(message.name, done)
-                raise
-            self._adapters.add(infos[0])
+            self._adapters.add(await self._load_everywhere(message))
         return Adapters(self._adapters.infos)
+
+    async def _replace_adapter(self, message: LoadAdapter) -> Adapters:
+        """A replica that loads a name again keeps the old one until it has read the new one."""
+        await self._adapters.close(message.name)
+        try:
+            async with self._changing_adapters:
+                old = self._adapters.info(message.name)
+                info = await self._load_everywhere(message, instead_of=old)
+                self._adapters.drop(message.name)
+                self._adapters.add(info)
+        except BaseException:
+            self._adapters.reopen(message.name)
+            raise
+        return Adapters(self._adapters.infos)
+
+    async def _load_everywhere(self, message: LoadAdapter, instead_of: AdapterInfo | None = None) -> AdapterInfo:
+        """If one replica cannot, those that did get back what they had."""
+        done: list[Lane] = []
+        infos: list[AdapterInfo] = []
+        try:
+            for lane in self._lanes:
+                infos.append(await self._change_adapters(lane, message))
+                done.append(lane)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._unload(message.name, done)
+                if instead_of is not None:
+                    await self._load_back(instead_of, done)
+            raise
+        return infos[0]
+
+    async def _load_back(self, info: AdapterInfo, lanes: SequenceOf[Lane]) -> None:
+        for lane in lanes:
+            try:
+                await self._change_adapters(lane, LoadAdapter(info.name, info.path))
+            except CallboardError as error:
+                log.error("%s cannot load the adapter %s again: %s", lane.ref.address, info.name, error)
 
     @handler(concurrent=True)
     async def unload_adapter(self, message: UnloadAdapter) -> Adapters:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...runtime.errors import NoSuchModel
 from ...schemas.train import JobState, TrainJob
-from ..models.peft_folder import CONFIG
 
 if TYPE_CHECKING:
     from .group import Group
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 # The newest, and the one before it, which somebody may be reading.
 KEPT = 2
 _FOLDER = "adapters"
+_CONFIG = "adapter_config.json"  # as in `peft_folder`, which needs torch
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -63,7 +63,7 @@ def adapter_of_job(job: TrainJob) -> Path:
 
 
 def is_adapter(path: Path) -> bool:
-    return (path / CONFIG).is_file()
+    return (path / _CONFIG).is_file()
 
 
 def _snapshots(folder: Path) -> list[tuple[int, Path]]:

@@ -183,8 +183,16 @@ def _tokens(
         found[model["vocab"][unknown]] = unknown, TokenType.UNKNOWN
     if found and max(found) >= vocab_size:
         raise ModelDamaged(f"{folder.path} has {max(found) + 1} tokens and {vocab_size} embeddings")
-    whole = [found.get(i, (f"[PAD{i}]", TokenType.UNUSED)) for i in range(vocab_size)]
+    for i in range(vocab_size):
+        if found.get(i, (_pad(i),))[0] == _pad(i):  # also one that a file had, before it became this folder
+            found[i] = _pad(i), TokenType.UNUSED
+    whole = [found[i] for i in range(vocab_size)]
     return tuple(token for token, _ in whole), tuple(kind for _, kind in whole)
+
+
+def _pad(token_id: int) -> str:
+    """What llama.cpp's converter calls an id without a token."""
+    return f"[PAD{token_id}]"
 
 
 def _special_ids(folder: ModelFolder, described: Mapping[str, Any]) -> dict[str, int]:

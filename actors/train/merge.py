@@ -186,7 +186,8 @@ def _save(model: Any, dtype: torch.dtype, folder: Path) -> int:
             state[name] = tensor.to(dtype).contiguous() if tensor.is_floating_point() else tensor
             if not bool(state[name].isfinite().all()):
                 raise ConfigError(f"'{name}' does not fit into {dtype}", hint="`--dtype bfloat16` has a wider range")
-    model.config.dtype = dtype
     with quiet():
         model.save_pretrained(folder, state_dict=state)
+    model.config.dtype = dtype  # `save_pretrained` writes down that of the model, which is float32
+    model.config.save_pretrained(folder)
     return sum(tensor.numel() for tensor in state.values())

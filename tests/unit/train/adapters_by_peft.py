@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import peft
 import torch
@@ -44,12 +45,15 @@ def logits_of(folder: Path, ids: torch.Tensor) -> torch.Tensor:
 
 
 def served_logits(path: Path, ids: torch.Tensor) -> torch.Tensor:
-    """The same by the engine's own loader, in float32."""
+    """The same by the engine's own loader, in float32, without kernels that would have to be compiled first."""
     from callboard.actors.models.loading import load_model
     from callboard.actors.models.served import ModelOptions
+    from callboard.kernels import native
     from callboard.kernels.ragged import RaggedBatch
 
-    model = load_model(path, ModelOptions(dtype="float32", weights="float32", kv="float32", device="cpu"))
+    options = ModelOptions(dtype="float32", weights="float32", kv="float32", device="cpu")
+    with mock.patch.object(native, "unavailable", lambda: "a test turns them off"):
+        model = load_model(path, options)
     length = ids.shape[1]
     num_blocks = -(-length // 16)
     with torch.inference_mode():

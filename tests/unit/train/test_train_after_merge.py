@@ -77,9 +77,15 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(tiny_llama: Path, tmp_
     adapter = save_adapter(tiny_llama, tmp_path / "adapter")
     wide = write_model(tmp_path / "wide", hidden_size=32)
     deep = write_model(tmp_path / "deep", num_hidden_layers=3)
-    for base in (wide, deep):
-        with pytest.raises(ModelDamaged, match=r"does not fit|lacks"):
-            merge(adapter, tmp_path / "merged", str(base))
+    flat = write_model(tmp_path / "flat", num_hidden_layers=1)
+    named = save_adapter(tiny_llama, tmp_path / "named", target_modules=["q_proj", "v_proj"])
+    for base, its, complaint in (
+        (wide, adapter, "does not fit its base"),
+        (deep, named, "lacks 4 matrices"),
+        (flat, named, "has unknown 4 matrices"),
+    ):
+        with pytest.raises(ModelDamaged, match=complaint):
+            merge(its, tmp_path / "merged", str(base))
     weights = load_file(adapter / "adapter_model.safetensors")
     save_file(weights, tmp_path / "kept.safetensors")
     name = min(weights)
