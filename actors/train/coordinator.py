@@ -31,7 +31,7 @@ from ...schemas.train import (
 from ..data import errors as _data_errors  # noqa: F401  (so that what a shard raises arrives with its type)
 from ..models import errors as _model_errors  # noqa: F401
 from .attempts import Attempt, backoff, begin, note
-from .errors import GaveUp, as_error, passes
+from .errors import CheckpointDamaged, GaveUp, as_error, passes
 from .follow import progress_subject
 from .job_folder import JobFile, JobFolder, Wish
 from .shard_group import ShardGroup, free_places
@@ -150,8 +150,11 @@ class Coordinator(Actor[CoordinatorConfig]):
         return begin(self._folder, notes=self._notes, waited=self._waited)
 
     async def _failed(self, error: CallboardError, stalls: int) -> bool:
+        goes_on = False
+        if isinstance(error, CheckpointDamaged):
+            goes_on = await anyio.to_thread.run_sync(self._folder.set_aside_damaged) is not None
         checkpoint = await anyio.to_thread.run_sync(self._folder.last_checkpoint)
-        if not passes(error, has_checkpoint=checkpoint is not None):
+        if not goes_on and not passes(error, has_checkpoint=checkpoint is not None):
             await self._settle(JobState.FAILED, error.to_info())
             return True
         log.warning("job %s: its group of shards ended: %s", self._job.job, error)

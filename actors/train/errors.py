@@ -116,7 +116,7 @@ def passes(error: CallboardError, *, has_checkpoint: bool) -> bool:
 
     A full disk is somebody's to clear, and worth waiting for where there is a checkpoint to go on from.
     """
-    if isinstance(error, NoRoom):
+    if isinstance(error, NoRoom | CheckpointFailed):
         return has_checkpoint
     if error.to_info().code in _PASSING_CODES:
         return True

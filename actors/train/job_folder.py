@@ -184,6 +184,15 @@ class JobFolder:
     def last_checkpoint(self) -> Checkpoint | None:
         return next(reversed(self.checkpoints()), None)
 
+    def set_aside_damaged(self) -> Checkpoint | None:
+        """Where there is an earlier checkpoint to go on from, the last one no longer counts: returns that one."""
+        *earlier, last = self.checkpoints() or [None]
+        if last is None or not earlier:
+            return None
+        os.rename(last.path, last.path.with_name(f"{last.path.name}.damaged"))
+        _sync(self.checkpoints_folder)
+        return last
+
     def checkpointed(self, checkpoint: Checkpoint) -> TrainCheckpointed:
         return TrainCheckpointed(self.name, checkpoint.step, str(checkpoint.path), 0.0)
 

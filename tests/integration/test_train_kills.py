@@ -156,6 +156,22 @@ async def test_a_shard_that_stands_still_is_replaced(jobs: Ref, node: Node, tmp_
 
 
 @pytest.mark.slow
+async def test_a_damaged_checkpoint_is_set_aside_for_an_earlier_one(jobs: Ref, node: Node, tmp_path: Path) -> None:
+    gate = tmp_path / "10"
+    wanted = config(tmp_path / "out", f"wait10={gate}")
+    job = await jobs.ask(RunTraining(wanted, "run"))
+    await until_step(jobs, "run", 9)
+    checkpoints = Path(job.folder) / "checkpoints"
+    (checkpoints / "step-00000008" / "state.pt").write_bytes(b"not what it was")
+    os.kill((await shards_of(node, "run"))[0].pid, signal.SIGKILL)
+    gate.touch()
+    end, heard = await followed(jobs, "run")
+    check_whole(end, heard)
+    assert (checkpoints / "step-00000008.damaged").is_dir()
+    assert same_bits(weights(tmp_path / "out"), unbroken(wanted, tmp_path).weights)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", range(3))
 async def test_kills_at_any_moment_change_nothing(board: Board, tmp_path: Path, seed: int) -> None:
@@ -167,6 +183,7 @@ async def test_kills_at_any_moment_change_nothing(board: Board, tmp_path: Path, 
     async with callboard.connect() as bus:
         jobs = await bus.spawn(KIND, JobsConfig(shard=SHARD), name=JOBS)
         await jobs.ask(RunTraining(wanted, "run"))
+        ends: list[TrainJob] = []
         async with anyio.create_task_group() as tasks:
 
             async def kill() -> None:
@@ -183,7 +200,7 @@ async def test_kills_at_any_moment_change_nothing(board: Board, tmp_path: Path, 
                             os.kill(info.daemon_pid, signal.SIGKILL)
 
             tasks.start_soon(kill)
-            end = await follow_job(bus, "run", heard.append)
+            ends.append(await follow_job(bus, "run", heard.append))
             tasks.cancel_scope.cancel()
-    check_whole(end, heard, 400)
+    check_whole(ends[0], heard, 400)
     assert same_bits(weights(tmp_path / "out"), unbroken(wanted, tmp_path).weights)

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from callboard.actors.data.errors import BadRecord
+from callboard.actors.train.errors import CheckpointDamaged
 from callboard.actors.train.job_folder import JobFolder
 from callboard.actors.train.shard import Shard
 from callboard.actors.train.shard_run import Report, Stop
@@ -57,7 +58,10 @@ class Standin:
         self.generator = torch.Generator().manual_seed(order.config.seed + 1)
 
     def load(self, checkpoint: Path) -> None:
-        state = torch.load(checkpoint / "state.pt", weights_only=True)
+        try:
+            state = torch.load(checkpoint / "state.pt", weights_only=True)
+        except (OSError, RuntimeError) as error:
+            raise CheckpointDamaged(f"{checkpoint} cannot be read: {error}") from error
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])

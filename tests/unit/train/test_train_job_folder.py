@@ -97,6 +97,18 @@ def test_only_whole_checkpoints_count(folder: JobFolder) -> None:
     assert latest.path.name == "step-00000100"
 
 
+def test_a_damaged_checkpoint_gives_way_to_an_earlier_one_and_never_to_none(folder: JobFolder) -> None:
+    assert folder.set_aside_damaged() is None
+    for step in (3, 20):
+        checkpoint(folder, step)
+    aside = folder.set_aside_damaged()
+    assert aside is not None
+    assert aside.step == 20
+    assert [found.step for found in folder.checkpoints()] == [3]
+    assert folder.set_aside_damaged() is None
+    assert [found.step for found in folder.checkpoints()] == [3]
+
+
 HOLDER = """
 import sys
 from pathlib import Path
