@@ -193,7 +193,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
 class TrainProgress(Message, frozen=True, kw_only=True, tag="train.progress"):
     """An optimizer step that was taken, published on `topic.train.progress.<job>` too.
 
-    `loss`: the mean over the step's tokens with loss; of preferences, over its pairs. `grad_norm` before clipping.
+    `loss`: the mean over the step's tokens with loss; of preferences, over its pairs. `grad_norm` before clipping. Each
+    is none where it was no finite number.
     `tokens`: of the step, those without loss too. `mfu`: the share of the device's measured matrix rate, 0 where it was
     not measured. `skipped`: why nothing was changed, empty where it was. `metrics`: what a task has beside its loss.
     """
@@ -201,9 +202,9 @@ class TrainProgress(Message, frozen=True, kw_only=True, tag="train.progress"):
     job: str
     step: int
     num_steps: int
-    loss: float
+    loss: float | None
     lr: float
-    grad_norm: float
+    grad_norm: float | None
     tokens: int
     loss_tokens: int
     tokens_per_s: float

@@ -124,6 +124,8 @@ class ModelStore:
         model = self._manifest(self.folder(name)) if usable else None
         if model is None:
             known = f"`callboard pull {name}` fetches it" if name in self._known or is_hub_name(name) else ""
+            if Path(name).exists():
+                known = f"for the folder that is here, write ./{name}"
             raise NoSuchModel(f"the model '{name}' is not in the store ({self.root})", hint=known)
         for file in model.files:
             path = self.folder(name) / file.name

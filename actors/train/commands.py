@@ -32,6 +32,14 @@ def _configure(parser: ArgumentParser) -> None:
     how.add_argument("--detach", action="store_true", help="start it and return")
     how.add_argument("--attach", metavar="JOB", help="follow one that was started before")
     how.add_argument("--here", action="store_true", help="in this process, without the daemon")
+    how.add_argument(
+        "--plot",
+        nargs="+",
+        metavar="JOB",
+        help="curves of jobs, in the terminal; also into FILE.png, FILE.svg or FILE.html where one is named",
+    )
+    jobs.add_argument("--smoothing", type=float, default=0.8, metavar="S", help="of curves, 0 to below 1")
+    jobs.add_argument("--log", action="store_true", help="losses on a logarithmic axis")
     add_json_option(parser)
     add_bus_options(parser)
 
@@ -41,6 +49,10 @@ def _train(args: Namespace) -> int:
 
     if args.attach and (has_settings(args) or args.name):
         raise UsageError("--attach follows a job as it is", hint="leave out its settings and --name")
+    if args.plot:
+        if has_settings(args):
+            raise UsageError("--plot shows jobs that are there", hint="leave out the settings")
+        return _plot(args)
     if args.attach:
         return _follow(args, args.attach)
     config = config_of(args)
@@ -66,6 +78,30 @@ def _train(args: Namespace) -> int:
     if not args.json:
         print(f"job {name}", file=sys.stderr)
     return _follow(args, name)
+
+
+def _plot(args: Namespace) -> int:
+    """Job folders are read as they are, so this needs no daemon."""
+    import shutil
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from .curves import KINDS, terminal_curves, write_curves
+    from .history import read_history
+    from .job_folder import jobs_folder
+
+    files = [name for name in args.plot if Path(name).suffix.lower() in KINDS]
+    names = [name for name in args.plot if name not in files]
+    histories = [read_history(name, jobs_folder() / name / "events.jsonl") for name in names]
+    if files:
+        for file in files:
+            write_curves(histories, Path(file), smoothing=args.smoothing, log=args.log)
+            print(file)
+        return 0
+    width, height = shutil.get_terminal_size()
+    Console().print(terminal_curves(histories, width, height - 1, smoothing=args.smoothing, log=args.log))
+    return 0
 
 
 def _follow(args: Namespace, name: str) -> int:

@@ -164,7 +164,7 @@ class JobFolder:
             data=job.config.data,
             step=0 if latest is None else latest.step,
             num_steps=record.num_steps,
-            loss=0.0 if latest is None else latest.loss,
+            loss=(latest.loss if latest else None) or 0.0,
             started=record.started,
             error=record.error,
         )

@@ -78,9 +78,8 @@ class _Lines:
 
 
 def facts(event: TrainProgress) -> str:
-    return (
-        f"loss {event.loss:.4f}  lr {event.lr:.2e}  {event.tokens_per_s:,.0f} tokens/s  {_duration(event.eta_s)} left"
-    )
+    loss = "none" if event.loss is None else f"{event.loss:.4f}"
+    return f"loss {loss}  lr {event.lr:.2e}  {event.tokens_per_s:,.0f} tokens/s  {_duration(event.eta_s)} left"
 
 
 def worth_keeping(event: TrainEvent) -> str:

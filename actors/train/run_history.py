@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from ...schemas.train import TrainProgress
@@ -23,7 +21,7 @@ class RunHistory(msgspec.Struct):
     def progressed(self, progress: TrainProgress) -> None:
         self.num_tokens += progress.tokens
         self.num_loss_tokens += progress.loss_tokens
-        if math.isfinite(progress.loss):
+        if progress.loss is not None:
             self.losses.append((progress.step, progress.loss))
         if len(self.losses) >= _MAX_POINTS:
             self.losses = thinned(self.losses, _MAX_POINTS // 2)

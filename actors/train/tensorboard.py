@@ -32,7 +32,8 @@ class TensorBoard(Hook):
     _has_failed: bool = field(default=False, init=False, repr=False)
 
     def after_step(self, trainer: Trainer, progress: TrainProgress) -> None:
-        values = [(f"train/{name}", float(getattr(progress, name))) for name in MEASURED]
+        measured = [(f"train/{name}", getattr(progress, name)) for name in MEASURED]
+        values = [(name, float(value)) for name, value in measured if value is not None]
         values += [(f"train/{name}", value) for name, value in progress.metrics]
         self._write(trainer, progress.step, event_file.scalars(values))
         if progress.skipped:

@@ -6,6 +6,7 @@ from seed, step and rank. So a run that goes on from a checkpoint takes the very
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -240,9 +241,9 @@ class Trainer:
             job=self.job,
             step=self.step + 1,
             num_steps=self.num_steps,
-            loss=loss,
+            loss=_finite(loss),
             lr=rate,
-            grad_norm=norm,
+            grad_norm=_finite(norm),
             tokens=plan.num_tokens,
             loss_tokens=plan.num_loss_tokens,
             skipped=skipped,
@@ -386,3 +387,7 @@ class Trainer:
         if self.group.mesh is not None:
             dist.all_reduce(values, group=self.group.mesh.get_group())
         return values
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
