@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -24,13 +26,20 @@ from callboard.runtime.refs import Ref
 from callboard.schemas.serve import Generate
 from callboard.schemas.train import AskTraining, JobState, TrainJob
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "train"))
+UNIT = Path(__file__).parents[1] / "unit" / "train"
 
 pytestmark = [
     pytest.mark.anyio,
     # What PEFT itself calls of transformers.
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
 ]
+
+
+def helper(name: str) -> Any:
+    """A module beside the unit tests, imported when torch may be."""
+    if str(UNIT) not in sys.path:
+        sys.path.insert(0, str(UNIT))
+    return importlib.import_module(name)
 
 
 class JobsConfig(msgspec.Struct, frozen=True):
@@ -50,9 +59,7 @@ class Jobs(Actor[JobsConfig]):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tiny_models import write_model
-
-    return write_model(tmp_path_factory.mktemp("base") / "tiny")
+    return helper("tiny_models").write_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture
@@ -79,8 +86,7 @@ async def says(engine: Ref, name: str = "") -> tuple[int, ...]:
 async def test_an_adapter_is_loaded_replaced_and_unloaded_while_the_engine_runs(
     server: OwnServer, engine: Ref, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from adapters_by_peft import save_adapter
-
+    save_adapter = helper("adapters_by_peft").save_adapter
     first, second = (save_adapter(base, tmp_path / name, seed=seed) for seed, name in enumerate(("first", "second")))
     plain = await says(engine)
     await command(server, "load", "mine", str(first))
@@ -106,8 +112,7 @@ async def test_an_adapter_is_loaded_replaced_and_unloaded_while_the_engine_runs(
 async def test_the_newest_adapter_of_a_job_is_loaded_by_its_name_or_folder(
     server: OwnServer, node: Node, engine: Ref, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from adapters_by_peft import save_adapter
-
+    save_adapter = helper("adapters_by_peft").save_adapter
     folder, out = tmp_path / "job", tmp_path / "out"
     for step in (10, 9, 200):
         save_adapter(base, folder / "adapters" / f"step-{step:08d}", seed=step)

@@ -18,9 +18,11 @@ from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
 from callboard.actors.models.config import LlamaConfig
+from callboard.actors.models.converted import write_tokenizer
 from callboard.actors.models.errors import UnsupportedModel
 from callboard.actors.models.folder import ModelFolder
 from callboard.actors.models.gguf import GGUFFile
+from callboard.actors.models.store import ModelStore
 from callboard.actors.models.tokenizer_loading import load_tokenizer
 from callboard.actors.train.commands_after import export as command
 from callboard.actors.train.export import export_to_gguf, export_to_safetensors
@@ -289,6 +291,42 @@ def test_a_tokenizer_of_sentencepiece_gets_scores_in_place_of_merges(tmp_path: P
 def test_a_space_that_comes_before_the_first_stretch_alone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="cannot describe"):
         vocabulary_of(sentence_piece_folder(tmp_path, legacy=False), 420)
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Path:
+    store = ModelStore(Path.home() / ".cache" / "callboard-test" / "models")
+    store.pull("smollm2")
+    return store.path("smollm2")
+
+
+def test_the_tokenizer_of_a_real_file_survives_the_way_through_a_folder(smollm2: Path, tmp_path: Path) -> None:
+    with GGUFFile(smollm2) as file:
+        write_tokenizer(file, tmp_path)
+        tokens = file.get("tokenizer.ggml.tokens", list)
+        merges = file.get("tokenizer.ggml.merges", list)
+        types = file.get("tokenizer.ggml.token_type", list)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    vocabulary = vocabulary_of(ModelFolder(tmp_path), len(tokens))
+    assert (list(vocabulary.tokens), list(vocabulary.merges), vocabulary.pre) == (tokens, merges, "smollm")
+    assert [*vocabulary.types] == types
+    original = load_tokenizer(smollm2)
+    assert load_tokenizer(tmp_path).encode("x =  12") == original.encode("x =  12")
+    assert vocabulary.special["eos"] == original.eos_id
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["f32", "q4_1"])
+def test_a_real_model_is_the_same_after_it_was_a_folder(smollm2: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "again.gguf"
+    export_to_gguf(str(smollm2), out, kind)
+    ours, theirs = load_tokenizer(out), load_tokenizer(smollm2)
+    assert ours.digest() == theirs.digest()
+    ids = torch.tensor([theirs.encode("The capital of France is Paris. 12 times 12 is 144.")])
+    expected, found = served_logits(smollm2, ids), served_logits(out, ids)
+    # The folder is in bfloat16, and four bits are quantized once more from there.
+    assert (found.argmax(-1) == expected.argmax(-1)).float().mean() > (0.9 if kind == "f32" else 0.7)
 
 
 def test_the_command_exports_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
