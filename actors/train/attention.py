@@ -2,7 +2,7 @@
 
 transformers calls it in every attention layer. Where sequences begin cannot be handed down by every model's code, so it
 is found in `packed`, which is set around a forward pass; the backward pass needs nothing of it, but an activation
-checkpoint runs layers again, and so `packed` stays set until a step's gradients are there.
+checkpoint runs layers again in it, and so a step sets `packed` until its gradients are there.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ def packed(cu_seqlens: torch.Tensor | None, shared: SequenceGroup | None = None)
         yield
     finally:
         _packed.cu_seqlens, _packed.shared = before
+
+
+def current_shared() -> SequenceGroup | None:
+    return _packed.shared
 
 
 def current_cu_seqlens(num_rows: int, length: int, device: torch.device) -> torch.Tensor:

@@ -14,7 +14,6 @@ import torch
 from ..data.tokenized import Sequence
 from ..models.chat_template import ChatTemplate
 from ..models.tokenizer import Tokenizer
-from .attention import packed as packed_attention
 from .batches import packed, padded
 from .trainable import TrainableModel
 
@@ -44,8 +43,7 @@ def answers(
                     break
                 build = packed if is_packed else padded
                 batch = build([_sequence(texts[number]) for number in open_ones]).to(device)
-                with packed_attention(batch.cu_seqlens):
-                    found = module(batch, next_tokens=True).tolist()
+                found = module(batch, next_tokens=True).tolist()
                 for number, token in zip(open_ones, found, strict=True):
                     if token in tokenizer.stop_ids:
                         ended[number] = True

@@ -16,6 +16,7 @@ from torch import nn
 from ...kernels import ops_training
 from ..data.tokenized import Sequence
 from ..models.errors import UnsupportedModel
+from .attention import current_shared
 from .attention import packed as packed_attention
 from .batches import MicroBatch, packed, padded
 
@@ -65,7 +66,8 @@ class TrainableModel(nn.Module):
 
     def hidden(self, batch: MicroBatch) -> torch.Tensor:
         """Final hidden states [num_rows * length, hidden]."""
-        out = self.decoder(input_ids=batch.token_ids, position_ids=batch.position_ids, use_cache=False)
+        with packed_attention(batch.cu_seqlens, current_shared()):
+            out = self.decoder(input_ids=batch.token_ids, position_ids=batch.position_ids, use_cache=False)
         return out.last_hidden_state.flatten(0, 1)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -87,9 +89,9 @@ class TrainableModel(nn.Module):
             vocab = self.model.config.get_text_config().vocab_size
             texts = [np.arange(start, start + length) % vocab for start, length in zip((1, 4), _TRIAL, strict=True)]
             sequences = [Sequence(text, np.ones(len(text), np.uint8)) for text in texts]
-            alone = torch.cat([self._hidden_of(padded([sequence])) for sequence in sequences])
+            alone = torch.cat([self.hidden(padded([sequence])) for sequence in sequences])
             if is_packed:
-                together = self._hidden_of(packed(sequences))
+                together = self.hidden(packed(sequences))
                 if not self._like(together, alone):
                     raise UnsupportedModel(
                         f"samples that are packed see each other in {type(self.model).__name__}",
@@ -99,15 +101,11 @@ class TrainableModel(nn.Module):
                 self._try_head(padded(sequences[:1]))
         self.train(was_training)
 
-    def _hidden_of(self, batch: MicroBatch) -> torch.Tensor:
-        with packed_attention(batch.cu_seqlens):
-            return self.hidden(batch)
-
     def _try_head(self, batch: MicroBatch) -> None:
         """Logits may be the product times a number, which is found out here."""
         expected = self.model(input_ids=batch.token_ids, position_ids=batch.position_ids, use_cache=False)
         expected = expected.logits.flatten(0, 1).float()
-        hidden = self._hidden_of(batch)
+        hidden = self.hidden(batch)
         plain = self.head(hidden).float()
         raw = self.softcap * torch.atanh((expected / self.softcap).clamp(-0.999, 0.999)) if self.softcap else expected
         scale = float((raw * plain).sum() / plain.square().sum())
