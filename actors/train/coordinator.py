@@ -158,7 +158,8 @@ class Coordinator(Actor[CoordinatorConfig]):
             await self._settle(JobState.FAILED, error.to_info())
             return True
         log.warning("job %s: its group of shards ended: %s", self._job.job, error)
-        self._notes = [f"{error}; going on from step {checkpoint.step if checkpoint else 0}"]
+        said, *_ = str(error).splitlines() or [type(error).__name__]  # all of it is in the job's state
+        self._notes = [f"{said}; going on from step {checkpoint.step if checkpoint else 0}"]
         self._waited = isinstance(error, NoNodeFits)
         await self._write(JobState.STARTING, error.to_info(), patient=False)
         with anyio.move_on_after(backoff(max(1, stalls) if self._waited else stalls)):

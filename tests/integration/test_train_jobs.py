@@ -81,6 +81,7 @@ async def test_a_client_of_any_language_starts_and_asks_in_json(jobs: Ref, nats_
         assert (await ask(type="train.cancel", job="mine"))["state"] == "cancelled"
 
 
+@pytest.mark.slow
 async def test_a_run_is_paused_and_goes_on_to_the_same_weights(jobs: Ref, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     wanted = config(tmp_path / "out", f"wait7={gate}", "pace=0.2")

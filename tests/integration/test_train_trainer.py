@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from board import Board
-from training import losses, same_bits, shards_of, steps, written
+from training import attempts, losses, same_bits, shards_of, steps, written
 
 import callboard
 from callboard.actors.train.follow import ensure_jobs, follow_job
@@ -22,6 +24,7 @@ from callboard.schemas.train import (
     BatchSettings,
     CheckpointSettings,
     ComputeSettings,
+    HookSettings,
     JobState,
     Method,
     OptimizerSettings,
@@ -33,19 +36,29 @@ from callboard.schemas.train import (
     TrainProgress,
 )
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "train"))
-
-from tiny_models import write_model
-
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 WORDS = ["red", "blue", "old", "new", "tree", "stone", "river", "sings", "falls", "sleeps"]
 STEPS = 24
 
 
+def tiny_models() -> Any:
+    """A helper of the unit tests."""
+    place = Path(__file__).parents[1] / "unit" / "train" / "tiny_models.py"
+    spec = importlib.util.spec_from_file_location("tiny_models_of_training", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
-    board = Board.at(tmp_path)
+    site = tmp_path / "site"
+    site.mkdir()
+    shutil.copy(Path(__file__).parent / "train_gates.py", site)
+    board = Board.at(tmp_path, PYTHONPATH=str(site))
     for name, value in board.environment.items():
         monkeypatch.setenv(name, value)
     board.up()
@@ -55,7 +68,7 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
 
 @pytest.fixture
 def make_config(tmp_path: Path) -> Callable[..., TrainConfig]:
-    model, data, chance = write_model(tmp_path / "tiny"), tmp_path / "chats.json", random.Random(3)
+    model, data, chance = tiny_models().write_model(tmp_path / "tiny"), tmp_path / "chats.json", random.Random(3)
     said = [" ".join(chance.choices(WORDS, k=chance.randint(2, 12))) for _ in range(80)]
     data.write_text(json.dumps([{"instruction": said[i], "input": "", "output": said[i + 1]} for i in range(0, 80, 2)]))
 
@@ -90,20 +103,29 @@ async def kill(board: Board, bus: Any, job: str, what: str) -> None:
 
 
 async def trained(board: Board, bus: Any, job: str, config: TrainConfig, kills: dict[int, str]) -> list[TrainEvent]:
-    """Follow it to its end, and kill something at each of these steps."""
+    """Follow it to its end, and kill something after each of these steps, where it is held."""
+    gates = Path(config.out).parent / f"{job}-gates"
+    gates.mkdir()
+    options = msgspec.json.encode({"folder": str(gates), "steps": list(kills)}).decode()
+    config = msgspec.structs.replace(config, hooks=(HookSettings("train_gates:Gates", options),))
     jobs = await ensure_jobs(bus)
     await jobs.ask(RunTraining(config, job))
     heard: list[TrainEvent] = []
     ends: list[TrainJob] = []
     async with anyio.create_task_group() as tasks:
 
+        async def kill_now(step: int) -> None:
+            await kill(board, bus, job, kills[step])
+            (gates / str(step)).touch()
+
         def hear(event: TrainEvent) -> None:
             heard.append(event)
             if isinstance(event, TrainProgress) and event.step in kills:
-                tasks.start_soon(kill, board, bus, job, kills[event.step])
+                tasks.start_soon(kill_now, event.step)
 
         ends.append(await follow_job(bus, job, hear))
     assert (ends[0].state, ends[0].error) == (JobState.FINISHED, None)
+    assert attempts(ends[0].folder) == 1 + sum(what != "server" for what in kills.values())
     assert steps(heard) == steps(written(ends[0])) == list(range(1, STEPS + 1))
     return heard
 

@@ -9,6 +9,7 @@ raises in it at step N, `pace=S` takes S seconds more for each step.
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import time
 from datetime import timedelta
@@ -60,7 +61,7 @@ class Standin:
     def load(self, checkpoint: Path) -> None:
         try:
             state = torch.load(checkpoint / "state.pt", weights_only=True)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
             raise CheckpointDamaged(f"{checkpoint} cannot be read: {error}") from error
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
