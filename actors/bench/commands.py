@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...runtime.command import Command, add_bus_options, add_json_option, tls_of
 from ...runtime.errors import UsageError
+from . import train_options
 
 if TYPE_CHECKING:
     from argparse import _ArgumentGroup  # pyright: ignore[reportPrivateUsage]
@@ -296,6 +297,13 @@ def _run_quantize(args: Namespace) -> int:
     return code
 
 
+def _run_train(args: Namespace) -> int:
+    from . import train
+
+    options = train_options.chosen(args)
+    return _show(args, lambda step: train.run(options, step))
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
     "bus": Benchmark(
         "actors and the bus beside their floors (bare asyncio, raw nats-py) and their peers", _configure_bus, _run_bus
@@ -315,6 +323,11 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     ),
     "serve": Benchmark(
         "an engine under requests that come at a given rate, as clients see it", _configure_serve, _run_serve
+    ),
+    "train": Benchmark(
+        "our trainer beside the plain one and TRL's, and what its shards keep in memory",
+        train_options.configure,
+        _run_train,
     ),
 }
 
