@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -37,7 +38,9 @@ def main(config: TrainConfig, folder: Path) -> None:
     turns = Turns(facts)
 
     def report(event: TrainEvent) -> None:
-        if isinstance(event, TrainProgress) and not turns.step(event.tokens, event.loss):
+        if isinstance(event, TrainProgress) and not turns.step(
+            event.tokens, math.nan if event.loss is None else event.loss
+        ):
             sys.exit()
 
     if turns.ready(("torch", "transformers", "peft"), native_training.unavailable() or "native"):

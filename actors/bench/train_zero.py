@@ -90,9 +90,10 @@ def shard(config: TrainConfig, folder: Path, rank: int, store: str) -> Kept:
     from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUsage]
 
     from ..train.base_model import device_of, type_of
-    from ..train.building import build_data, build_model
+    from ..train.building import build_data, build_model, plan_run
     from ..train.group import alone, leave, meet
     from ..train.memory import Sizes, by_formula
+    from ..train.micro_tokens import choose_micro_tokens
     from ..train.trainer import Trainer
 
     count = config.shards.count
@@ -100,10 +101,12 @@ def shard(config: TrainConfig, folder: Path, rank: int, store: str) -> Kept:
     if device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // count))
     group = alone(device) if count == 1 else meet(FileStore(store, count), rank, count, device)
-    model = build_model(config, type_of(config.compute, device), device)
+    dtype = type_of(config.compute, device)
+    micro_tokens = choose_micro_tokens(config, folder, plan_run(config, dtype, device, count), group)
+    model = build_model(config, dtype, device)
     sizes = Sizes.of(model.module)
     data = build_data(config, model.folder, model.model.config.get_text_config().max_position_embeddings)
-    trainer = Trainer(config, "bench", folder, group, model, data)
+    trainer = Trainer(config, "bench", folder, group, model, data, micro_tokens)
     trainer.run_step()
     kept = Kept(trainer.sharded.memory().total, by_formula(sizes, config, count).total)
     leave(group)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ...runtime.errors import ConfigError
 from ...runtime.matching import did_you_mean
-from ...schemas.train import Method, TrainConfig
+from ...schemas.train import Method, Packing, Task, TrainConfig
 
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -109,6 +109,10 @@ def _shards(config: TrainConfig) -> Iterator[str]:
     yield from _one_of("shards.zero", shards.zero, (1, 2, 3))
     if shards.min_count > shards.count:
         yield f"shards.min_count = {shards.min_count}: more than shards.count = {shards.count}"
+    if shards.sequence_parallel > 1 and config.task is not Task.SFT:
+        yield f"shards.sequence_parallel = {shards.sequence_parallel}: only the task sft shares sequences"
+    if shards.sequence_parallel > 1 and config.batch.packing is not Packing.PACKED:
+        yield f"shards.sequence_parallel = {shards.sequence_parallel}: batch.packing has to be packed"
     if shards.sequence_parallel >= 1 and shards.count % shards.sequence_parallel:
         yield f"shards.count = {shards.count}: not a multiple of shards.sequence_parallel = {shards.sequence_parallel}"
     yield from _patterns("shards.labels", shards.labels)

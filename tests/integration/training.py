@@ -102,7 +102,7 @@ def steps(events: list[TrainEvent]) -> list[int]:
 
 
 def losses(events: list[TrainEvent]) -> list[float]:
-    return [event.loss for event in events if isinstance(event, TrainProgress)]
+    return [event.loss or 0.0 for event in events if isinstance(event, TrainProgress)]
 
 
 def written(status: TrainJob) -> list[TrainEvent]:

@@ -88,7 +88,9 @@ def test_made_up_facts_are_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     folder = trainer.folder
     before = accuracy(trainer, folder)
     losses: list[float] = []
-    trainer.run(lambda event: losses.append(event.loss) if isinstance(event, TrainProgress) else None, lambda: None)
+    trainer.run(
+        lambda event: losses.append(event.loss or 0.0) if isinstance(event, TrainProgress) else None, lambda: None
+    )
     after = accuracy(trainer, folder)
     assert losses[-1] < 0.2 * losses[0]
     assert before <= 0.1
