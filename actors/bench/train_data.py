@@ -30,8 +30,11 @@ def write_samples(folder: Path, into: Path, number: int, seed: int) -> tuple[Pat
     numbers = random.Random(seed)
 
     def some(count: int) -> str:
-        start = numbers.randrange(len(ids) - count)
-        return tokenizer.decode(ids[start : start + count])
+        while True:
+            start = numbers.randrange(len(ids) - count)
+            text = tokenizer.decode(ids[start : start + count])
+            if text.strip():  # a turn says something
+                return text
 
     def messages(asked: int, answered: int) -> dict[str, object]:
         turns = (("system", ""), ("user", some(asked)), ("assistant", some(answered)))
