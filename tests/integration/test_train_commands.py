@@ -54,6 +54,7 @@ def test_a_run_from_start_to_end_prints_where_its_result_is(board: Board, tmp_pa
     assert (lines[-1]["type"], lines[-1]["state"]) == ("train.job", "finished")
 
 
+@pytest.mark.slow
 def test_a_run_is_left_found_paused_resumed_and_cancelled(board: Board, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     started = board.run("train", str(settings(tmp_path, f"wait7={gate}", "pace=0.3")), "--name", "mine", "--detach")

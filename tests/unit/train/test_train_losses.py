@@ -75,7 +75,7 @@ def run(config: TrainConfig, folder: Path) -> list[TrainProgress]:
     return [event for event in events if isinstance(event, TrainProgress)]
 
 
-@pytest.mark.parametrize("method", [Method.LORA, Method.FULL])
+@pytest.mark.parametrize("method", [pytest.param(Method.LORA, marks=pytest.mark.slow), Method.FULL])
 @pytest.mark.parametrize("task", [Task.DPO, Task.ORPO, Task.SIMPO, Task.KTO])
 def test_a_preference_loss_is_its_paper_s(
     make_config: Make, pairs: Path, tmp_path: Path, task: Task, method: Method
@@ -107,6 +107,7 @@ def test_a_preference_loss_is_its_paper_s(
     assert {"accuracy", "margin"} >= {name for name, value in steps[3].metrics if math.isnan(value)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [Task.DPO, Task.ORPO, Task.SIMPO, Task.KTO, Task.REWARD])
 def test_what_was_chosen_comes_to_be_preferred(make_config: Make, pairs: Path, tmp_path: Path, task: Task) -> None:
     optimizer = make_config().optimizer.__class__(lr=1e-2, warmup=2)

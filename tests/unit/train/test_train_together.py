@@ -58,8 +58,8 @@ def compare(make_config: Make, ranks: Ranks, tmp_path: Path, shards: ShardSettin
         torch.testing.assert_close(tensors_of(two)[name], tensor, rtol=1e-3, atol=5e-5, msg=name)
 
 
-@pytest.mark.parametrize("zero", [1, 2, 3])
-@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("zero", [1, pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("method", [Method.LORA, Method.FULL, pytest.param(Method.QLORA, marks=pytest.mark.slow)])
 def test_two_shards_end_where_one_does(
     make_config: Make, ranks: Ranks, tmp_path: Path, zero: int, method: Method
 ) -> None:
@@ -71,7 +71,7 @@ def test_two_shards_share_pairs(make_config: Make, ranks: Ranks, tmp_path: Path,
     compare(make_config, ranks, tmp_path, ShardSettings(count=2, zero=1), task=task, data=str(pairs))
 
 
-@pytest.mark.parametrize("zero", [1, 3])
+@pytest.mark.parametrize("zero", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_two_shards_share_sequences(make_config: Make, ranks: Ranks, tmp_path: Path, zero: int) -> None:
     shards = ShardSettings(count=2, zero=zero, sequence_parallel=2)
     compare(make_config, ranks, tmp_path, shards, method=Method.FULL, evaluation=EvaluationSettings(share=0.2, every=3))
