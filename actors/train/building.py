@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from ...runtime.errors import ConfigError
 from ...schemas.train import Method, Packing, Task, TrainConfig
 from ..data.dataset import TrainingData, load_data
-from ..data.lengths import TooLong
+from ..data.lengths import Counts, TooLong
 from ..data.options import DataOptions
 from ..models.converted import transformers_folder
 from ..models.folder import ModelFolder
@@ -97,9 +98,12 @@ def _checkpoint_activations(model: Any, config: TrainConfig) -> None:
 
 @dataclass(frozen=True)
 class BuiltData:
+    """`remarks`: what became of records that could not be taken as they are, a line each."""
+
     stream: SampleStream
     evaluation: list[Item]
     num_steps: int
+    remarks: tuple[str, ...]
 
 
 def build_data(config: TrainConfig, folder: Path, context_length: int) -> BuiltData:
@@ -119,7 +123,19 @@ def build_data(config: TrainConfig, folder: Path, context_length: int) -> BuiltD
         _check_pairs(other, config, config.evaluation.data)
     stream = SampleStream(data, config.evaluation.share, config.seed)
     num_steps = config.steps or max(1, math.ceil(config.epochs * stream.num_samples / batch.samples))
-    return BuiltData(stream, evaluation_items(config.evaluation, stream, other), num_steps)
+    items = evaluation_items(config.evaluation, stream, other)
+    return BuiltData(stream, items, num_steps, tuple(_remarks(data.counts(), options.max_tokens)))
+
+
+def _remarks(counts: Counts, max_tokens: int) -> Iterator[str]:
+    for number, what in (
+        (counts.num_bad, "records could not be used and are left out"),
+        (counts.num_truncated, f"samples were cut off at {max_tokens} tokens"),
+        (counts.num_split, f"samples were split at {max_tokens} tokens"),
+        (counts.num_dropped, "samples are left out: they are too long, or nothing to learn was left of them"),
+    ):
+        if number:
+            yield f"{number:,} of {counts.num_records:,} {what}"
 
 
 def _check_pairs(data: TrainingData, config: TrainConfig, name: str) -> None:

@@ -103,6 +103,7 @@ class Trainer:
         self._built = model
         self._stream = data.stream
         self._evaluation = data.evaluation
+        self._remarks = data.remarks
         self._loss = loss_of(config.task, config.preference)
         self._reference = Reference(model, config) if self._loss.wants_reference else None
         self._dtype = next(model.model.parameters()).dtype
@@ -160,6 +161,9 @@ class Trainer:
         """
         if self.group.rank == 0:
             self._report = report
+        if self.step == 0:
+            for remark in self._remarks:
+                self._report(TrainNote(self.job, 0, remark))
         try:
             while self.step < self.num_steps:
                 asked = self.run_step(stop)

@@ -27,6 +27,7 @@ from callboard.schemas.train import (
     Packing,
     TrainConfig,
     TrainEvent,
+    TrainNote,
     TrainProgress,
 )
 
@@ -169,3 +170,16 @@ def test_what_is_computed_again_changes_nothing(
     again = ComputeSettings(precision="float32", device="cpu", checkpointing=how)
     found = ours(make_config(method=method, steps=3, compute=again, out=str(tmp_path / "two")), tmp_path / "b")
     assert [step.loss for step in found] == [step.loss for step in plain]
+
+
+def test_what_became_of_samples_that_are_too_long_is_said(
+    make_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    batch = BatchSettings(samples=8, max_tokens=100, micro_tokens=256)
+    events: list[TrainEvent] = []
+    config = make_config(steps=1, batch=batch)
+    Trainer.build(config, "job", tmp_path / "job", alone(CPU)).run(events.append, lambda: None)
+    data = load_data(config.data, Path(config.model), DataOptions(max_tokens=100))
+    notes = [event.text for event in events if isinstance(event, TrainNote)]
+    assert data.counts().num_truncated > 0
+    assert notes[0] == f"{data.counts().num_truncated} of 40 samples were cut off at 100 tokens"
