@@ -28,13 +28,12 @@ from .machine import machine_facts
 from .model_folder import model_folder
 from .report import Report
 from .train_data import write_samples
-from .train_rows import GROUPS, PROMISES, WARM_UP_STEPS, ZERO, Group, Promise, TrainOptions
+from .train_rows import CARD, GROUPS, PROMISES, WARM_UP_STEPS, ZERO, Group, Promise, TrainOptions
 from .train_zero import measure_zero
 
 RATE = "tokens/s"
 OURS = "ours"
 OPERATIONS = 4  # of a frozen parameter and a token
-NO_CARD = "it is of a card, and is not measured by this benchmark on one yet"
 NO_TRL = "trl was left out: --trl-python names the Python that has it"
 
 
@@ -85,8 +84,7 @@ def run(options: TrainOptions, step: Step) -> Report:
             measure_zero(options, folder, data, into, report, step)
     for promise in PROMISES:
         if promise.name not in report.targets:
-            why = NO_CARD if promise.part == "card" else f"the part {promise.part} was left out"
-            _miss(report, promise, why)
+            _miss(report, promise, _no_card() if promise.part == CARD else f"the part {promise.part} was left out")
     report.targets = {promise.name: report.targets[promise.name] for promise in PROMISES}
     return report
 
@@ -176,6 +174,12 @@ def _report_group(group: Group, shown: Shown, report: Report) -> None:
     for name, promise in promises.items():
         peer = "trl" if "trl" in name else "trainer"
         _miss(report, promise, shown.lost.get(peer, NO_TRL))
+
+
+def _no_card() -> str:
+    import torch
+
+    return "this benchmark has no part for cards yet" if torch.cuda.is_available() else "there is no GPU here"
 
 
 def _miss(report: Report, promise: Promise, why: str) -> None:

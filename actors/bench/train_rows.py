@@ -47,6 +47,8 @@ GROUPS: Mapping[str, Group] = {
 # Beside the groups: two shards against one.
 ZERO = "zero"
 PARTS = (*GROUPS, ZERO)
+# What promises of cards are found in.
+CARD = "card"
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ PROMISES = (
     Promise("full_tokens_over_trainer", 1.4, "x", "full"),
     Promise("zero3_state_share", 0.55, "share", ZERO, at_most=True),
     Promise("zero_memory_error", 0.05, "share", ZERO, at_most=True),
-    Promise("qlora_7b_peak_gb", 5.5, "GB", "card", at_most=True),
-    Promise("qlora_7b_tokens_over_peft", 2.0, "x", "card"),
-    Promise("qlora_7b_ctx_in_8gb", 8192, "tokens", "card"),
+    Promise("qlora_7b_peak_gb", 5.5, "GB", CARD, at_most=True),
+    Promise("qlora_7b_tokens_over_peft", 2.0, "x", CARD),
+    Promise("qlora_7b_ctx_in_8gb", 8192, "tokens", CARD),
 )
 
 

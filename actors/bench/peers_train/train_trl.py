@@ -13,10 +13,10 @@ from typing import Any
 
 import peft
 import torch
-from datasets import Dataset
+from datasets import Dataset  # pyright: ignore[reportMissingImports]
 from train_transformers import Waiting
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]
 from turns import Turns, read_samples
 
 
