@@ -129,7 +129,7 @@ class Trainer:
 
     @classmethod
     def build(cls, config: TrainConfig, job: str, folder: Path, group: Group) -> Trainer:
-        """`folder`: the job's own. Raises what `build_model` and `build_data` raise, ConfigError, NoMemory."""
+        """`folder`: the job's own. Raises what `build_model` and `build_data` raise, ConfigError, NotEnoughMemory."""
         check_output(Path(config.out), folder)
         if config.compute.threads:
             torch.set_num_threads(config.compute.threads)
@@ -201,7 +201,7 @@ class Trainer:
                 sums[name] = sums.get(name, 0) + value.float()
         norm = self.sharded.finish_gradients() / self._scale.value
         asked, means = self._agree(sums, stop)
-        progress = self._take_step(plan, means, float(norm), time.perf_counter() - began)
+        progress = self._take_step(plan, means, float(norm), began)
         self.step += 1
         self._report_progress(progress)
         return asked
@@ -227,7 +227,8 @@ class Trainer:
         asked = StopShard(checkpoint=flag == 2) if flag else None
         return asked, dict(zip(names, means, strict=True))
 
-    def _take_step(self, plan: StepPlan, means: dict[str, float], norm: float, seconds: float) -> TrainProgress:
+    def _take_step(self, plan: StepPlan, means: dict[str, float], norm: float, began: float) -> TrainProgress:
+        """`began`: the clock at the step's beginning, so that what is told of its time is all of it."""
         settings = self.config.optimizer
         rate = learning_rate(settings, self.step, self.num_steps)
         loss = means.pop("loss")
@@ -252,7 +253,9 @@ class Trainer:
             loss_tokens=plan.num_loss_tokens,
             skipped=skipped,
             metrics=tuple((name, value) for name, value in means.items() if value),
-            **self._meter.step(plan, seconds, self.num_steps - self.step - 1, self.group.world_size),
+            **self._meter.step(
+                plan, time.perf_counter() - began, self.num_steps - self.step - 1, self.group.world_size
+            ),
         )
 
     def _report_progress(self, progress: TrainProgress) -> None:
