@@ -20,6 +20,7 @@ import pytest
 from callboard.runtime.processes import dying_with_us
 
 _FOLDERS = ("STATE", "DATA", "CACHE", "RUNTIME")
+_COMPILED = Path.home() / ".cache" / "callboard-test" / "native"
 _XDG = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME")
 
 
@@ -54,6 +55,11 @@ def _use_folders(base: Path, put: Callable[[str, str], None]) -> None:
         put(f"CALLBOARD_{name}_DIR", str(base / f"callboard-{name.lower()}"))
     for name in _XDG:
         put(name, str(base / name.lower()))
+    # Compiled kernels take many seconds each, in every process that a test starts; their names say what they are of.
+    _COMPILED.mkdir(parents=True, exist_ok=True)
+    cache = base / "callboard-cache"
+    cache.mkdir()
+    (cache / "native").symlink_to(_COMPILED)
 
 
 @pytest.fixture
