@@ -196,6 +196,18 @@ class Terminal:
         shown, _, self._seen = self._seen.partition(text.encode())
         return (shown + text.encode()).decode()
 
+    def interrupt_to_its_end(self) -> None:
+        """A signal that comes in the moment between readline's look for one and its wait for a key is noticed with the
+        next, as it is for people."""
+        ended = os.pidfd_open(self.pid)
+        try:
+            for _ in range(10):
+                os.kill(self.pid, signal.SIGINT)
+                if select.select([ended], [], [], 3.0)[0]:
+                    return
+        finally:
+            os.close(ended)
+
     def wait(self) -> int:
         _, status = os.waitpid(self.pid, 0)
         os.close(self._terminal)
@@ -221,7 +233,7 @@ def test_ctrl_c_stops_the_answer_and_twice_leaves_the_conversation(board: Board)
     terminal.type("\x03")
     terminal.until("leaves)")
     terminal.until("> ")
-    os.kill(terminal.pid, signal.SIGINT)
+    terminal.interrupt_to_its_end()
     assert terminal.wait() == 130
 
 
