@@ -57,9 +57,10 @@ def _use_folders(base: Path, put: Callable[[str, str], None]) -> None:
         put(name, str(base / name.lower()))
     # Compiled kernels take many seconds each, in every process that a test starts; their names say what they are of.
     _COMPILED.mkdir(parents=True, exist_ok=True)
-    cache = base / "callboard-cache"
+    cache = base.with_name(f"{base.name}-cache")  # beside, for tests look at what lies in their folder
     cache.mkdir()
     (cache / "native").symlink_to(_COMPILED)
+    put("CALLBOARD_CACHE_DIR", str(cache))
 
 
 @pytest.fixture
