@@ -6,6 +6,7 @@ the step was cut. Preferences are pairs that lie next to each other: chosen, rej
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -42,16 +43,18 @@ class Loss(Protocol):
         ...
 
 
-class NextToken:
+class _NothingToPrepare:
+    def prepare(
+        self, module: TrainableModel, plan: StepPlan, batches: list[MicroBatch], reference: Reference, reduce: Reduce
+    ) -> None:
+        """Each batch stands for itself."""
+
+
+class NextToken(_NothingToPrepare):
     """Cross-entropy of tokens with loss, each token of the step alike."""
 
     wants_reference = False
     is_pairs = False
-
-    def prepare(
-        self, module: TrainableModel, plan: StepPlan, batches: list[MicroBatch], reference: Reference, reduce: Reduce
-    ) -> None:
-        pass
 
     def part(
         self, module: TrainableModel, batch: MicroBatch, plan: StepPlan, reference: Reference
@@ -59,17 +62,12 @@ class NextToken:
         return module(batch) / max(1, plan.num_loss_tokens), {}
 
 
-class _Pairs:
+class _Pairs(_NothingToPrepare, ABC):
     wants_reference = False
     is_pairs = True
 
     def __init__(self, settings: PreferenceSettings) -> None:
         self.settings = settings
-
-    def prepare(
-        self, module: TrainableModel, plan: StepPlan, batches: list[MicroBatch], reference: Reference, reduce: Reduce
-    ) -> None:
-        pass
 
     def part(
         self, module: TrainableModel, batch: MicroBatch, plan: StepPlan, reference: Reference
@@ -89,12 +87,12 @@ class _Pairs:
         }
         return losses.sum() / plan.num_items, metrics
 
+    @abstractmethod
     def losses(
         self, logps: torch.Tensor, counts: torch.Tensor, earlier: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """logps, earlier [2 * num_pairs]: log-probabilities now and in the reference; counts: of their tokens. Returns
         losses [num_pairs], and the reward of each sequence [2 * num_pairs]."""
-        raise NotImplementedError
 
 
 class Dpo(_Pairs):
@@ -165,16 +163,11 @@ class Kto(_Pairs):
         return 1 - (gains + losses) / 2, beta * (logps - earlier)
 
 
-class Reward:
+class Reward(_NothingToPrepare):
     """Bradley and Terry's model: the score of what was chosen is above the other's."""
 
     wants_reference = False
     is_pairs = True
-
-    def prepare(
-        self, module: TrainableModel, plan: StepPlan, batches: list[MicroBatch], reference: Reference, reduce: Reduce
-    ) -> None:
-        pass
 
     def part(
         self, module: TrainableModel, batch: MicroBatch, plan: StepPlan, reference: Reference
