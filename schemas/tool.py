@@ -43,7 +43,7 @@ class ToolAnnotations(msgspec.Struct, frozen=True):
 class ToolInfo(msgspec.Struct, frozen=True):
     """One tool. `address` is the actor to ask, empty while nobody runs it. `input_schema`, `output_schema`: JSON.
 
-    `version` changes with what the tool does. `timeout` is in seconds, `concurrency` the calls that it works on at once.
+    `version` changes with what the tool does. `timeout` is in seconds; `concurrency`: calls that it works on at once.
     """
 
     name: str
@@ -83,7 +83,7 @@ class ToolResult(Message, frozen=True, tag="tool.result"):
 
 
 class CallTool(StreamRequest[ToolProgress | ToolPiece, ToolResult], frozen=True, tag="tool.call"):
-    """Call the tool that is asked. `arguments`: a JSON object. `session` keeps state between calls of a tool that has any.
+    """Call the tool that is asked. `arguments`: a JSON object. `session` names the state that a tool keeps between calls.
 
     `key` names the call: a tool's owner may use it to see that a call which comes twice is run once. Errors: `tool.*`.
     """
