@@ -83,7 +83,7 @@ class ToolResult(Message, frozen=True, tag="tool.result"):
 
 
 class CallTool(StreamRequest[ToolProgress | ToolPiece, ToolResult], frozen=True, tag="tool.call"):
-    """Call the tool that is asked. `arguments`: a JSON object. `session` names the state that a tool keeps between calls.
+    """Call the tool that is asked. `arguments`: a JSON object. `session`: state that a tool keeps between calls.
 
     `key` names the call: a tool's owner may use it to see that a call which comes twice is run once. Errors: `tool.*`.
     """
