@@ -128,10 +128,15 @@ class GrammarKind(enum.StrEnum):
 
 
 class Grammar(msgspec.Struct, frozen=True):
-    """What an answer must look like: a JSON Schema, a regular expression, a grammar in GBNF, or one of some strings."""
+    """What an answer must look like: a JSON Schema, a regular expression, a grammar in GBNF, or one of some strings.
+
+    `compact`: JSON with one space after commas and colons and none elsewhere, as models mostly saw it in training; else
+    space is free.
+    """
 
     kind: GrammarKind
     text: str = ""
+    compact: bool = False
 
 
 class Generate(StreamRequest[Token, Completion], frozen=True, kw_only=True, tag="serve.generate"):

@@ -9,15 +9,20 @@ from ..models.tokenizer import Tokenizer
 
 
 class Detokenizer:
-    """Decodes token by token. A character whose bytes are spread over tokens comes out with the last of them."""
+    """Decodes token by token. A character whose bytes are spread over tokens comes out with the last of them.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    `shown`: control tokens that come out as they are written; the others do not come out.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, shown: frozenset[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
+        self._shown = shown
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; may be empty."""
-        return self._decoder.decode(self._tokenizer.token_bytes(token_id))
+        skip_control = token_id not in self._shown
+        return self._decoder.decode(self._tokenizer.token_bytes(token_id, skip_control=skip_control))
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD for a character that was never completed."""

@@ -73,6 +73,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_draft: int = 0
     max_sessions: int = 256
     session_ttl_s: float = 300.0
+    tool_format: str = ""
 
 
 @dataclass
@@ -107,6 +108,7 @@ class Scheduler(Actor[SchedulerConfig]):
             default_max_tokens=config.default_max_tokens,
             num_draft=config.num_draft,
             cache_tokens=config.num_blocks * config.block_size,
+            tool_format=config.tool_format,
         )
         self._intake = Intake(limits, tokenizer, self._adapters)
         self._admission = Admission(config.max_running * len(config.replicas) + config.max_waiting)
