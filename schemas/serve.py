@@ -306,6 +306,86 @@ class CloseSession(Request[SessionClosed], frozen=True, tag="serve.close_session
     session: str
 
 
+class SessionInfo(msgspec.Struct, frozen=True):
+    """`num_blocks`: of keys and values that are kept for it, `expires_in_s`: unless another turn comes before."""
+
+    session: str
+    num_blocks: int
+    expires_in_s: float
+
+
+class SessionList(Message, frozen=True, tag="serve.session_list"):
+    """The conversations that are kept, the one whose last turn is longest ago first."""
+
+    sessions: tuple[SessionInfo, ...]
+
+
+class ListSessions(Request[SessionList], frozen=True, tag="serve.list_sessions"):
+    """Ask which conversations are kept."""
+
+
+class SessionPinned(Message, frozen=True, tag="serve.session_pinned"):
+    """`known`: whether there is such a session."""
+
+    known: bool
+
+
+class PinSession(Request[SessionPinned], frozen=True, tag="serve.pin_session"):
+    """Keep what a session has for `ttl_s` seconds from now (0: the engine's default)."""
+
+    session: str
+    ttl_s: float = 0.0
+
+
+class TokenIds(Message, frozen=True, tag="serve.token_ids"):
+    token_ids: tuple[int, ...]
+
+
+class Tokenize(Request[TokenIds], frozen=True, kw_only=True, tag="serve.tokenize"):
+    """Ask for the tokens of a text, or of a conversation as the model would be asked to go on with it.
+
+    `add_special`: with the tokens that the model wants around a text; of a conversation its template decides.
+    """
+
+    text: str = ""
+    messages: tuple[ChatMessage, ...] = ()
+    tools: tuple[OfferedTool, ...] = ()
+    add_special: bool = True
+
+
+class TokenText(Message, frozen=True, tag="serve.token_text"):
+    """`pieces`: the bytes of each token as they are in a text, often a part of a character; of control tokens as they
+    are written, which `text` leaves out."""
+
+    text: str
+    pieces: tuple[bytes, ...]
+
+
+class Detokenize(Request[TokenText], frozen=True, tag="serve.detokenize"):
+    """Ask for the text of tokens."""
+
+    token_ids: tuple[int, ...]
+
+
+class ModelDescription(Message, frozen=True, kw_only=True, tag="serve.model"):
+    """What an engine serves. `started`: when, in seconds since 1970. `tool_format`: how it writes tool calls."""
+
+    model: str
+    dtype: str
+    context_length: int
+    default_max_tokens: int
+    vocab_size: int
+    has_chat_template: bool
+    tool_format: str
+    eos_id: int | None
+    adapters: tuple[str, ...]
+    started: float
+
+
+class DescribeModel(Request[ModelDescription], frozen=True, tag="serve.describe"):
+    """Ask an engine or a scheduler what it serves."""
+
+
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How the tokens of one sequence are drawn, for its whole life; see `Generate`. `logprobs` -1: none.
 

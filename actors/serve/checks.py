@@ -36,8 +36,7 @@ def check_generate(request: Generate) -> None:
     _check_penalties(request)
     _check_length(request)
     _check_choices(request)
-    if not 0 <= request.session_ttl_s <= MAX_TTL_S:
-        refuse(f"session_ttl_s {request.session_ttl_s} is not between 0 and {MAX_TTL_S:.0f}")
+    check_ttl(request.session_ttl_s)
     _check_names({"session": request.session, "client": request.client, "adapter": request.adapter})
     _check_priority(request.priority)
     texts = [request.prompt, *texts_of(request.messages), *(text for tool in request.tools for text in _words(tool))]
@@ -59,6 +58,11 @@ def texts_of(messages: Sequence[ChatMessage]) -> list[str]:
 
 def _words(tool: OfferedTool) -> tuple[str, ...]:
     return tool.name, tool.description, tool.parameters
+
+
+def check_ttl(seconds: float) -> None:
+    if not 0 <= seconds <= MAX_TTL_S:
+        refuse(f"session_ttl_s {seconds} is not between 0 and {MAX_TTL_S:.0f}")
 
 
 def check_embed(request: Embed) -> None:

@@ -25,17 +25,27 @@ from ...schemas.serve import (
     Adapters,
     CloseSession,
     Completion,
+    DescribeModel,
+    Detokenize,
     Embed,
     Embeddings,
     EngineStats,
     Generate,
     GetStats,
     ListAdapters,
+    ListSessions,
     LoadAdapter,
+    ModelDescription,
+    PinSession,
     Score,
     Scores,
     SessionClosed,
+    SessionList,
+    SessionPinned,
     Token,
+    TokenIds,
+    Tokenize,
+    TokenText,
     UnloadAdapter,
 )
 from ..models.store import ModelStore
@@ -220,6 +230,26 @@ class Engine(Actor[EngineConfig]):
 
     @handler(concurrent=True)
     async def close_session(self, message: CloseSession) -> SessionClosed:
+        return await self._scheduler.ask(message)
+
+    @handler(concurrent=True)
+    async def list_sessions(self, message: ListSessions) -> SessionList:
+        return await self._scheduler.ask(message)
+
+    @handler(concurrent=True)
+    async def pin_session(self, message: PinSession) -> SessionPinned:
+        return await self._scheduler.ask(message)
+
+    @handler(concurrent=True)
+    async def tokenize(self, message: Tokenize) -> TokenIds:
+        return await self._scheduler.ask(message, timeout=math.inf)
+
+    @handler(concurrent=True)
+    async def detokenize(self, message: Detokenize) -> TokenText:
+        return await self._scheduler.ask(message)
+
+    @handler(concurrent=True)
+    async def describe(self, message: DescribeModel) -> ModelDescription:
         return await self._scheduler.ask(message)
 
     @handler(concurrent=True)

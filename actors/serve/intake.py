@@ -7,7 +7,7 @@ from functools import cached_property
 
 import msgspec
 
-from ...schemas.serve import Embed, Generate, Pooling, Sampling, Score
+from ...schemas.serve import Detokenize, Embed, Generate, Pooling, Sampling, Score, Tokenize, TokenText
 from ..models.tokenizer import Tokenizer
 from .adapter_book import AdapterBook
 from .checks import check_embed, check_generate, check_score, refuse, texts_of
@@ -148,6 +148,28 @@ class Intake:
             )
         return sequences
 
+    def tokenize(self, request: Tokenize) -> tuple[int, ...]:
+        if bool(request.text) == bool(request.messages):
+            refuse("give either a `text` or `messages` to tokenize")
+        if not request.messages:
+            if request.tools:
+                refuse("tools are offered in a conversation: give `messages`")
+            return self._encode_text(request.text, bare=not request.add_special)
+        conversation = Generate(messages=request.messages, tools=request.tools)
+        check_generate(conversation)
+        check_tools(conversation)
+        return tuple(self._encode(conversation))
+
+    def detokenize(self, request: Detokenize) -> TokenText:
+        ids = request.token_ids
+        self._check_known("token_ids", ids)
+        pieces = tuple(self.tokenizer.token_bytes(one, skip_control=False) for one in ids)
+        return TokenText(self.tokenizer.decode(ids), pieces)
+
+    @property
+    def tool_format(self) -> str:
+        return self._tools.format.name
+
     # What requests are held against
 
     def _check_target(self, request: Generate | Embed | Score) -> None:
@@ -160,14 +182,14 @@ class Intake:
             self.adapters.check(request.adapter)
 
     def _check_ids(self, request: Generate) -> None:
+        self._check_known("prompt_ids", request.prompt_ids)
+        self._check_known("logit_bias", tuple(token_id for token_id, _ in request.logit_bias))
+
+    def _check_known(self, name: str, ids: tuple[int, ...]) -> None:
         num_tokens = self.tokenizer.vocab_size
-        for name, ids in (
-            ("prompt_ids", request.prompt_ids),
-            ("logit_bias", tuple(token_id for token_id, _ in request.logit_bias)),
-        ):
-            if ids and not (min(ids) >= 0 and max(ids) < num_tokens):
-                wrong = next(token_id for token_id in ids if not 0 <= token_id < num_tokens)
-                refuse(f"{name} has the token {wrong}; the vocabulary has {num_tokens:,}, counted from 0")
+        if ids and not (min(ids) >= 0 and max(ids) < num_tokens):
+            wrong = next(token_id for token_id in ids if not 0 <= token_id < num_tokens)
+            refuse(f"{name} has the token {wrong}; the vocabulary has {num_tokens:,}, counted from 0")
 
     @staticmethod
     def _num_logprobs(request: Generate) -> int:
