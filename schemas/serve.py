@@ -92,7 +92,8 @@ class Token(Message, frozen=True, tag="serve.token"):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """One of several answers to one prompt. `likelihood`: the mean log-probability of its tokens."""
+    """One of several answers to one prompt. `likelihood`: the mean log-probability of its tokens. `stop`: the string of
+    the request's `stop` that ended it, "" for none."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -100,6 +101,7 @@ class Choice(msgspec.Struct, frozen=True):
     likelihood: float | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     tool_calls: tuple[ModelToolCall, ...] = ()
+    stop: str = ""
 
 
 class Completion(Message, frozen=True, tag="serve.completion"):

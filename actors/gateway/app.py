@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...runtime.log import log
+from .anthropic_routes import anthropic_routes
 from .errors import GatewayError, NoSuchRoute
 from .openai_routes import error_answer, openai_routes
 from .site import Site
@@ -16,7 +17,7 @@ from .site import Site
 
 def make_app(site: Site) -> ASGIApp:
     app = Starlette(
-        routes=[*openai_routes(site)],
+        routes=[*openai_routes(site), *anthropic_routes(site)],
         exception_handlers={HTTPException: _no_route, Exception: _unexpected},
     )
     return Counting(app, site)

@@ -32,10 +32,12 @@ class Detokenizer:
 class StopFinder:
     """Passes text on until one of `stops` occurs in it, wherever pieces are divided.
 
-    Text that may yet turn out to begin a stop string is held back until that is decided.
+    Text that may yet turn out to begin a stop string is held back until that is decided. `found` is the one that
+    occurred, "" before.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
+        self.found = ""
         self._stops = tuple(stops)
         self._held = ""
 
@@ -43,10 +45,13 @@ class StopFinder:
         """(text that is free to go, whether a stop string was found). The stop string and what follows are dropped."""
         if not self._stops:
             return text, False
+        if self.found:
+            return "", True
         self._held += text
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
-            passed, self._held = self._held[: min(found)], ""
+            at, self.found = min(found)
+            passed, self._held = self._held[:at], ""
             return passed, True
         keep = max(self._overlap(stop) for stop in self._stops)
         cut = len(self._held) - keep

@@ -146,6 +146,7 @@ def _choice(sequence: Sequence, with_logprobs: bool) -> Choice:
         likelihood=_likelihood(sequence),
         logprobs=tuple(sequence.logprobs) if with_logprobs else (),
         tool_calls=sequence.text.tool_calls,
+        stop=sequence.text.stop,
     )
 
 

@@ -58,6 +58,11 @@ class Text:
         return self._pieces[start] if self._num_taken - start == 1 else "".join(self._pieces[start:])
 
     @property
+    def stop(self) -> str:
+        """The stop string that ended it, "" for none."""
+        return "" if self._stop_finder is None else self._stop_finder.found
+
+    @property
     def tool_calls(self) -> tuple[ModelToolCall, ...]:
         return () if self._parser is None else tuple(self._parser.calls)
 
