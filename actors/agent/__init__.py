@@ -1,0 +1,1 @@
+"""Agents: runs as event logs, planners that decide, and the actors that carry it out."""
