@@ -6,8 +6,9 @@ The same events give the same state, whoever reads them and whenever; nothing ab
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
@@ -33,7 +34,10 @@ from ...schemas.agent_log import (
 from ...schemas.agent_parts import Outcome, RunStatus, Scope, Spent, Verdict
 from ...schemas.tool import ToolInfo
 
-O = TypeVar("O", bound=msgspec.Struct)
+Options = TypeVar("Options", bound=msgspec.Struct)
+
+# Among so many tool calls, the same one with the same result is taken for a loop when it comes too often.
+LOOP_WINDOW = 12
 
 
 class StepState(enum.Enum):
@@ -62,7 +66,8 @@ class Step:
     began_at: float = 0.0
     ended_at: float = 0.0
     answer: ToolAnswered | ModelAnswered | ModelFailed | None = None
-    verdicts: list[ApprovalGiven] = field(default_factory=list)
+    asked: ApprovalAsked | None = None
+    given: ApprovalGiven | None = None
 
     @property
     def is_open(self) -> bool:
@@ -86,7 +91,7 @@ class RunLog:
     """One run. `events` are all of them, in order; the rest is what they come to.
 
     `steps`: by id, in the order in which they began; `open_steps`: those that are not over. `approvals`: open ones by
-    id. `repeat`: how many more commands need no approval. `same`: how often a call had the result it had.
+    id. `latest`: tool, arguments and result of the last calls.
     """
 
     def __init__(self, run: str, events: Iterable[AnyEvent] = ()) -> None:
@@ -99,9 +104,8 @@ class RunLog:
         self.grants: list[Grant] = []
         self.spent = Spent(0)
         self.paused = False
-        self.repeat = 0
         self.ended: RunEnded | None = None
-        self.same: dict[tuple[str, str, str], int] = {}
+        self.latest: deque[tuple[str, str, str]] = deque(maxlen=LOOP_WINDOW)
         self.model_answers: list[ModelAnswered] = []
         self.redirects: list[Redirected] = []
         self.plans: list[Planned] = []
@@ -122,7 +126,7 @@ class RunLog:
     def last(self) -> AnyEvent:
         return self.events[-1]
 
-    def options(self, kind: type[O]) -> O:
+    def options(self, kind: type[Options]) -> Options:
         """The run's options as the planner's own type. Raises msgspec.ValidationError; checked when a run starts."""
         return _options(self.started.options, kind)
 
@@ -144,6 +148,10 @@ class RunLog:
             return RunStatus.PAUSED
         waits = self.open_steps and all(step.state is StepState.ASKED for step in self.open_steps.values())
         return RunStatus.WAITING if waits else RunStatus.RUNNING
+
+    def repeated(self) -> int:
+        """How often, of late, the last tool call was made with the same arguments and had the same result."""
+        return self.latest.count(self.latest[-1]) if self.latest else 0
 
     @property
     def children(self) -> dict[str, str]:
@@ -192,10 +200,8 @@ class RunLog:
         step = self.open_steps.get(event.step)
         if step is None:  # refused before it began
             step = self._begin(Step(event.step, event.tool, event.arguments, StepState.READY, began_at=event.at))
-        if step.state is StepState.CALLED:
-            self.spent += Spent(1, seconds=event.seconds) + event.spent
-        same = (step.tool, step.arguments, event.text)
-        self.same[same] = self.same.get(same, 0) + 1
+        self.spent += Spent(1, seconds=event.seconds) + event.spent
+        self.latest.append((step.tool, step.arguments, event.text))
         self._over(event.step, event, event.outcome, event.text, event.code)
 
     def _over(
@@ -209,7 +215,7 @@ class RunLog:
         step = self.open_steps.get(event.step)
         if step is None:
             step = self._begin(Step(event.step, event.tool, event.arguments, began_at=event.at))
-        step.state = StepState.ASKED
+        step.state, step.asked = StepState.ASKED, event
         self.approvals[event.id] = event
 
     def _given(self, event: ApprovalGiven) -> None:
@@ -217,12 +223,9 @@ class RunLog:
         step = self.open_steps.get(event.step)
         if asked is None or step is None:
             return
-        step.verdicts.append(event)
-        step.state = StepState.READY
+        step.state, step.given = StepState.READY, event
         if event.verdict is Verdict.APPROVE and event.arguments:
             step.arguments = event.arguments
-        if event.repeat:
-            self.repeat = event.repeat + 1  # the command in hand is one that follows
         if event.scope is Scope.RUN:
             self.grants.append(Grant(asked.tool, event.pattern, event.verdict))
 
@@ -262,7 +265,7 @@ _FOLDS = {
 
 
 @lru_cache(maxsize=256)
-def _options(text: str, kind: type[O]) -> O:
+def _options(text: str, kind: type[Options]) -> Options:
     return msgspec.json.decode(text, type=kind)
 
 
