@@ -16,11 +16,32 @@ class FinishReason(enum.StrEnum):
     LENGTH = "length"
 
 
+class ModelToolCall(msgspec.Struct, frozen=True):
+    """A tool call as a model makes it. `id` is the call's own, by which its answer names it; `arguments`: JSON."""
+
+    id: str
+    name: str
+    arguments: str = "{}"
+
+
+class OfferedTool(msgspec.Struct, frozen=True):
+    """A tool that a model may call. `parameters`: the JSON Schema of its arguments, as JSON."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object"}'
+
+
 class ChatMessage(msgspec.Struct, frozen=True):
-    """One turn of a conversation. `role` is what the model's chat template knows: system, user, assistant."""
+    """One turn of a conversation. `role` is what the model's chat template knows: system, user, assistant, tool.
+
+    `tool_calls`: what an assistant's turn called. `tool_call_id`: the call that a tool's turn answers.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ModelToolCall, ...] = ()
+    tool_call_id: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -78,6 +99,7 @@ class Choice(msgspec.Struct, frozen=True):
     finish_reason: FinishReason
     likelihood: float | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ModelToolCall, ...] = ()
 
 
 class Completion(Message, frozen=True, tag="serve.completion"):
@@ -93,6 +115,8 @@ class Completion(Message, frozen=True, tag="serve.completion"):
     timings: Timings
     choices: tuple[Choice, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ModelToolCall, ...] = ()
+    cost: float = 0.0
 
 
 class GrammarKind(enum.StrEnum):
@@ -168,6 +192,8 @@ class Generate(StreamRequest[Token, Completion], frozen=True, kw_only=True, tag=
     grammar: Grammar | None = None
     adapter: str = ""
     speculative: bool | None = None
+    tools: tuple[OfferedTool, ...] = ()
+    tool_choice: str = ""
 
 
 class Pooling(enum.StrEnum):

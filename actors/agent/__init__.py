@@ -1,1 +1,1 @@
-"""Agents: runs as event logs, planners that decide, and the actors that carry it out."""
+"""Agents: planners and executors over an event log, the models that they ask, and what they remember."""

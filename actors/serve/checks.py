@@ -40,9 +40,21 @@ def check_generate(request: Generate) -> None:
         refuse(f"session_ttl_s {request.session_ttl_s} is not between 0 and {MAX_TTL_S:.0f}")
     _check_names({"session": request.session, "client": request.client, "adapter": request.adapter})
     _check_priority(request.priority)
+    _check_tools(request)
     texts = [request.prompt, *(text for message in request.messages for text in (message.role, message.content))]
     grammar = [request.grammar.text] if request.grammar is not None else []
     _check_unicode((*texts, *request.stop, *grammar))
+
+
+def _check_tools(request: Generate) -> None:
+    """What a model calls is read from its text by whoever asked: templates differ in how it is written."""
+    if request.tools or request.tool_choice not in ("", "auto", "none"):
+        refuse(
+            "an engine does not read tool calls out of a model's text",
+            hint="describe the tools in the messages and give a `grammar` for the answer, or ask an `agent.upstream`",
+        )
+    if any(message.tool_calls or message.tool_call_id for message in request.messages):
+        refuse("an engine takes no `tool_calls` in messages", hint="write calls and their answers into the contents")
 
 
 def check_embed(request: Embed) -> None:
