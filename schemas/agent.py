@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 
-from .agent_log import Entry
+from .agent_log import AnyEvent, Entry
 from .agent_parts import (
     DEFAULT_BUDGET,
     AgentTool,
@@ -74,6 +74,13 @@ class AgentRun(StreamRequest[Entry, RunInfo], frozen=True, kw_only=True, tag="ag
     max_tokens: int = 512
     adapter: str = ""
     detach: bool = False
+
+
+class BeginRun(Request[RunInfo], frozen=True, tag="agent.begin"):
+    """Within `agents`: have an executor take on a run that begins with these events, unless it is there."""
+
+    run: str
+    events: tuple[AnyEvent, ...]
 
 
 class AttachRun(StreamRequest[Entry, RunInfo], frozen=True, tag="agent.attach"):

@@ -21,7 +21,7 @@ from .agent_parts import (
     Verdict,
 )
 from .base import Message
-from .serve import ChatMessage, FinishReason, Grammar, Usage
+from .serve import ChatMessage, FinishReason, Grammar, ModelToolCall, OfferedTool, Usage
 from .tool import Media, ToolInfo
 
 
@@ -34,7 +34,7 @@ class RunEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
 class RunStarted(RunEvent, frozen=True, kw_only=True, tag="started"):
     """What was asked, as in `AgentRun`. `tools`: those that the run may call, as they were then.
 
-    `parent`, `parent_step`: the run and step that this is a tool call of. `policy_recovery`: see `Recovery`.
+    `agent_tools`: those that its agents may call. `parent`, `parent_step`: the run and step that this is a call of.
     """
 
     planner: str
@@ -43,6 +43,7 @@ class RunStarted(RunEvent, frozen=True, kw_only=True, tag="started"):
     model_address: str = "engine"
     tools: tuple[ToolInfo, ...] = ()
     agents: tuple[AgentTool, ...] = ()
+    agent_tools: tuple[ToolInfo, ...] = ()
     budget: Budget = DEFAULT_BUDGET
     options: str = "{}"
     rules: tuple[PolicyRule, ...] = ()
@@ -98,11 +99,13 @@ class StepReady(RunEvent, frozen=True, kw_only=True, tag="ready"):
 
 
 class ModelCalled(RunEvent, frozen=True, kw_only=True, tag="model_called"):
-    """`digest` is of the prompt, which the planner makes again from the events before this one."""
+    """`digest` is of the prompt, which the planner makes again from the events before this one and its `notes`, so many
+    events just before it that the same decision wrote."""
 
     step: str
     purpose: str = ""
     digest: str = ""
+    notes: int = 0
 
 
 class ModelAnswered(RunEvent, frozen=True, kw_only=True, tag="model_answered"):
@@ -112,6 +115,7 @@ class ModelAnswered(RunEvent, frozen=True, kw_only=True, tag="model_answered"):
     usage: Usage = Usage(0, 0)
     seconds: float = 0.0
     cost: float = 0.0
+    tool_calls: tuple[ModelToolCall, ...] = ()
 
 
 class ModelFailed(RunEvent, frozen=True, kw_only=True, tag="model_failed"):
@@ -257,7 +261,8 @@ class Entry(Message, frozen=True, tag="agent.event"):
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a planner wants a model to answer; the run adds the model, the temperature and the seed.
 
-    `prompt` is raw text; `messages` go through the model's chat template.
+    `prompt` is raw text; `messages` go through the model's chat template. `tools`: what it may call natively. `keep`:
+    the next such request goes on from this one, so the engine keeps what it computed.
     """
 
     messages: tuple[ChatMessage, ...] = ()
@@ -266,3 +271,5 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     grammar: Grammar | None = None
     max_tokens: int = 0
     purpose: str = ""
+    tools: tuple[OfferedTool, ...] = ()
+    keep: bool = False

@@ -47,14 +47,6 @@ PASSING = (ActorStopped, Disconnected, NoSuchActor, NotReachable)
 _BUSY = {"serve.overloaded", "actor.mailbox_full", "upstream.busy"}
 
 
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """What a model's answer costs; a model actor that knows says so by its usage, else nothing."""
-
-    prompt: float = 0.0
-    completion: float = 0.0
-
-
 def cut(text: str, room: int) -> str:
     """The text, or its beginning and end around a word on what is left out."""
     if len(text) <= room:
@@ -75,6 +67,8 @@ def generate_request(request: ModelRequest, started: RunStarted, run: str) -> Ge
         stop=request.stop,
         grammar=request.grammar,
         adapter=started.adapter,
+        tools=request.tools,
+        session=run if request.keep else "",
         client=run.partition(".")[0],
     )
 
@@ -103,6 +97,8 @@ async def ask_model(
             text=cut(done.text, KEEP_ANSWER),
             finish_reason=done.finish_reason,
             usage=done.usage,
+            tool_calls=done.tool_calls,
+            cost=done.cost,
             seconds=time.monotonic() - began,
         )
 

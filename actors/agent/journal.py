@@ -1,8 +1,8 @@
 """The journal that an executor owns: what its runs write, in one event log, and the logs that they move to.
 
 Whoever opens it becomes its owner, in the next epoch; the owner before is `Fenced` from its next write, so of two that
-think the runs are theirs one goes on. Writes that wait together are one message. Records may repeat (a compaction writes
-again what it keeps), so reading goes by the numbers in them, not by their order.
+think the runs are theirs one goes on. Writes that wait together are one message. Records may repeat (a compaction
+writes again what it keeps), so reading goes by the numbers in them, not by their order.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Kept:
 
 
 class Journal:
-    """Made by `open`. `append` and `move` raise StoreError; after one, what is written must be read again: open anew."""
+    """Made by `open`. `append` and `move` raise StoreError; after one, what was written is not known: open anew."""
 
     def __init__(self, node: Node, name: str, log_: EventLog[JournalRecord]) -> None:
         self._node = node
@@ -82,6 +82,11 @@ class Journal:
                 number += 1
         return kept
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time for a compaction."""
+        return self._written >= self._compact_over
+
     async def append(self, run: str, first: int, events: Sequence[AnyEvent]) -> None:
         """Returns when they are on the disk. Those that do not fit into one message are written one after the other."""
         record = Wrote(run, first, tuple(events))
@@ -117,9 +122,7 @@ class Journal:
         return [event.value async for event in own.read()]
 
     async def compact(self, kept: Iterable[Kept], tails: Iterable[tuple[str, int, Sequence[AnyEvent]]]) -> None:
-        """If it is time, write again what still counts, and remove all before. `tails`: run, first number, events."""
-        if self._written < self._compact_over:
-            return
+        """Write again what still counts, and remove all before. `tails`: run, first number, events."""
         self._written = 0
         records = [Moved(one.info, one.approvals) for one in kept if one.info is not None]
         start = self._log.last + 1

@@ -64,8 +64,11 @@ def check_rules(rules: Sequence[PolicyRule]) -> None:
                 raise ConfigError(f"a policy knows no risk '{risk}'", hint=f"there are: {', '.join(sorted(RISKS))}")
 
 
-def decide(policy: Policy, own: Sequence[PolicyRule], tool: ToolInfo, arguments: str, node: str = "") -> Ruling:
-    """What becomes of a call. `own`: the run's rules. `arguments` in their canonical form."""
+def decide(policy: Policy, own: Sequence[PolicyRule], tool: ToolInfo, arguments: str, node: str | None = "") -> Ruling:
+    """What becomes of a call. `own`: the run's rules. `arguments` in their canonical form.
+
+    `node` None: nobody knows where the tool is; then a rule about nodes applies unless it allows.
+    """
     company = _first(policy.rules, tool, arguments, node)
     if company is not None and company.effect is not Effect.ALLOW:
         return _ruled(company, policy)
@@ -78,17 +81,23 @@ def decide(policy: Policy, own: Sequence[PolicyRule], tool: ToolInfo, arguments:
     return Ruling(policy.unknown, f"no rule speaks of {tool.name}, which is not read-only", policy.expires_s)
 
 
-def _first(rules: Sequence[PolicyRule], tool: ToolInfo, arguments: str, node: str) -> PolicyRule | None:
+def _first(rules: Sequence[PolicyRule], tool: ToolInfo, arguments: str, node: str | None) -> PolicyRule | None:
     return next((rule for rule in rules if _applies(rule, tool, arguments, node)), None)
 
 
-def _applies(rule: PolicyRule, tool: ToolInfo, arguments: str, node: str) -> bool:
+def _applies(rule: PolicyRule, tool: ToolInfo, arguments: str, node: str | None) -> bool:
     return (
         fnmatchcase(tool.name, rule.tool)
-        and fnmatchcase(node, rule.node)
+        and _on(rule, node)
         and all(_has(tool.annotations, risk) for risk in rule.risk)
         and (rule.arguments == "*" or fnmatchcase(arguments, rule.arguments))
     )
+
+
+def _on(rule: PolicyRule, node: str | None) -> bool:
+    if rule.node == "*":
+        return True
+    return rule.effect is not Effect.ALLOW if node is None else fnmatchcase(node, rule.node)
 
 
 def _has(annotations: ToolAnnotations, risk: str) -> bool:
