@@ -1,1 +1,1 @@
-"""Models behind HTTP: any endpoint that speaks the API of OpenAI or of Anthropic, as an actor that answers `Generate`."""
+"""Models behind HTTP: endpoints that speak the API of OpenAI or of Anthropic, as actors that answer `Generate`."""

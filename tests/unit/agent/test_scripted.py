@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import ClassVar
 
 import anyio
-import msgspec
 import pytest
 
 from callboard.actors.agent.script import UnexpectedCall, UnusedAnswers
 from callboard.actors.agent.scripted import Scripted, ScriptedConfig
 from callboard.runtime.errors import ConfigError, ModelError, RequestInvalid
 from callboard.runtime.node import Node
-from callboard.schemas.base import Message
 from callboard.schemas.scripted import (
     AwaitCalls,
     CallOutcome,
@@ -32,18 +29,8 @@ from callboard.schemas.serve import ChatMessage, FinishReason, Generate, ModelTo
 pytestmark = pytest.mark.anyio
 
 
-def through_the_wire(message: Message) -> Message:
-    return msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=type(message))
-
-
 class Judging(Scripted):
     predicates: ClassVar = {"short": lambda request: len(request.messages[-1].content) < 5}
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    async with Node(round_trip=through_the_wire) as node:
-        yield node
 
 
 def said(text: str, session: str = "", **more: object) -> Generate:
