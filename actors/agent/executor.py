@@ -38,7 +38,6 @@ from .expiry import Expiry, expired
 from .grants import Granted, Grants, reaches
 from .journal import Journal
 from .log import RunLog, Step
-from .media import media_in
 from .nodes import Nodes
 from .policy import Policy
 from .run import Run
@@ -108,7 +107,7 @@ class Executor(Actor[ExecutorConfig]):
             self.start_soon(self.children.start, run, step)
             return None
         session = run.log.started.session or run.id.partition(".")[0]
-        media = media_in(run.log, step.arguments)
+        media = run.log.media_in(step.arguments)
         work = ToolWork(
             step.id, step.tool, step.arguments, f"{run.id}/{step.id}", session, media, step.repeatable, seconds
         )

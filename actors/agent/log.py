@@ -32,7 +32,7 @@ from ...schemas.agent_log import (
     ToolCalled,
 )
 from ...schemas.agent_parts import Outcome, RunStatus, Scope, Spent, Verdict
-from ...schemas.tool import ToolInfo
+from ...schemas.tool import Media, ToolInfo
 
 Options = TypeVar("Options", bound=msgspec.Struct)
 
@@ -109,6 +109,7 @@ class RunLog:
         self.model_answers: list[ModelAnswered] = []
         self.redirects: list[Redirected] = []
         self.plans: list[Planned] = []
+        self.media: dict[str, Media] = {}
         for event in events:
             self.apply(event)
 
@@ -152,6 +153,10 @@ class RunLog:
     def repeated(self) -> int:
         """How often, of late, the last tool call was made with the same arguments and had the same result."""
         return self.latest.count(self.latest[-1]) if self.latest else 0
+
+    def media_in(self, arguments: str) -> tuple[Media, ...]:
+        """Images, sounds and files of earlier results whose names stand in a call's arguments; of one name the last."""
+        return tuple(media for name, media in self.media.items() if f'"{name}"' in arguments)
 
     @property
     def children(self) -> dict[str, str]:
@@ -201,6 +206,8 @@ class RunLog:
         if step is None:  # refused before it began
             step = self._begin(Step(event.step, event.tool, event.arguments, StepState.READY, began_at=event.at))
         self.spent += Spent(1, seconds=event.seconds) + event.spent
+        if event.media:
+            self.media |= {media.name: media for media in event.media}
         self.latest.append((step.tool, step.arguments, event.text))
         self._over(event.step, event, event.outcome, event.text, event.code)
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from callboard.actors.agent.executor import Executor
 from callboard.actors.agent.log import RunLog
 from callboard.actors.agent.planner import Ask, Call, Decision, Finish, ModelCall, Planner, ToolCalls
+from callboard.actors.agent.run import Run
 from callboard.actors.agent.runs import Runs, RunsConfig
+from callboard.actors.agent.scripted import Scripted, ScriptedConfig
 from callboard.runtime.actor import Actor, handler
 from callboard.runtime.bus import BusOptions
 from callboard.runtime.errors import CallboardError
@@ -24,6 +27,7 @@ from callboard.runtime.node import Node
 from callboard.runtime.supervision import Restart
 from callboard.schemas.agent import AgentRun, RunInfo
 from callboard.schemas.agent_log import AnyEvent, ModelRequest, Thought
+from callboard.schemas.scripted import ScriptedAnswer
 from callboard.schemas.serve import ChatMessage
 from callboard.schemas.tool import (
     CallTool,
@@ -112,7 +116,8 @@ class OneTool(Actor[OneToolConfig]):
             await asyncio.Event().wait()
         if name == "die":
             os.kill(os.getpid(), 9)
-        if name in ("add", "put", "wipe", "wait"):
+        known = name == "put" and any(f" {message.key} " in line for line in lines(Path(self.config.witness)))
+        if name in ("add", "put", "wipe", "wait") and not known:
             self._witness(f"{name} {message.key} {message.arguments}")
         if name == "wait":
             await OneTool.gate.wait()
@@ -160,6 +165,24 @@ class Player(Planner):
         return ToolCalls(tuple(calls))
 
 
+class DyingExecutor(Executor):
+    """The executor in a process that kills itself once, as `kill -9` would, at a chosen write."""
+
+    writes = 0
+
+    async def write(self, run: Run, first: int, events: Sequence[AnyEvent]) -> None:
+        number, after, flag = os.environ["DIE_AT"].split(",")
+        self.writes += 1
+        dies = self.writes == int(number) and not Path(flag).exists()
+        if dies and after != "after":
+            Path(flag).touch()
+            os.kill(os.getpid(), 9)
+        await super().write(run, first, events)
+        if dies:
+            Path(flag).touch()
+            os.kill(os.getpid(), 9)
+
+
 class Asker(Planner):
     def decide(self, log: RunLog) -> Decision:
         return Finish(log.results()[-1].text) if log.results() else Ask("your name?")
@@ -177,6 +200,8 @@ async def company(url: str, witness: Path, policy: str = "") -> AsyncIterator[No
     """A node with the tools and the actor `agents`."""
     async with Node(bus=BusOptions(url), allow=(MODULE,)) as node:
         await node.spawn(Tools, Shown(str(witness)), name="tools")
+        script = (ScriptedAnswer(text="go on", times=0),)
+        await node.spawn(Scripted, ScriptedConfig(answers=script), name="engine")
         await node.spawn(Runs, RunsConfig(policy=policy), name="agents", restart=Restart.PERMANENT)
         yield node
 
@@ -190,6 +215,15 @@ async def events_of(node: Node, run: str) -> list[AnyEvent]:
 
     async with node.actor("agents").stream(AttachRun(run, 0, follow=False)) as entries:
         return [entry.event async for entry in entries]
+
+
+def plain(events: Sequence[AnyEvent], run: str) -> list[Any]:
+    """What events say, without times and without the run's id."""
+    said = msgspec.json.encode(events).decode().replace(run, "RUN")
+    return [
+        {name: value for name, value in event.items() if name not in ("at", "seconds", "expires_at")}
+        for event in msgspec.json.decode(said)
+    ]
 
 
 def lines(path: Path) -> list[str]:
