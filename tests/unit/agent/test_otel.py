@@ -59,9 +59,7 @@ KNOWN = {
 EVENTS: tuple[AnyEvent, ...] = (
     RunStarted(at=100.0, planner="react", task="the secret task", model="m", seed=0, session="s"),
     ModelCalled(at=100.5, step="m1"),
-    ModelAnswered(
-        at=102.0, step="m1", text="I look", usage=Usage(10, 5, 4), cost=0.25, finish_reason=FinishReason.STOP
-    ),
+    ModelAnswered(at=102.0, step="m1", text="I look", usage=Usage(10, 5, 4), cost=0.25),
     ApprovalAsked(at=102.5, id="a1", step="t2", kind=ApprovalKind.TOOL, tool="files.read", arguments="{}"),
     ApprovalGiven(at=110.0, id="a1", step="t2", verdict=Verdict.APPROVE, by="ann"),
     ToolCalled(at=110.5, step="t2", tool="files.read", arguments='{"path": "x"}', child="r1.t2"),
