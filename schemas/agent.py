@@ -49,12 +49,12 @@ class RunInfo(Message, frozen=True, kw_only=True, tag="agent.info"):
 class AgentRun(StreamRequest[Entry, RunInfo], frozen=True, kw_only=True, tag="agent.run"):
     """Start a run, and hear its events until it ends. The run goes on when nobody listens.
 
-    `planner`: `react`, `rewoo`, `autogpt`, `sequence`, `team`, or one of another package. `model`: the name that goes
-    into `Generate`, `model_address` the actor that answers it. `tools`: names, as the directory `tools` knows them (a
-    name may end in `*`). `agents`: runs that this one may start as tools. `options`: what the planner takes, a JSON
-    object. `rules`: looked at after the company's own policy has let a call be. `key`: the same request with the same
-    key is the same run. `session`: what tools keep state under, and what memory and grants are shared by. `memory`:
-    the actor that keeps the long-term memory, "" for none. `detach`: answer at once.
+    `planner`: `react`, `rewoo`, `autogpt`, `sequence`, `supervisor`, `debate`, or one of another package. `model`:
+    the name that goes into `Generate`, `model_address` the actor that answers it. `tools`: names, as the directory
+    `tools` knows them (a name may end in `*`), and `ask_human`. `agents`: runs that this one may start as tools.
+    `options`: what the planner takes, a JSON object. `rules`: looked at after the company's own policy has let a call
+    be. `key`: the same request with the same key is the same run. `session`: what tools keep state under, and memory
+    is shared by. `memory`: the actor that keeps it, "" for none. `detach`: answer at once.
     """
 
     planner: str

@@ -14,6 +14,7 @@ from .calls import MAX_ARGUMENTS, pattern_of
 from .errors import ApprovalAnswered, ApprovalExpired, NoSuchApproval, RunOver
 from .log import RunLog
 
+MAX_TEXT = 50_000
 GIVEN = (Verdict.APPROVE, Verdict.DENY, Verdict.FEEDBACK)
 
 
@@ -23,6 +24,8 @@ def check_answer(message: AnswerApproval) -> None:
         raise UsageError(f"'{message.verdict.value}' is no answer that a person gives")
     if message.verdict is Verdict.FEEDBACK and not message.text:
         raise UsageError("feedback without a text says nothing")
+    if len(message.text) > MAX_TEXT:
+        raise UsageError(f"an answer has {MAX_TEXT} characters at most")
     if message.arguments:
         if message.verdict is not Verdict.APPROVE:
             raise UsageError("arguments go with an approval")

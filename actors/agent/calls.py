@@ -26,11 +26,12 @@ ASK_HUMAN = "ask_human"
 REMEMBER = "remember"
 RECALL = "recall"
 # Of a call's arguments; what is longer is refused, and the model is told.
-MAX_ARGUMENTS = 256_000
+MAX_ARGUMENTS = 200_000
+MAX_SHOWN_TEXT = 8_000
 SHOWN_ARGUMENTS = 2_000
 
 _SAFE = ToolAnnotations(read_only=True, destructive=False, idempotent=True, open_world=False)
-_OWN = {
+OWN = {
     ASK_HUMAN: ToolInfo(
         ASK_HUMAN,
         "Ask the person who started this a question, and get the answer.",
@@ -57,10 +58,10 @@ _STEP_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def all_tools(log: RunLog) -> dict[str, ToolInfo]:
-    """What a run may call, by name: its tools, its agents, and those that every run has."""
-    found = {ASK_HUMAN: _OWN[ASK_HUMAN]}
+    """What a run may call, by name: its tools, its agents, and its memory."""
+    found: dict[str, ToolInfo] = {}
     if log.started.memory:
-        found |= {name: _OWN[name] for name in (REMEMBER, RECALL)}
+        found |= {name: OWN[name] for name in (REMEMBER, RECALL)}
     found |= {tool.name: tool for tool in log.tools}
     found |= {agent.name: _agent_info(agent) for agent in log.started.agents}
     return found
@@ -87,7 +88,7 @@ class Ask:
 async def settle(log: RunLog, call: Call, id_: str, policy: Policy, ask: Ask, now: float) -> list[AnyEvent]:
     """The events that a call begins with: one of ToolCalled, ApprovalAsked, ToolAnswered."""
     if len(call.arguments) > MAX_ARGUMENTS:
-        words = f"the arguments have {len(call.arguments)} characters; {MAX_ARGUMENTS} at most are taken"
+        words = f"the arguments are too long: {MAX_ARGUMENTS} characters at most are taken"
         short = call.arguments[:SHOWN_ARGUMENTS]
         return [_refused(id_, call.tool, short, "agent.arguments_too_large", words, now)]
     tools = all_tools(log)
@@ -100,7 +101,7 @@ async def settle(log: RunLog, call: Call, id_: str, policy: Policy, ask: Ask, no
         return [_refused(id_, call.tool, call.arguments, "agent.bad_arguments", words, now)]
     if call.tool == ASK_HUMAN:
         return [question(log, id_, question_in(call.arguments), policy, now)]
-    if call.tool not in _OWN and not _agent(log, call.tool):
+    if call.tool not in OWN and not _agent(log, call.tool):
         info = await ask.info(call.tool)
     ruling = await rule(log, info, call.arguments, policy, ask)
     if ruling.effect is Effect.DENY:
@@ -117,7 +118,7 @@ async def settle(log: RunLog, call: Call, id_: str, policy: Policy, ask: Ask, no
                 tool=call.tool,
                 arguments=call.arguments,
                 address=info.address,
-                text=call.text,
+                text=call.text[:MAX_SHOWN_TEXT],
                 why=ruling.why if ruling.effect is Effect.ASK else "the planner asks before each command",
                 expires_at=now + ruling.expires_s,
             )
@@ -156,7 +157,7 @@ async def after_answer(log: RunLog, step: Step, policy: Policy, ask: Ask, now: f
     if not approved:
         return [_unanswered(step.id, given.verdict, given.text, now)]
     info = all_tools(log)[asked.tool]
-    if asked.tool not in _OWN and not _agent(log, asked.tool):
+    if asked.tool not in OWN and not _agent(log, asked.tool):
         info = await ask.info(asked.tool)
     if given.arguments:
         ruling = await rule(log, info, given.arguments, policy, ask)

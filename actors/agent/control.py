@@ -9,6 +9,7 @@ from ...runtime.errors import UsageError
 from ...schemas.agent import Control, ControlRun
 from ...schemas.agent_log import AnyEvent, Paused, Redirected, Resumed
 from ...schemas.agent_parts import RunStatus
+from .answering import MAX_TEXT
 from .errors import RunOver
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ def control(run: Run, message: ControlRun) -> Sequence[AnyEvent]:
         if message.what is Control.CANCEL and log.ended.status is RunStatus.CANCELLED:
             return ()
         raise RunOver(f"the run {log.run} has ended: {log.ended.status.value}")
+    if len(message.text) > MAX_TEXT:
+        raise UsageError(f"a redirect has {MAX_TEXT} characters at most")
     match message.what:
         case Control.PAUSE:
             return () if log.paused else (Paused(by=message.by),)

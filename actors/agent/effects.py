@@ -23,14 +23,16 @@ from ...runtime.node import Node
 from ...schemas.agent import Recall, Remember
 from ...schemas.agent_log import ModelAnswered, ModelFailed, ModelRequest, RunStarted, ToolAnswered
 from ...schemas.agent_parts import Outcome
-from ...schemas.serve import Generate
+from ...schemas.serve import Generate, ModelToolCall
 from ...schemas.tool import CallTool, Media, OpenTool, ToolInfo
 
 DIRECTORY = "tools"
 # Of a tool's answer a run keeps so many characters, and of its JSON so many; of a model's so many.
 KEEP_TEXT = 32_000
 KEEP_VALUE = 64_000
-KEEP_ANSWER = 256_000
+KEEP_ANSWER = 200_000
+KEEP_CALLS = 64
+KEEP_MEDIA = 8
 # A replica that was killed is back within this; a model that is not makes the run fail.
 MODEL_PATIENCE_S = 60.0
 MODEL_TIMEOUT_S = 600.0
@@ -97,10 +99,20 @@ async def ask_model(
             text=cut(done.text, KEEP_ANSWER),
             finish_reason=done.finish_reason,
             usage=done.usage,
-            tool_calls=done.tool_calls,
+            tool_calls=_kept_calls(done.tool_calls),
             cost=done.cost,
             seconds=time.monotonic() - began,
         )
+
+
+def _kept_calls(calls: tuple[ModelToolCall, ...]) -> tuple[ModelToolCall, ...]:
+    """As many and as long as a run can keep; arguments that are cut are refused when they are to be used."""
+    calls = calls[:KEEP_CALLS]
+    room = max(KEEP_ANSWER // max(len(calls), 1), 1000) + 1
+    return tuple(
+        call if len(call.arguments) <= room else msgspec.structs.replace(call, arguments=call.arguments[:room])
+        for call in calls
+    )
 
 
 class Tools:
@@ -171,7 +183,7 @@ async def call_tool(node: Node, tools: Tools, work: ToolWork) -> ToolAnswered:
             outcome=Outcome.OK,
             text=cut(result.text, KEEP_TEXT),
             value=result.value if len(result.value) <= KEEP_VALUE else "",
-            media=result.media,
+            media=result.media[:KEEP_MEDIA],
             seconds=time.monotonic() - began,
         )
 

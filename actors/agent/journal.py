@@ -93,12 +93,16 @@ class Journal:
         size = len(_encode(record))
         if size <= self._log.room:
             await self._log.append(record)
-        elif len(events) == 1:
-            raise NoRoomInRun(f"an event of {size} bytes is over the limit of {self._log.room}")
         else:
-            for number, event in enumerate(events, first):
-                await self.append(run, number, (event,))
+            await self._append_apart([Wrote(run, number, (event,)) for number, event in enumerate(events, first)])
         self._written += size
+
+    async def _append_apart(self, records: Sequence[Wrote]) -> None:
+        largest = max(len(_encode(record)) for record in records)
+        if largest > self._log.room:
+            raise NoRoomInRun(f"an event of {largest} bytes is over the limit of {self._log.room} for one message")
+        for record in records:
+            await self._log.append(record)
 
     async def move(self, info: RunInfo, approvals: Sequence[Approval], tail: Sequence[AnyEvent]) -> None:
         """Put `tail`, the last events of a run, into its own log, and say so.

@@ -38,6 +38,7 @@ from .budget import over_budget, seconds_left
 from .calls import Ask, after_answer, is_step_id, question, settle
 from .digest import digest
 from .effects import interrupted
+from .errors import NoRoomInRun
 from .log import RunLog, Step, StepState
 from .planner import Ask as AskPerson
 from .planner import Call, Decision, Finish, GiveUp, ModelCall, Planner, ToolCalls, Wait
@@ -132,7 +133,11 @@ class Run:
                 new = self.log.events[self.durable :]
                 self._begin(repeatable=True)
                 if new:
-                    await self.host.write(self, self.durable + 1, new)
+                    try:
+                        await self.host.write(self, self.durable + 1, new)
+                    except NoRoomInRun as error:
+                        self._give_up(error)
+                        continue
                     self.durable += len(new)
                 self._begin(repeatable=False)
                 for said in waiting:
@@ -152,6 +157,13 @@ class Run:
         finally:
             self._pump = None
             self.host.settled(self)
+
+    def _give_up(self, error: NoRoomInRun) -> None:
+        """What was decided last can be written nowhere: it has not happened, and the run ends."""
+        self._cancel_effects()
+        self._starting.clear()
+        self.log = RunLog(self.id, self.log.events[: self.durable])
+        self._end(RunStatus.FAILED, why=str(error), code=error.code)
 
     def _fail(self, waiting: Sequence[Said], error: BaseException) -> None:
         for said in (*waiting, *(one for one in self._inputs if isinstance(one, Said))):

@@ -39,6 +39,7 @@ from ...schemas.agent import (
 )
 from ...schemas.agent_log import AnyEvent, Entry, RunStarted
 from ...schemas.tool import ListTools, ToolInfo
+from .calls import ASK_HUMAN, OWN
 from .children import matching
 from .effects import DIRECTORY
 from .errors import NoSuchApproval, NoSuchRun, RunInvalid
@@ -136,7 +137,10 @@ class Runs(Actor[RunsConfig]):
     async def _known_tools(self, names: Sequence[str]) -> Sequence[ToolInfo]:
         if not names:
             return ()
-        listed = (await self.actor(DIRECTORY).ask(ListTools())).tools
+        own = (OWN[ASK_HUMAN],) if ASK_HUMAN in names else ()
+        if all(name == ASK_HUMAN for name in names):
+            return own
+        listed = ((await self.actor(DIRECTORY).ask(ListTools())).tools) + own
         for name in names:
             if not name.endswith("*") and all(tool.name != name for tool in listed):
                 guess = did_you_mean(name, [tool.name for tool in listed])

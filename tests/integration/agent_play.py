@@ -191,7 +191,7 @@ class Asker(Planner):
 def play(*steps: str, **fields: Any) -> AgentRun:
     """A run of `Player`."""
     options = Steps(steps, **{name: fields.pop(name) for name in ("model", "ask", "arguments") if name in fields})
-    fields = {"tools": ("*",), "detach": True, **fields}
+    fields = {"tools": ("*", "ask_human"), "detach": True, **fields}
     return AgentRun(planner=f"{MODULE}:Player", task="play", options=msgspec.json.encode(options).decode(), **fields)
 
 
