@@ -37,13 +37,15 @@ TOOLS = {
 }
 
 SEARCH_S = 0.4
-# A result is about as long as a snippet that a search engine shows.
+# A result is about as long as a snippet that a search engine shows, however long the question was.
 FOUND_WORDS = 20
+SUBJECT_CHARACTERS = 18
 
 
 def found(query: str) -> str:
     """What the search finds: always the same for the same words."""
-    return f"About {query}: " + " ".join(f"{query}-{number}" for number in range(FOUND_WORDS))
+    subject = query[:SUBJECT_CHARACTERS]
+    return f"About {subject}: " + " ".join(f"{subject}-{number}" for number in range(FOUND_WORDS))
 
 
 class Tools(Actor[NoConfig]):
