@@ -59,9 +59,9 @@ def run(loop: str, sizes: Sizes, step: Callable[[str], None]) -> Report:
     report = Report("agents", facts)
     with synced_server() as url, asyncio.Runner(loop_factory=new_event_loop(loop)) as runner:
         figures = runner.run(_steps(url, sizes, step))
-        for name, samples in figures.items():
-            report.add(name, samples, UNITS[name])
-        over_floor = [floor / ours for floor, ours in zip(figures["publish.raw"], figures["steps.ours"], strict=True)]
+        for name, unit in UNITS.items():
+            report.add(name, figures[name], unit)
+        over_floor = figures["step_over_synced_publish"]
         report.add_target("step_over_synced_publish", 2, RATIO, over_floor, at_most=True)
         runner.run(agents_plans.measure(report, url, sizes.plan_rounds, step))
     with synced_server() as url:
@@ -112,13 +112,14 @@ async def _steps(url: str, sizes: Sizes, step: Callable[[str], None]) -> dict[st
         note("bytes_per_step", size)
         for number in range(sizes.rounds):
             step(f"one run alone, round {number + 1} of {sizes.rounds}")
-            # Short turns, so that what the machine does meanwhile touches both alike.
-            alone = raw = 0.0
+            # Short turns, and a ratio in each, so that what the machine does meanwhile touches both alike.
+            turn = sizes.steps // TURNS
             for _ in range(TURNS):
-                alone += await _timed_crowd(agents, 1, sizes.steps // TURNS)
-                raw += sizes.steps // TURNS / await floor.rate(sizes.steps // TURNS, size)
-            note("steps.ours", sizes.steps // TURNS * TURNS / alone)
-            note("publish.raw", sizes.steps // TURNS * TURNS / raw)
+                rate = await floor.rate(turn, size)
+                alone = turn / await _timed_crowd(agents, 1, turn)
+                note("publish.raw", rate)
+                note("steps.ours", alone)
+                note("step_over_synced_publish", rate / alone)
             step(f"{sizes.crowd} runs at once, round {number + 1} of {sizes.rounds}")
             seconds = await _timed_crowd(agents, sizes.crowd, sizes.steps_of_each)
             note("concurrent_steps.ours", sizes.crowd * sizes.steps_of_each / seconds)
