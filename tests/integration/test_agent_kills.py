@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
 import pytest
-from agent_play import MODULE, company, events_of, lines, plain, play, until_over
+from agent_play import MODULE, company, lines, plain
 from own_server import OwnServer
 
 from callboard.actors.agent.executor import Executor, ExecutorConfig
-from callboard.actors.agent.policy import Policy
 from callboard.actors.agent.run import Run
-from callboard.actors.agent.runs import RunsConfig
-from callboard.runtime.bus import BusOptions
 from callboard.runtime.errors import ActorStopped, CallboardError, Fenced, StoreError
 from callboard.runtime.node import Node
-from callboard.runtime.placement import Process
 from callboard.runtime.supervision import Restart
-from callboard.schemas.agent import AttachRun, BeginRun, GetRun
+from callboard.schemas.agent import AttachRun, BeginRun
 from callboard.schemas.agent_log import AnyEvent, RunStarted, ToolAnswered
-from callboard.schemas.agent_parts import Effect, Outcome, PolicyRule, Recovery, RunStatus
+from callboard.schemas.agent_parts import Effect, Outcome, PolicyRule
 from callboard.schemas.tool import ToolInfo
 
 pytestmark = pytest.mark.anyio
@@ -104,7 +98,12 @@ async def test_a_second_owner_goes_on_from_every_write_and_the_first_is_fenced(
     for number in range(1, num_writes + 1):
         witness = tmp_path / f"witness-{number}"
         async with company(server.url, witness) as node:
-            Frozen.at, Frozen.reached, Frozen.go, Frozen.fenced = (number, after), asyncio.Event(), asyncio.Event(), None
+            Frozen.at, Frozen.reached, Frozen.go, Frozen.fenced = (
+                (number, after),
+                asyncio.Event(),
+                asyncio.Event(),
+                None,
+            )
             journal = f"journal-{after}-{number}"
             first = await node.spawn(Frozen, ExecutorConfig(journal), name="first", restart=Restart.TEMPORARY)
             asking = asyncio.ensure_future(first.ask(BeginRun("0-run", (_started(*STEPS),))))
