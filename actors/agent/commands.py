@@ -51,8 +51,16 @@ def _configure_run(parser: ArgumentParser) -> None:
     other.add_argument("--resume", metavar="ID")
     other.add_argument("--cancel", metavar="ID")
     other.add_argument("--redirect", nargs=2, metavar=("ID", "TEXT"), help="say what is wanted now")
-    parser.add_argument("--full", action="store_true", help="with --show: prompts and results to their end")
-    parser.add_argument("--otel", action="store_true", help="with --show: send it as OpenTelemetry spans")
+    parser.add_argument(
+        "--full", action="store_true", help="with --show: prompts and results to their end, with --otel too"
+    )
+    parser.add_argument(
+        "--otel",
+        nargs="?",
+        const="",
+        metavar="ENDPOINT",
+        help="with --show: send it as OpenTelemetry spans (default: OTEL_EXPORTER_OTLP_ENDPOINT, or this machine)",
+    )
     add_json_option(parser)
     add_bus_options(parser)
 

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from ... import __version__
 from ...runtime.errors import ConfigError, MissingExtra
 from ...runtime.refs import Ref
 from ...schemas.agent import AttachRun
@@ -20,6 +21,8 @@ TIMEOUT_S = 30.0
 BATCH = 512
 # OpenTelemetry's own variable: `name=value,name=value`, values percent-encoded.
 HEADERS_VARIABLE = "OTEL_EXPORTER_OTLP_HEADERS"
+ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
+USUAL_ENDPOINT = "http://localhost:4318"
 
 
 class ExportFailed(AgentError):
@@ -30,22 +33,23 @@ class ExportFailed(AgentError):
 async def export_run(
     agents: Ref,
     run: str,
-    endpoint: str,
+    endpoint: str = "",
     *,
     content: bool = False,
     headers: Mapping[str, str] | None = None,
-    version: str = "",
+    version: str = __version__,
 ) -> int:
-    """Send a run, and all that it started, to `endpoint`. Returns the number of spans.
+    """Send a run, and all that it started, to a collector. Returns the number of spans.
 
-    `agents`: the actor that knows the runs. `headers`: default from OTEL_EXPORTER_OTLP_HEADERS. Raises NoSuchRun,
+    `agents`: the actor that knows the runs. `endpoint`: default from OTEL_EXPORTER_OTLP_ENDPOINT, or this machine's
+    port 4318. `content`: with what was said. `headers`: default from OTEL_EXPORTER_OTLP_HEADERS. Raises NoSuchRun,
     ExportFailed, ConfigError.
     """
     try:
         import httpx2
     except ImportError as error:
         raise MissingExtra.of("otel", "the export of traces") from error
-    url = traces_url(endpoint)
+    url = traces_url(endpoint or os.environ.get(ENDPOINT_VARIABLE, "") or USUAL_ENDPOINT)
     sent = {"content-type": "application/json", **(headers_of(os.environ) if headers is None else headers)}
     spans = [
         span async for one, events in _with_children(agents, run) for span in spans_of(one, events, content=content)

@@ -78,7 +78,8 @@ def _check_grammar(grammar: Grammar, api: Api) -> None:
     if grammar.kind not in able:
         refuse(
             f"the API '{api}' cannot hold an answer to a grammar of the kind '{grammar.kind}'",
-            hint=f"it can: {', '.join(sorted(able))}; an engine of ours can all",
+            hint=f"it can: {', '.join(sorted(able))}; an engine of ours can all. Agents ask for none with "
+            "`--option native=true` or `--option constrained=false`",
         )
     if grammar.kind is GrammarKind.JSON_SCHEMA:
         parsed(grammar.text, "the grammar's schema")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import email.utils
 import time
+from itertools import pairwise
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from callboard.actors.agent.upstream import rate
 from callboard.actors.agent.upstream.answers import ToolNames
 from callboard.actors.agent.upstream.config import UpstreamConfig
 from callboard.actors.agent.upstream.errors import UpstreamAuth, UpstreamDown, UpstreamGarbled, UpstreamLimited
@@ -82,6 +85,25 @@ def test_pace_waits_for_the_strictest_of_its_limits() -> None:
     assert pace.delay(60) == 0
     pace.pause(7)
     assert pace.delay(60) == 7
+
+
+@pytest.mark.anyio
+async def test_those_who_wait_for_the_window_come_in_the_order_of_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate, "WINDOW_S", 0.15)
+    pace = Pace(1, 0)
+    order: list[int] = []
+    times: list[float] = []
+
+    async def take(number: int) -> None:
+        await pace.take(1)
+        order.append(number)
+        times.append(time.monotonic())
+
+    async with anyio.create_task_group() as group:
+        for number in range(4):
+            group.start_soon(take, number)
+    assert order == [0, 1, 2, 3]
+    assert all(later - earlier >= 0.149 for earlier, later in pairwise(times))
 
 
 @pytest.mark.parametrize(
