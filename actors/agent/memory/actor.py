@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -12,7 +13,7 @@ import anyio.to_thread
 import msgspec
 
 from ....runtime.actor import Actor, handler
-from ....runtime.errors import CallboardError, RequestInvalid
+from ....runtime.errors import CallboardError, MissingExtra, RequestInvalid
 from ....runtime.folders import Paths
 from ....runtime.log import log
 from ....schemas.agent import Forget, Forgotten, Memories, Recall, Remember, Remembered
@@ -53,6 +54,8 @@ class Memory(Actor[MemoryConfig]):
     """
 
     async def started(self) -> None:
+        if self.config.embedder and importlib.util.find_spec("numpy") is None:
+            raise MissingExtra.of("serve", "finding notes by their meaning")
         self._notes = await anyio.to_thread.run_sync(Notes, self._place())
         self._turn = anyio.Lock()
         self._waiting: list[tuple[Remember, asyncio.Future[Remembered]]] = []

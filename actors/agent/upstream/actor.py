@@ -133,7 +133,7 @@ class Upstream(Actor[UpstreamConfig]):
                 wait = None if handed_on else wait_before_retry(self.config, error, attempt)
                 if wait is None:
                     raise
-                log.info("%s: %s; asking again in %.1f s", self.address, error, wait)
+                log.warning("%s: %s; asking again in %.1f s", self.address, error, wait)
                 if isinstance(error, UpstreamLimited) and error.retry_after is not None:
                     self._pace.pause(wait)  # for the others too
             self._retries += 1

@@ -1,4 +1,5 @@
-"""A real HTTP server that speaks OpenAI's and Anthropic's streaming APIs, and every fault of a bad day.
+"""A real HTTP server that speaks OpenAI's and Anthropic's streaming APIs, and every fault of a bad day; it takes traces
+too.
 
 A test says, in order, how requests are answered; what came is kept.
 """
@@ -118,6 +119,7 @@ def serving() -> Iterator[Server]:
         routes=[
             Route("/v1/chat/completions", server.answer, methods=["POST"]),
             Route("/v1/messages", server.answer, methods=["POST"]),
+            Route("/v1/traces", server.answer, methods=["POST"]),
         ]
     )
     config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
