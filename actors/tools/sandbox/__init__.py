@@ -10,13 +10,21 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .config import Limits, SandboxConfig
-    from .errors import SandboxError, SandboxKilled, SandboxLacks, SnapshotRefused
-    from .parts import Kernel, Part
-    from .probe import probe
-    from .results import GuestError, OutFile, RunResult, Usage
-    from .sandbox import Sandbox
-    from .snapshot import SessionSnapshot
+    from .config import Limits as Limits
+    from .config import SandboxConfig as SandboxConfig
+    from .errors import SandboxError as SandboxError
+    from .errors import SandboxKilled as SandboxKilled
+    from .errors import SandboxLacks as SandboxLacks
+    from .errors import SnapshotRefused as SnapshotRefused
+    from .parts import Kernel as Kernel
+    from .parts import Part as Part
+    from .probe import probe as probe
+    from .results import GuestError as GuestError
+    from .results import OutFile as OutFile
+    from .results import RunResult as RunResult
+    from .results import Usage as Usage
+    from .sandbox import Sandbox as Sandbox
+    from .snapshot import SessionSnapshot as SessionSnapshot
 
 # Loaded when they are first asked for: the process that forks sandboxes imports this package too, and must stay small.
 _PLACES = {
@@ -36,8 +44,6 @@ _PLACES = {
     "Usage": "results",
     "probe": "probe",
 }
-
-__all__ = [*_PLACES]
 
 
 def __getattr__(name: str) -> object:

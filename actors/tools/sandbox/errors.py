@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ....runtime.errors import CallboardError
+from ..errors import ToolError
 from .parts import WHAT_FOR, Kernel, Part
 
 
-class SandboxError(CallboardError):
+class SandboxError(ToolError):
     code = "tool.sandbox"
 
 
@@ -34,7 +34,7 @@ class SandboxLacks(SandboxError):
             names = ", ".join(f'"{part}"' for part in lacking)
             error = cls(
                 f"the sandbox lacks what holds code in: {listed}",
-                hint=f"have them switched on, or accept less: accept = [{names}] (docs/sandbox.md says what that means)",
+                hint=f"have them switched on, or accept less: accept = [{names}] (docs/sandbox.md tells the cost)",
             )
         error.parts = lacking
         return error

@@ -1,4 +1,4 @@
-"""The host's hold of one sandbox: a conversation with its guest, whom it does not trust, and its warden, whom it does."""
+"""The host's hold of one sandbox: it speaks with its guest, whom it does not trust, and its warden, whom it does."""
 
 from __future__ import annotations
 
@@ -185,6 +185,7 @@ class Guest:
         self._calls += 1
         outputs = [Output(descriptor, self._limits.output_bytes) for descriptor in self._streams]
         answers: list[Answer] = []
+        event = Event("killed", reason="host")
         try:
             await self._warden.send({"do": "start", "bounds": bounds})
             await self._guest.send({"call": self._calls, **order})

@@ -148,7 +148,7 @@ def _do(session: Session, order: dict[str, Any]) -> dict[str, Any]:
 
 def _open_streams() -> None:
     """Fresh ones on this process's own descriptors; what cannot be encoded is escaped, never an error."""
-    sys.stdin = open(0, encoding="utf-8", closefd=False)
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8")
     for number, name in ((1, "stdout"), (2, "stderr")):
         raw = io.FileIO(number, "w", closefd=False)
         stream = io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)

@@ -43,7 +43,7 @@ def folders() -> list[str]:
 def _shared_libraries(folder: str) -> list[str]:
     """libpython, which lies beside the standard library and is not part of it."""
     name = sysconfig.get_config_var("INSTSONAME")
-    return [os.path.join(folder, name)] if name and name.endswith((".so", ".so.1.0")) or name and ".so." in name else []
+    return [os.path.join(folder, name)] if name and ".so" in name else []
 
 
 def _programs() -> list[str]:

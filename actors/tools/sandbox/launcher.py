@@ -29,14 +29,14 @@ class Zygote:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (until `close`)
         self._count = 0
 
     async def start(self) -> None:
         """Start it. It is not waited for: what is ordered meanwhile waits for it."""
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-I", "-X", "utf8", "-m", __package__ + ".zygote", str(theirs.fileno())]
+            command = [sys.executable, "-I", "-X", "utf8", "-m", f"{__package__}.zygote", str(theirs.fileno())]
             self._process = await anyio.to_thread.run_sync(self._open, command, theirs.fileno())
         self._socket = ours
         ours.sendall(pack(plan(self._config, self._kernel)))

@@ -111,7 +111,7 @@ def attach(descriptor: int, path: str) -> None:
 
 
 def enter_root(path: str) -> None:
-    """Make `path` the root of this mount namespace, and let go of the old one (pivot_root(2), "pivot_root(".", ".")")."""
+    """Make `path` the root of this mount namespace and let go of the old one (the last note of pivot_root(2))."""
     os.chdir(path)
     call("pivot_root", PIVOT_ROOT, b".", b".")
     if _LIBC.umount2(b".", MNT_DETACH) != 0:

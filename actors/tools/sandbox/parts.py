@@ -66,7 +66,7 @@ class Kernel:
             version = min(version, 3)
         if Part.LANDLOCK in gone:
             version = 0
-        reasons = {**dict(self.why), **{part: "left out" for part in gone & self.parts}}
+        reasons = {**dict(self.why), **dict.fromkeys(gone & self.parts, "left out")}
         return Kernel(self.parts - gone, version, tuple(sorted(reasons.items())))
 
     @property

@@ -23,7 +23,7 @@ def probe() -> Kernel:
     """Blocks for some 50 ms the first time; the same for the life of this process."""
     if sys.platform != "linux":
         return Kernel(frozenset(), 0, ((Part.LINUX, platform.system()),))
-    command = [sys.executable, "-I", "-m", __package__ + ".probing"]
+    command = [sys.executable, "-I", "-m", f"{__package__}.probing"]
     done = subprocess.run(command, capture_output=True, timeout=_PROBE_S, env={"PATH": os.defpath}, check=False)
     if done.returncode != 0:
         text = done.stderr.decode(errors="replace").strip()

@@ -46,8 +46,8 @@ class Usage:
 @dataclass(frozen=True)
 class RunResult:
     """`value`: the text of a last expression's value, None where there was none. `exit_status`: of the command, or of
-    code that ended its interpreter; 0 otherwise; negative for a signal. `left_out`: files that could not come back, with
-    the reason. `session_ended`: the interpreter is gone, and with it the session's variables.
+    code that ended its interpreter; 0 otherwise; negative for a signal. `left_out`: files that could not come back,
+    with the reason. `session_ended`: the interpreter is gone, and with it the session's variables.
 
     The copies of files lie in `folder` until `release` or the sandbox's end.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import anyio.to_thread
 
 from . import scratch
 from .config import Limits, SandboxConfig
-from .errors import SandboxError, SandboxKilled, SandboxLacks, SnapshotRefused
+from .errors import SandboxError, SandboxLacks, SnapshotRefused
 from .guest import Guest, Outcome
 from .launcher import Zygote
 from .parts import Kernel, Part

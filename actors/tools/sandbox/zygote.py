@@ -23,7 +23,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from . import frames, inside, interpreter, landlock, linux, mounts, namespaces, seccomp
 from .family import Family
@@ -86,14 +86,18 @@ def serve(host: socket.socket) -> None:
         if len(head) < frames.LENGTH.size:
             head += host.recv(frames.LENGTH.size - len(head), socket.MSG_WAITALL)
         (length,) = frames.LENGTH.unpack(head)
-        order = Order(*descriptors, **frames.json.loads(host.recv(length, socket.MSG_WAITALL)))
-        keeper = os.fork()
-        if keeper == 0:
-            host.close()
-            _run(lambda: keep(plan, order, filter_code, shift), order.warden)
-        _introduce(keeper, order.warden)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        scratch: str = frames.json.loads(host.recv(length, socket.MSG_WAITALL))["scratch"]
+        _start(host, plan, Order(*descriptors, scratch=scratch), filter_code, shift)
+
+
+def _start(host: socket.socket, plan: Plan, order: Order, filter_code: bytes, owner_shift: int | None) -> None:
+    keeper = os.fork()
+    if keeper == 0:
+        host.close()
+        _run(lambda: keep(plan, order, filter_code, owner_shift), order.warden)
+    _introduce(keeper, order.warden)
+    for descriptor in (order.guest, order.warden, order.stdout, order.stderr):
+        os.close(descriptor)
 
 
 def _introduce(keeper: int, warden_socket: int) -> None:
