@@ -94,6 +94,12 @@ class CallTool(StreamRequest[ToolProgress | ToolPiece, ToolResult], frozen=True,
     key: str = ""
 
 
+class MediaTaken(Message, frozen=True, tag="tool.taken"):
+    """Tell a tool that media of its results were read: the blobs of these ids may go. Untold, they stay for minutes."""
+
+    ids: tuple[str, ...]
+
+
 class DescribeTool(Request[ToolInfo], frozen=True, tag="tool.describe"):
     """Ask a tool what it is."""
 

@@ -15,10 +15,10 @@ import anyio
 import msgspec
 
 from ...runtime.client import Client
-from ...runtime.errors import NameTaken, NoSuchActor
+from ...runtime.errors import CallboardError, NameTaken, NoSuchActor
 from ...runtime.node import Node
 from ...schemas.base import Request
-from ...schemas.tool import CallTool, ListTools, Media, OpenTool, ToolInfo, ToolPiece, ToolProgress
+from ...schemas.tool import CallTool, ListTools, Media, MediaTaken, OpenTool, ToolInfo, ToolPiece, ToolProgress
 from .directory import ADDRESS, KIND
 from .errors import NoSuchTool
 from .media import media_out, media_read
@@ -118,7 +118,13 @@ class OpenedTool:
         return Outcome(result.value, result.text, media, self._outputs)
 
     async def _media(self, media: tuple[Media, ...]) -> dict[str, File]:
-        return await media_read(self._node.blobs, media) if media else {}
+        if not media:
+            return {}
+        read = await media_read(self._node.blobs, media)
+        if ids := tuple(each.blob.id for each in media if each.blob.id):
+            with contextlib.suppress(CallboardError):  # then they go when their time is over
+                await self._ref.tell(MediaTaken(ids))
+        return read
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 
@@ -43,7 +44,15 @@ async def _put(blobs: Blobs, file: File, ttl: float) -> Blob:
 
 
 async def media_read(blobs: Blobs, media: Iterable[Media]) -> dict[str, File]:
-    """Their bytes, in memory of our own. Raises BlobGone, BlobDamaged and what else `Blobs.get` does."""
+    """Their bytes, for as long as anybody has them. Raises BlobGone, BlobDamaged and what else `Blobs.open` does."""
     return {
-        each.name: BY_KIND[each.kind](data=await blobs.get(each.blob), mime=each.mime, name=each.name) for each in media
+        each.name: BY_KIND[each.kind](data=await _kept(blobs, each.blob), mime=each.mime, name=each.name)
+        for each in media
     }
+
+
+async def _kept(blobs: Blobs, blob: Blob) -> bytes | memoryview:
+    """Without a copy where they are pages of a file: the mapping stays while a view of it does, also when the file has
+    gone."""
+    async with blobs.open(blob) as view:
+        return memoryview(view.obj) if isinstance(view.obj, mmap.mmap) else bytes(view)

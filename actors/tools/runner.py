@@ -6,19 +6,20 @@ import asyncio
 import collections
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from typing import Any
 
 from ...runtime.blobs import Blobs
 from ...runtime.errors import Cancelled
-from ...schemas.tool import CallTool, ToolPiece, ToolProgress, ToolResult
+from ...schemas.blob import Blob
+from ...schemas.tool import CallTool, Media, MediaTaken, ToolPiece, ToolProgress, ToolResult
 from .context import ToolContext
 from .errors import ToolTimeout
 from .media import media_in, media_out
 from .outcome import Outcome
-from .running import run_tool
+from .running import Way, run_tool
 from .slots import Slots
 from .threads import Threads, Worker
 from .tool import Tool
@@ -34,6 +35,9 @@ STUCK_GRACE_S = 5.0
 # Pieces that may wait for a caller before the tool waits too.
 WINDOW = 64
 
+_NO_MEDIA: dict[str, File] = {}
+_NO_CONTEXT = ToolContext()
+
 
 class ToolRunner:
     """Runs the calls of one tool. `stuck` is called when nothing of it answers any more (see `Slots`)."""
@@ -45,10 +49,37 @@ class ToolRunner:
         self._timeout = tool.info.timeout
         self._slots = Slots(name, tool.info.concurrency, stuck)
         self._threads = Threads(name)
+        self._sent: dict[str, tuple[Blob, float]] = {}
+        self._plain = tool.way is Way.COROUTINE and not (tool.streams or tool.converts or tool.outputs_convert)
 
-    @property
-    def slots(self) -> Slots:
-        return self._slots
+    def is_plain(self, message: CallTool) -> bool:
+        """Whether nothing but the result can come of the call, and no thread has a part in it: see `run_plain`."""
+        return self._plain and not message.media
+
+    async def run_plain(self, message: CallTool) -> ToolResult:
+        """`run` for such a call. What a tool costs beyond an ask is here, so nothing is made that it does not need."""
+        began = time.perf_counter()
+        tool = self.tool
+        values = tool.accept(message.arguments, _NO_MEDIA)
+        if not tool.once.is_ready:
+            await tool.once.wait(self._threads.run)
+        if not self._slots.take_now():
+            await self._slots.take()
+        limit = asyncio.timeout(self._timeout)
+        try:
+            async with limit:
+                outcome = await run_tool(tool, values, _NO_CONTEXT)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise self._too_late() from error
+        finally:
+            self._slots.give_back()
+        sent = await self._send(outcome.media) if outcome.media else ()
+        return ToolResult(outcome.value, outcome.text, sent, time.perf_counter() - began)
+
+    def _too_late(self) -> ToolTimeout:
+        return ToolTimeout(f"the tool {self.name} did not end within {self._timeout:g} s")
 
     async def run(self, message: CallTool) -> AsyncGenerator[Item]:
         """What the call streams, then its result. Closing it gives the call up."""
@@ -76,7 +107,7 @@ class ToolRunner:
                 finally:
                     call.context.cancel()
                     self._leave(call, until)
-                sent = await media_out(self._blobs(), outcome.media, RESULT_TTL_S) if outcome.media else ()
+                sent = await self._send(outcome.media) if outcome.media else ()
                 yield ToolResult(outcome.value, outcome.text, sent, time.perf_counter() - began)
         finally:
             if call.context.has_scratch:
@@ -91,7 +122,7 @@ class ToolRunner:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise ToolTimeout(f"the tool {self.name} did not end within {self._timeout:g} s") from error
+            raise self._too_late() from error
         finally:
             call.end()
 
@@ -112,8 +143,23 @@ class ToolRunner:
         if isinstance(value, str):
             return ToolPiece(value)
         encoded, media = self.tool.piece(value)
-        sent = await media_out(self._blobs(), media, RESULT_TTL_S) if media else ()
+        sent = await self._send(media) if media else ()
         return ToolPiece("" if isinstance(value, File) else encoded, sent)
+
+    async def _send(self, media: Mapping[str, File]) -> tuple[Media, ...]:
+        """Blobs of them, which stay until the caller has read them, or for their time."""
+        now = time.monotonic()
+        for blob_id in [known for known, (_, until) in self._sent.items() if until < now]:
+            del self._sent[blob_id]
+        sent = await media_out(self._blobs(), media, RESULT_TTL_S)
+        self._sent.update({each.blob.id: (each.blob, now + RESULT_TTL_S) for each in sent if each.blob.id})
+        return sent
+
+    async def taken(self, message: MediaTaken) -> None:
+        for blob_id in message.ids:
+            blob, _ = self._sent.pop(blob_id, (None, 0.0))
+            if blob is not None:
+                await self._blobs().release(blob)
 
     def _leave(self, call: _Call, until: float) -> None:
         """Give the slot back, or have it given back when the call's thread is free."""

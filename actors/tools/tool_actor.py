@@ -10,7 +10,7 @@ import msgspec
 
 from ...runtime.actor import Actor, handler
 from ...runtime.log import log
-from ...schemas.tool import CallTool, DescribeTool, ToolInfo, ToolPiece, ToolProgress, ToolResult
+from ...schemas.tool import CallTool, DescribeTool, MediaTaken, ToolInfo, ToolPiece, ToolProgress, ToolResult
 from .errors import ToolTimeout
 from .runner import ToolRunner
 from .tool import Tool
@@ -41,9 +41,17 @@ class ToolActor(Actor[OneTool]):
 
     @handler(concurrent=True)
     async def call(self, message: CallTool) -> AsyncIterator[Said]:
-        async with aclosing(self.runner.run(message)) as said:
+        runner = self.runner
+        if runner.is_plain(message):
+            yield await runner.run_plain(message)
+            return
+        async with aclosing(runner.run(message)) as said:
             async for item in said:
                 yield item
+
+    @handler(concurrent=True)
+    async def taken(self, message: MediaTaken) -> None:
+        await self.runner.taken(message)
 
     @handler(concurrent=True)
     async def describe(self, message: DescribeTool) -> ToolInfo:

@@ -13,7 +13,7 @@ import msgspec
 
 from ...runtime.actor import Actor, handler
 from ...runtime.supervision import Restart, Supervision
-from ...schemas.tool import CallTool, DescribeTool, ListTools, OpenTool, ToolInfo, ToolList
+from ...schemas.tool import CallTool, DescribeTool, ListTools, MediaTaken, OpenTool, ToolInfo, ToolList
 from .errors import NoSuchTool
 from .load import load_tools
 from .relevance import chosen, newest
@@ -69,9 +69,17 @@ class ToolSet(Actor[ToolSetConfig]):
 
     @handler(concurrent=True)
     async def call(self, message: CallTool) -> AsyncIterator[Said]:
-        async with aclosing(self._single().run(message)) as said:
+        runner = self._single()
+        if runner.is_plain(message):
+            yield await runner.run_plain(message)
+            return
+        async with aclosing(runner.run(message)) as said:
             async for item in said:
                 yield item
+
+    @handler(concurrent=True)
+    async def taken(self, message: MediaTaken) -> None:
+        await self._single().taken(message)
 
     @handler(concurrent=True)
     async def describe(self, message: DescribeTool) -> ToolInfo:
