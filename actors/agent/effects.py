@@ -6,6 +6,7 @@ Nothing here reads or writes a run; cancelling one ends the request at the other
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 
@@ -155,7 +156,7 @@ async def call_tool(node: Node, tools: Tools, work: ToolWork) -> ToolAnswered:
         attempt += 1
         try:
             info = await tools.open(work.tool)
-            timeout = min(work.seconds or info.timeout, info.timeout) + GRACE_S
+            timeout = min(work.seconds or math.inf, info.timeout + GRACE_S)
             message = CallTool(work.arguments, work.media, work.session, work.key)
             result = await node.actor(info.address).ask(message, timeout)
         except NoSuchActor as error:  # it was not there, so nothing ran

@@ -41,6 +41,7 @@ from callboard.schemas.tool import (
 )
 
 MODULE = "agent_play"
+THIS_FILE = str(Path(__file__))
 
 
 class ToolBroken(CallboardError):
@@ -171,16 +172,20 @@ class DyingExecutor(Executor):
     writes = 0
 
     async def write(self, run: Run, first: int, events: Sequence[AnyEvent]) -> None:
-        number, after, flag = os.environ["DIE_AT"].split(",")
+        number, when, flag = os.environ["DIE_AT"].split(",")
         self.writes += 1
-        dies = self.writes == int(number) and not Path(flag).exists()
-        if dies and after != "after":
-            Path(flag).touch()
-            os.kill(os.getpid(), 9)
+        dies = self.writes == int(number)
+        if dies and when == "before":
+            die_once(Path(flag))
         await super().write(run, first, events)
         if dies:
-            Path(flag).touch()
-            os.kill(os.getpid(), 9)
+            die_once(Path(flag))
+
+
+def die_once(flag: Path) -> None:
+    if not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), 9)
 
 
 class Asker(Planner):

@@ -9,17 +9,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from agent_play import MODULE, company, lines, plain
+from agent_play import MODULE, THIS_FILE, TOOLS, Steps, company, lines, plain
 from own_server import OwnServer
 
 from callboard.actors.agent.executor import Executor, ExecutorConfig
+from callboard.actors.agent.policy import Policy
 from callboard.actors.agent.run import Run
-from callboard.runtime.errors import ActorStopped, CallboardError, Fenced, StoreError
+from callboard.runtime.errors import CallboardError, Fenced
 from callboard.runtime.node import Node
+from callboard.runtime.placement import Process
 from callboard.runtime.supervision import Restart
-from callboard.schemas.agent import AttachRun, BeginRun
+from callboard.schemas.agent import AnswerApproval, AttachRun, BeginRun, ListApprovals
 from callboard.schemas.agent_log import AnyEvent, RunStarted, ToolAnswered
-from callboard.schemas.agent_parts import Effect, Outcome, PolicyRule
+from callboard.schemas.agent_parts import ApprovalKind, Effect, Outcome, PolicyRule, Recovery, Verdict
 from callboard.schemas.tool import ToolInfo
 
 pytestmark = pytest.mark.anyio
@@ -67,8 +69,6 @@ async def _whole(server: OwnServer, witness: Path, *steps: str) -> tuple[list[ob
 
 
 def _started(*steps: str) -> RunStarted:
-    from agent_play import TOOLS, Steps
-
     options = msgspec.json.encode(Steps(steps, model=True)).decode()
     tools: tuple[ToolInfo, ...] = tuple(TOOLS.values())
     return RunStarted(planner=f"{MODULE}:Player", task="play", tools=tools, options=options, rules=ALLOW)
@@ -83,7 +83,7 @@ async def _followed(node: Node, address: str, run: str = "0-run") -> list[AnyEve
                 async for entry in entries:
                     events.append(entry.event)
                 return events
-        except (ActorStopped, StoreError, CallboardError):
+        except CallboardError:
             await asyncio.sleep(0.05)  # it is being started again
 
 
@@ -122,19 +122,64 @@ async def test_a_second_owner_goes_on_from_every_write_and_the_first_is_fenced(
         assert len(found) == len({line.split()[1] for line in found}) == 4, found
 
 
-async def test_a_call_that_may_not_be_repeated_is_not_and_the_model_is_told(server: OwnServer, tmp_path: Path) -> None:
-    """It was under way when its owner died: at most once, by the default policy."""
+@pytest.mark.parametrize(
+    ("recovery", "outcomes"),
+    [
+        (Recovery.TELL, [Outcome.INTERRUPTED, Outcome.OK]),
+        (Recovery.REPEAT, [Outcome.OK, Outcome.OK]),
+        (Recovery.ASK, [Outcome.INTERRUPTED, Outcome.OK]),
+    ],
+)
+async def test_a_call_that_may_not_be_repeated_is_left_to_the_policy(
+    server: OwnServer, tmp_path: Path, recovery: Recovery, outcomes: list[Outcome]
+) -> None:
+    """It was under way when its owner died: by default at most once, and the model is told."""
     witness = tmp_path / "witness"
     async with company(server.url, witness) as node:
         Frozen.at, Frozen.reached, Frozen.go = (2, True), asyncio.Event(), asyncio.Event()
         await node.spawn(Frozen, ExecutorConfig("j"), name="first", restart=Restart.TEMPORARY)
         asking = asyncio.ensure_future(node.actor("first").ask(BeginRun("0-run", (_started("add", "look"),))))
         await Frozen.reached.wait()
-        await node.spawn(Executor, ExecutorConfig("j"), name="second")
+        config = ExecutorConfig("j", Policy(interrupted=recovery))
+        second = await node.spawn(Executor, config, name="second")
+        if recovery is Recovery.ASK:
+            while not (asked := (await second.ask(ListApprovals())).approvals):
+                await asyncio.sleep(0.005)
+            assert asked[0].kind is ApprovalKind.AGAIN
+            await second.ask(AnswerApproval(id=asked[0].id, verdict=Verdict.DENY))
         events = await _followed(node, "second")
         answers = [event for event in events if isinstance(event, ToolAnswered)]
-        assert [answer.outcome for answer in answers] == [Outcome.INTERRUPTED, Outcome.OK]
-        assert "may or may not have been carried out" in answers[0].text
+        assert [answer.outcome for answer in answers] == outcomes
+        assert ("may or may not have been carried out" in answers[0].text) == (recovery is not Recovery.REPEAT)
         Frozen.go.set()
         await asyncio.gather(asking, return_exceptions=True)
-    assert len(lines(witness)) <= 1
+    # The first owner had written that it would call, so when it goes on it does: that is the call which is in doubt.
+    assert len(lines(witness)) == (2 if recovery is Recovery.REPEAT else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_killed_at_every_write_a_process_comes_back_and_goes_on(
+    server: OwnServer, tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, num_writes = await _whole(server, tmp_path / "whole", *STEPS)
+    for number in range(1, num_writes + 1):
+        witness, flag = tmp_path / f"witness-{number}", tmp_path / f"flag-{number}"
+        monkeypatch.setenv("DIE_AT", f"{number},{when},{flag}")
+        async with company(server.url, witness) as node:
+            place = Process(load=(THIS_FILE,), ready_timeout=30)
+            config = ExecutorConfig(f"killed-{when}-{number}")
+            executor = await node.spawn("agent_play:DyingExecutor", config, name="dying", where=place)
+            begin = BeginRun("0-run", (_started(*STEPS),))
+            while True:
+                try:
+                    await executor.ask(begin)
+                    break
+                except CallboardError:
+                    await asyncio.sleep(0.05)  # it was killed before it said that it has the run
+            events = await _followed(node, "dying")
+            assert plain(events, "0-run") == whole, f"write {number}"
+            assert flag.exists(), "it was killed"
+        found = lines(witness)
+        assert len(found) == len({line.split()[1] for line in found}) == 4, found

@@ -146,7 +146,7 @@ async def test_rewoo_plans_anew_what_depends_on_a_failed_step(node: Node) -> Non
     )
     info = await until_over(node, request("rewoo"))
     assert done(info) == "solved"
-    plan, again, solve = await asked(node)
+    _, again, solve = await asked(node)
     assert "#E2 = raise[{}]: (failed) it broke" in again.messages[-1].content
     assert "beginning with #E4" in again.messages[-1].content
     assert "look instead of look" in solve.messages[-1].content
