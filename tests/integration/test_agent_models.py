@@ -19,10 +19,12 @@ from own_server import OwnServer
 
 import callboard
 from callboard.actors.agent.memory.actor import MemoryConfig
+from callboard.actors.agent.memory.notes import Notes
 from callboard.actors.agent.script import UnexpectedCall, UnusedAnswers
 from callboard.actors.agent.scripted import ScriptedConfig
 from callboard.actors.agent.upstream.config import UpstreamConfig
 from callboard.actors.agent.upstream.errors import UpstreamAuth
+from callboard.actors.serve.engine import EngineConfig
 from callboard.runtime.bus import BusOptions
 from callboard.runtime.cli import main
 from callboard.runtime.errors import ActorStopped, NoSuchActor
@@ -158,3 +160,23 @@ def test_an_upstream_is_started_from_the_command_line(
             assert bus.actor("gpt").ask(HELLO).text == "Hello"
         assert endpoint.came[0].body["model"] == "gpt-5"
     assert main([*spawn[:3], '{"model": "m", "key_env": "NOT_SET"}', "--name", "other"]) == 2
+
+
+@pytest.mark.slow
+async def test_notes_are_embedded_by_a_real_engine(node: Node, tiny_path: Path, tmp_path: Path) -> None:
+    config = EngineConfig(model=str(tiny_path), num_blocks=64, max_batch_tokens=64, threads=1, block_size=4)
+    await node.spawn("serve.engine", config, name="engine", where=Process(ready_timeout=50))
+    path = tmp_path / "memory.db"
+    memory = await node.spawn("agent.memory", MemoryConfig(path=str(path), embedder="engine"), name="memory")
+    texts = ["the first note", "another one", "and the last"]
+    for text in texts:
+        await memory.ask(Remember(text))
+    notes = Notes(path)
+    with anyio.fail_after(40):
+        while len(vectors := notes.vectors("", "")) < len(texts):
+            await anyio.sleep(0.02)
+    notes.close()
+    assert len({vector.vector for vector in vectors}) == len(texts)
+    # A text is nearest to itself, by its words and by its meaning, whatever the model.
+    for text in texts:
+        assert (await memory.ask(Recall(text, limit=1))).entries[0].text == text
