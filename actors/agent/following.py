@@ -81,18 +81,19 @@ async def whole(agents: Ref, run: str) -> dict[str, Any]:
     return tree(info, log, below)
 
 
-async def show(agents: Ref, run: str, as_json: bool, full: bool, otel: bool) -> int:
-    found = await whole(agents, run)
-    if otel:
-        from .otel import export
+async def show(agents: Ref, run: str, as_json: bool, full: bool, collector: str) -> int:
+    if collector:
+        from .otel_export import export_run
 
-        count = export(found)
+        count = await export_run(agents, run, collector, content=full)
         print(f"{count} spans sent", file=sys.stderr)
-    elif as_json:
+        return 0
+    found = await whole(agents, run)
+    if as_json:
         print(json.dumps(found, ensure_ascii=False))
-    else:
-        for row in drawn(found, full=full):
-            print(row)
+        return 0
+    for row in drawn(found, full=full):
+        print(row)
     return 0
 
 
