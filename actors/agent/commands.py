@@ -51,16 +51,8 @@ def _configure_run(parser: ArgumentParser) -> None:
     other.add_argument("--resume", metavar="ID")
     other.add_argument("--cancel", metavar="ID")
     other.add_argument("--redirect", nargs=2, metavar=("ID", "TEXT"), help="say what is wanted now")
-    parser.add_argument(
-        "--full", action="store_true", help="with --show: prompts and results to their end, with --otel too"
-    )
-    parser.add_argument(
-        "--otel",
-        nargs="?",
-        const="",
-        metavar="ENDPOINT",
-        help="with --show: send it as OpenTelemetry spans (default: OTEL_EXPORTER_OTLP_ENDPOINT, or this machine)",
-    )
+    parser.add_argument("--full", action="store_true", help="with --show: prompts and results to their end")
+    parser.add_argument("--otel", default="", metavar="URL", help="with --show: send spans to this OTLP collector")
     add_json_option(parser)
     add_bus_options(parser)
 
@@ -89,15 +81,15 @@ async def _start(args: Namespace) -> int:
 
     from ...runtime.client import connect
     from .following import follow
-    from .starting import MEMORY, ensure, ensure_agents, ensure_model
+    from .starting import DIRECTORY, MEMORY, ensure, ensure_agents, ensure_model
 
     request = _request(args)
     async with connect(args.nats or "", args.creds or "", state_dir=args.state_dir, tls=tls_of(args)) as bus:
         agents = await ensure_agents(bus, _absolute(args.policy))
         if args.memory:
-            await ensure(bus, "agent.memory", MEMORY)
+            await ensure(bus, "agent.memory", MEMORY, process=True)
         if args.tools.replace("ask_human", "").strip(", "):
-            await ensure(bus, "tool.directory", "tools")
+            await ensure(bus, "tool.directory", DIRECTORY)
         address, model = await ensure_model(bus, args)
         request = msgspec.structs.replace(request, model_address=address, model=model, detach=True)
         info: RunInfo = await agents.ask(request)

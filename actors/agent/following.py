@@ -81,20 +81,19 @@ async def whole(agents: Ref, run: str) -> dict[str, Any]:
     return tree(info, log, below)
 
 
-async def show(agents: Ref, run: str, as_json: bool, full: bool, otel: str | None) -> int:
-    """`otel`: where the run goes as spans, in place of standard output; "" for the usual place."""
-    if otel is not None:
+async def show(agents: Ref, run: str, as_json: bool, full: bool, collector: str) -> int:
+    if collector:
         from .otel_export import export_run
 
-        count = await export_run(agents, run, otel, content=full)
-        print(_as_json({"spans": count}) if as_json else f"{count} spans sent")
+        count = await export_run(agents, run, collector, content=full)
+        print(f"{count} spans sent", file=sys.stderr)
         return 0
     found = await whole(agents, run)
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
-    else:
-        for row in drawn(found, full=full):
-            print(row)
+        return 0
+    for row in drawn(found, full=full):
+        print(row)
     return 0
 
 

@@ -35,10 +35,10 @@ async def ensure_agents(bus: Client, policy: str = "") -> Ref:
     return agents
 
 
-async def ensure(bus: Client, kind: str, name: str) -> None:
-    """An actor of that kind and name, in a process of its own."""
+async def ensure(bus: Client, kind: str, name: str, *, process: bool = False) -> None:
+    """An actor of that kind and name, by default in the daemon."""
     if all(info.address != name for info in await bus.actors(name)):
-        await _spawn(bus, kind, "{}", name)
+        await _spawn(bus, kind, "{}", name, process=process)
 
 
 async def ensure_model(bus: Client, args: Namespace) -> tuple[str, str]:
@@ -63,9 +63,9 @@ async def _engine(bus: Client) -> EngineStats:
     return await bus.actor(ENGINE).ask(GetStats(), START_TIMEOUT_S)
 
 
-async def _spawn(bus: Client, kind: str, config: str, name: str) -> None:
+async def _spawn(bus: Client, kind: str, config: str, name: str, *, process: bool = True) -> None:
     try:
-        await bus.spawn(kind, config, name=name, process=True)
+        await bus.spawn(kind, config, name=name, process=process)
     except NameTaken:  # somebody else does the same: it is there, or will be in a moment
         await _there(bus, name)
 

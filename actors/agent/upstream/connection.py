@@ -80,7 +80,7 @@ class Connection:
                 stack.push_async_callback(stream.aclose)
                 yield stream
         except UpstreamError as error:
-            raise self._without_key(error) from None
+            raise self._without_key(error) from None  # a cause would be logged with it, and may hold the key
         except httpx2.HTTPError as error:
             raise self._without_key(_typed(error, self._config)) from None
         except (OSError, ssl.SSLError) as error:
