@@ -10,7 +10,7 @@ left out unless asked for. The wire format is OTLP's JSON (opentelemetry-proto),
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ from ...schemas.agent_log import (
     LoopSeen,
     ModelAnswered,
     ModelFailed,
+    ModelRequest,
     Paused,
     Redirected,
     Resumed,
@@ -31,6 +32,7 @@ from ...schemas.agent_log import (
     ToolAnswered,
 )
 from ...schemas.agent_parts import Outcome, RunStatus
+from ...schemas.serve import ChatMessage
 from .log import RunLog, Step
 
 PROVIDER = "callboard"
@@ -41,15 +43,17 @@ Json = dict[str, Any]
 Value = str | bool | int | float | Sequence[str]
 
 
-def spans_of(run: str, events: Iterable[AnyEvent], *, content: bool = False) -> list[Json]:
+def spans_of(log: RunLog, *, content: bool = False, prompts: Mapping[str, ModelRequest] | None = None) -> list[Json]:
     """The finished spans of a run, in OTLP's JSON. A run that is not over has its own span up to its last event.
 
     `content`: with the task, the arguments, results and answers, which may hold what should not leave the company.
+    `prompts`: what models were asked, by step, for content too (`show.prompts` makes them again).
     """
-    log = RunLog(run, events)
     if not log.events:
         return []
-    steps = [_step_span(log, step, content) for step in log.steps.values() if not step.is_open and step.ended_at]
+    asked = (prompts or {}) if content else {}
+    over = [step for step in log.steps.values() if not step.is_open and step.ended_at]
+    steps = [_step_span(log, step, content, asked.get(step.id)) for step in over]
     return [_run_span(log, content), *steps]
 
 
@@ -114,7 +118,7 @@ def _run_span(log: RunLog, content: bool) -> Json:
     }
 
 
-def _step_span(log: RunLog, step: Step, content: bool) -> Json:
+def _step_span(log: RunLog, step: Step, content: bool, asked: ModelRequest | None) -> Json:
     answer = step.answer
     if isinstance(answer, ToolAnswered):
         name, kind = f"execute_tool {step.tool}", INTERNAL
@@ -122,6 +126,8 @@ def _step_span(log: RunLog, step: Step, content: bool) -> Json:
     else:
         name, kind = f"chat {log.started.model or log.started.model_address}", CLIENT
         attributes = _model_attributes(log, step, answer, content)
+        if asked is not None:
+            attributes |= _asked(asked)
     failed = step.outcome is not Outcome.OK
     if failed:
         attributes["error.type"] = step.code or (step.outcome.value if step.outcome is not None else "_OTHER")
@@ -214,6 +220,26 @@ def _span_event(event: AnyEvent, content: bool) -> Json | None:
             return None
     named = {f"callboard.{key}": value for key, value in attributes.items()}
     return {"timeUnixNano": _nanoseconds(event.at), "name": f"callboard.{name}", "attributes": _attributes(named)}
+
+
+def _asked(request: ModelRequest) -> dict[str, Value]:
+    """The prompt, and how the answer was bound. Messages as the conventions write them: parts of a type each."""
+    messages = request.messages or (ChatMessage("user", request.prompt),)
+    said = msgspec.json.encode([{"role": one.role, "parts": _parts(one)} for one in messages]).decode()
+    attributes: dict[str, Value] = {"gen_ai.input.messages": said}
+    if request.stop:
+        attributes["gen_ai.request.stop_sequences"] = list(request.stop)
+    if request.max_tokens:
+        attributes["gen_ai.request.max_tokens"] = request.max_tokens
+    return attributes
+
+
+def _parts(message: ChatMessage) -> list[Json]:
+    if message.role == "tool":
+        return [{"type": "tool_call_response", "id": message.tool_call_id, "response": message.content}]
+    parts: list[Json] = [{"type": "text", "content": message.content}] if message.content else []
+    calls = message.tool_calls
+    return parts + [{"type": "tool_call", "id": one.id, "name": one.name, "arguments": one.arguments} for one in calls]
 
 
 def _said(role: str, text: str, **more: str) -> str:

@@ -12,9 +12,10 @@ from ... import __version__
 from ...runtime.errors import ConfigError, MissingExtra
 from ...runtime.refs import Ref
 from ...schemas.agent import AttachRun
-from ...schemas.agent_log import AnyEvent, ToolCalled
 from .errors import AgentError
-from .otel import otlp, spans_of
+from .log import RunLog
+from .otel import Json, otlp, spans_of
+from .show import prompts
 
 TIMEOUT_S = 30.0
 # Spans for one request; collectors bound what they take at once.
@@ -42,8 +43,8 @@ async def export_run(
     """Send a run, and all that it started, to a collector. Returns the number of spans.
 
     `agents`: the actor that knows the runs. `endpoint`: default from OTEL_EXPORTER_OTLP_ENDPOINT, or this machine's
-    port 4318. `content`: with what was said. `headers`: default from OTEL_EXPORTER_OTLP_HEADERS. Raises NoSuchRun,
-    ExportFailed, ConfigError.
+    port 4318. `content`: with what was said, prompts included. `headers`: default from OTEL_EXPORTER_OTLP_HEADERS.
+    Raises NoSuchRun, ExportFailed, ConfigError.
     """
     try:
         import httpx2
@@ -51,9 +52,9 @@ async def export_run(
         raise MissingExtra.of("otel", "the export of traces") from error
     url = traces_url(endpoint or os.environ.get(ENDPOINT_VARIABLE, "") or USUAL_ENDPOINT)
     sent = {"content-type": "application/json", **(headers_of(os.environ) if headers is None else headers)}
-    spans = [
-        span async for one, events in _with_children(agents, run) for span in spans_of(one, events, content=content)
-    ]
+    spans: list[Json] = []
+    async for log in _with_children(agents, run):
+        spans += spans_of(log, content=content, prompts=prompts(log) if content else None)
     async with httpx2.AsyncClient(timeout=TIMEOUT_S) as client:
         for first in range(0, len(spans), BATCH):
             body = msgspec.json.encode(otlp(spans[first : first + BATCH], version))
@@ -79,16 +80,16 @@ def headers_of(environment: Mapping[str, str]) -> dict[str, str]:
     return {unquote(name.strip()): unquote(value.strip()) for name, _, value in pairs}
 
 
-async def _with_children(agents: Ref, run: str) -> AsyncIterator[tuple[str, list[AnyEvent]]]:
+async def _with_children(agents: Ref, run: str) -> AsyncIterator[RunLog]:
     waiting = [run]
     while waiting:
         one = waiting.pop(0)
-        events: list[AnyEvent] = []
+        log = RunLog(one)
         async with agents.stream(AttachRun(one, 0, follow=False)) as entries:
             async for entry in entries:
-                events.append(entry.event)
-        waiting += [event.child for event in events if isinstance(event, ToolCalled) and event.child]
-        yield one, events
+                log.apply(entry.event)
+        waiting += [step.child for step in log.steps.values() if step.child]
+        yield log
 
 
 class _PartialSuccess(msgspec.Struct, rename="camel"):

@@ -92,9 +92,12 @@ async def test_react_by_native_tool_calls_through_a_fault(
     assert "c1" in said
     endpoint.plays = [http.Play(body={})]
     assert await show(node.actor("agents"), info.run, False, True, endpoint.url.removesuffix("/v1")) == 0
-    assert capsys.readouterr().out == "4 spans sent\n"
+    assert "4 spans sent" in capsys.readouterr().err
     spans = endpoint.came[-1].body["resourceSpans"][0]["scopeSpans"][0]["spans"]
     assert [span["name"] for span in spans] == ["invoke_agent react", "chat gpt", "execute_tool look", "chat gpt"]
+    # The prompts are made again from the run's events.
+    (asked,) = [one["value"]["stringValue"] for one in spans[1]["attributes"] if one["key"] == "gen_ai.input.messages"]
+    assert "look around" in asked
 
 
 async def test_a_model_that_cannot_be_asked_ends_the_run_with_its_reason(

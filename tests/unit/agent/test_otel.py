@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from endpoint import Endpoint, Play
 
+from callboard.actors.agent.log import RunLog
 from callboard.actors.agent.otel import otlp, span_id, spans_of, trace_id
 from callboard.actors.agent.otel_export import ExportFailed, export_run, headers_of, traces_url
 from callboard.runtime.actor import Actor, NoConfig, handler
@@ -23,13 +24,14 @@ from callboard.schemas.agent_log import (
     ModelAnswered,
     ModelCalled,
     ModelFailed,
+    ModelRequest,
     RunEnded,
     RunStarted,
     ToolAnswered,
     ToolCalled,
 )
 from callboard.schemas.agent_parts import ApprovalKind, Outcome, RunStatus, Verdict
-from callboard.schemas.serve import Usage
+from callboard.schemas.serve import ChatMessage, ModelToolCall, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -44,6 +46,7 @@ KNOWN = {
     "gen_ai.request.max_tokens",
     "gen_ai.request.model",
     "gen_ai.request.seed",
+    "gen_ai.request.stop_sequences",
     "gen_ai.request.temperature",
     "gen_ai.response.finish_reasons",
     "gen_ai.tool.call.arguments",
@@ -72,6 +75,16 @@ EVENTS: tuple[AnyEvent, ...] = (
 )
 
 
+PROMPT = ModelRequest(
+    messages=(
+        ChatMessage("user", "look"),
+        ChatMessage("assistant", "", (ModelToolCall("c", "look"),)),
+        ChatMessage("tool", "seen", tool_call_id="c"),
+    ),
+    stop=("END",),
+)
+
+
 def value(given: dict[str, Any]) -> Any:
     ((kind, inner),) = given.items()
     if kind == "intValue":
@@ -84,7 +97,7 @@ def attributes(span: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_run_is_a_tree_of_spans_with_the_conventions_names() -> None:
-    spans = spans_of("r1", EVENTS)
+    spans = spans_of(RunLog("r1", EVENTS))
     run, model, tool, denied, failed = spans
     assert [span["name"] for span in spans] == [
         "invoke_agent react",
@@ -122,24 +135,30 @@ def test_a_run_is_a_tree_of_spans_with_the_conventions_names() -> None:
 
 
 def test_what_was_said_is_left_out_unless_asked_for() -> None:
-    bare = json.dumps(spans_of("r1", EVENTS))
+    bare = json.dumps(spans_of(RunLog("r1", EVENTS)))
     for words in ("secret task", "I look", "contents", '"x\\"', "so far"):
         assert words not in bare
-    run, model, tool, *_ = spans_of("r1", EVENTS, content=True)
+    run, model, tool, *_ = spans_of(RunLog("r1", EVENTS), content=True, prompts={"m1": PROMPT})
     (message,) = json.loads(attributes(run)["gen_ai.input.messages"])
     assert message == {"role": "user", "parts": [{"type": "text", "content": "the secret task"}]}
     assert json.loads(attributes(model)["gen_ai.output.messages"])[0]["finish_reason"] == "stop"
+    assert json.loads(attributes(model)["gen_ai.input.messages"]) == [
+        {"role": "user", "parts": [{"type": "text", "content": "look"}]},
+        {"role": "assistant", "parts": [{"type": "tool_call", "id": "c", "name": "look", "arguments": "{}"}]},
+        {"role": "tool", "parts": [{"type": "tool_call_response", "id": "c", "response": "seen"}]},
+    ]
+    assert attributes(model)["gen_ai.request.stop_sequences"] == ["END"]
     assert attributes(tool)["gen_ai.tool.call.arguments"] == '{"path": "x"}'
     assert attributes(tool)["gen_ai.tool.call.result"] == '"the contents"'
 
 
 def test_a_child_run_hangs_below_the_call_that_started_it() -> None:
     child = RunStarted(at=110.6, planner="rewoo", task="part", parent="r1", parent_step="t2")
-    (span,) = spans_of("r1.t2", [child])
+    (span,) = spans_of(RunLog("r1.t2", [child]))
     assert span["traceId"] == trace_id("r1")
-    assert span["parentSpanId"] == span_id("r1", "t2") == spans_of("r1", EVENTS)[2]["spanId"]
+    assert span["parentSpanId"] == span_id("r1", "t2") == spans_of(RunLog("r1", EVENTS))[2]["spanId"]
     assert span["status"] == {"code": 0}
-    assert spans_of("r2", []) == []
+    assert spans_of(RunLog("r2", [])) == []
 
 
 class Known(Actor[NoConfig]):
@@ -167,7 +186,7 @@ async def test_a_run_and_its_children_go_to_a_collector(
     (resource,) = came.body["resourceSpans"]
     (scope,) = resource["scopeSpans"]
     assert scope["scope"] == {"name": "callboard.agent", "version": "1.2"}
-    assert scope["spans"] == [*spans_of("r1", EVENTS), scope["spans"][-1]]
+    assert scope["spans"] == [*spans_of(RunLog("r1", EVENTS)), scope["spans"][-1]]
     assert came.body == otlp(scope["spans"], "1.2")
 
 
