@@ -87,7 +87,7 @@ def request(planner: str, task: str, **options: Any) -> AgentRun:
 
 async def test_react(node: Node) -> None:
     info = await until_over(node, request("react", "Add 17 and 25 with the tool, then give the sum."), timeout=200)
-    assert info.status in (RunStatus.FINISHED, RunStatus.STOPPED), info
+    assert info.status in (RunStatus.FINISHED, RunStatus.STOPPED), (info.why, info.answer)
     events = await events_of(node, info.run)
     answers = [event for event in events if isinstance(event, ModelAnswered)]
     assert answers
@@ -116,7 +116,7 @@ async def test_autogpt(node: Node) -> None:
     info = await until_over(
         node, request("autogpt", "Add 17 and 25.", goals=["Say the sum."], continuous=True), timeout=200
     )
-    assert info.status in (RunStatus.FINISHED, RunStatus.STOPPED), info
+    assert info.status in (RunStatus.FINISHED, RunStatus.STOPPED), (info.why, info.answer)
     events = await events_of(node, info.run)
     kinds = {event.kind for event in events if isinstance(event, Thought)}
     assert kinds >= {"thought", "criticism"}
