@@ -31,7 +31,7 @@ from .effects import cut
 from .log import RunLog
 from .memory.conversation import Limits, compact
 from .planner import Call, Decision, Finish, GiveUp, ModelCall, Note, Planner, ToolCalls
-from .turn_grammar import command_schema
+from .turn_grammar import command_grammar
 from .wording import MAX_REPAIR, describe
 
 RESULT = "Result of "
@@ -150,7 +150,7 @@ class AutoGPT(Planner):
         tools = (*(tool for name, tool in all_tools(log).items() if name not in own), FINISH)
         limits = Limits(options.context_tokens, is_result=lambda message: message.content.startswith(RESULT))
         messages = compact(tuple(self._messages(log, tools, options)), limits).messages
-        grammar = command_schema(tools, THOUGHTS) if options.constrained else None
+        grammar = command_grammar(tools, THOUGHTS) if options.constrained else None
         return ModelCall(ModelRequest(messages=messages, grammar=grammar, purpose="turn"))
 
     def _messages(self, log: RunLog, tools: tuple[ToolInfo, ...], options: AutoGPTOptions) -> Iterator[ChatMessage]:

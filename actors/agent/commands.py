@@ -21,6 +21,7 @@ def _configure_run(parser: ArgumentParser) -> None:
     parser.add_argument("planner", nargs="?", help="react, rewoo, autogpt, sequence, supervisor, debate, or another")
     parser.add_argument("task", nargs="?", help="what is to be done; `-`: standard input")
     parser.add_argument("--model", metavar="M", help="a model's name or path, or an actor that answers for one")
+    parser.add_argument("--model-address", default="", metavar="ACTOR", help="who answers; --model is then its name")
     parser.add_argument("--tools", default="", metavar="NAMES", help="by commas; `files.*`: a set; `ask_human`: people")
     parser.add_argument("--goal", action="append", default=[], metavar="TEXT", help="for autogpt; repeatable")
     parser.add_argument(
@@ -90,7 +91,9 @@ async def _start(args: Namespace) -> int:
             await ensure(bus, "agent.memory", MEMORY, process=True)
         if args.tools.replace("ask_human", "").strip(", "):
             await ensure(bus, "tool.directory", DIRECTORY)
-        address, model = await ensure_model(bus, args)
+        address, model = args.model_address, args.model or ""
+        if not address:
+            address, model = await ensure_model(bus, args)
         request = msgspec.structs.replace(request, model_address=address, model=model, detach=True)
         info: RunInfo = await agents.ask(request)
         if args.detach:

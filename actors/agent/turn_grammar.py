@@ -26,8 +26,9 @@ any ::= object | array | string | number | "true" | "false" | "null"
 object ::= "{{" ws (pair (ws "," ws pair){{0,30}})? ws "}}"
 pair ::= string ws ":" ws any
 array ::= "[" ws (any (ws "," ws any){{0,100}})? ws "]"
-string ::= "\\"" char{{0,{TEXT_CHARACTERS}}} "\\""
-char ::= [^"\\\\\\x00-\\x1f] | "\\\\" (["\\\\/bfnrt] | "u" [0-9a-fA-F]{{4}})
+string ::= "\\"" plain (escape plain){{0,100}} "\\""
+plain ::= [^"\\\\\\x00-\\x1f]{{0,{TEXT_CHARACTERS}}}
+escape ::= "\\\\" (["\\\\/bfnrt] | "u" [0-9a-fA-F]{{4}})
 integer ::= "-"? ("0" | [1-9] [0-9]{{0,17}})
 number ::= integer ("." [0-9]{{1,17}})? ([eE] [-+]? [0-9]{{1,3}})?
 boolean ::= "true" | "false"
@@ -47,8 +48,7 @@ def react_grammar(tools: tuple[ToolInfo, ...]) -> Grammar:
 def _react(tools: Sequence[ToolInfo], *, flat: bool) -> str:
     actions = [f"action{number}" for number in range(len(tools))]
     rules = [
-        f'root ::= "Thought: " line{{1,{THOUGHT_CHARACTERS}}} "\\n" ({" | ".join(["final", *actions])})',
-        "line ::= [^\\n]",
+        f'root ::= "Thought: " [^\\n]{{1,{THOUGHT_CHARACTERS}}} "\\n" ({" | ".join(["final", *actions])})',
         f'final ::= "Final Answer: " [^\\x00]{{1,{ANSWER_CHARACTERS}}}',
     ]
     for name, tool in zip(actions, tools, strict=True):
@@ -90,53 +90,24 @@ def _literal(text: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def command_schema(tools: tuple[ToolInfo, ...], thoughts: tuple[str, ...]) -> Grammar:
+def command_grammar(tools: tuple[ToolInfo, ...], thoughts: tuple[str, ...]) -> Grammar:
     """A JSON object of thoughts and one command, as AutoGPT's turn is."""
-    texts = {name: {"type": "string", "maxLength": THOUGHT_CHARACTERS} for name in thoughts}
-    commands = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tool.name}, "args": _plain(tool)},
-            "required": ["name", "args"],
-            "additionalProperties": False,
-        }
-        for tool in tools
+    whole = _command(tools, thoughts, flat=True)
+    if len(whole.encode()) > MAX_BYTES:
+        whole = _command(tools, thoughts, flat=False)
+    return Grammar(GrammarKind.EBNF, whole)
+
+
+def _command(tools: Sequence[ToolInfo], thoughts: Sequence[str], *, flat: bool) -> str:
+    commands = [f"command{number}" for number in range(len(tools))]
+    said = f" {_literal(', ')} ".join(f"{_literal(json.dumps(name) + ': ')} short" for name in thoughts)
+    begin, middle, end = _literal('{"thoughts": {'), _literal('}, "command": '), _literal("}")
+    quote = _literal('"')
+    rules = [
+        f"root ::= {begin} {said} {middle} ({' | '.join(commands)}) {end}",
+        f'short ::= {quote} [^"\\\\\\x00-\\x1f]{{1,{THOUGHT_CHARACTERS}}} {quote}',
     ]
-    schema = {
-        "type": "object",
-        "properties": {
-            "thoughts": {
-                "type": "object",
-                "properties": texts,
-                "required": list(texts),
-                "additionalProperties": False,
-            },
-            "command": {"anyOf": commands},
-        },
-        "required": ["thoughts", "command"],
-        "additionalProperties": False,
-    }
-    return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema))
-
-
-def _plain(tool: ToolInfo) -> dict[str, Any]:
-    """A tool's arguments as an engine can hold an answer to them: its flat properties, nested ones as anything."""
-    properties = {name: _plain_value(schema) for name, schema in properties_of(tool).items()}
-    if not properties:
-        return {"type": "object"}
-    required = [name for name in schema_of(tool).get("required") or [] if name in properties]
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-
-
-def _plain_value(schema: Any) -> dict[str, Any]:
-    if not isinstance(schema, dict):
-        return {}
-    if isinstance(choices := schema.get("enum"), list) and choices:
-        return {"enum": choices}
-    match schema.get("type"):
-        case "string":
-            return {"type": "string", "maxLength": TEXT_CHARACTERS}
-        case "integer" | "number" | "boolean" as kind:
-            return {"type": kind}
-        case _:
-            return {}
+    for name, tool in zip(commands, tools, strict=True):
+        head = _literal(f'{{"name": {json.dumps(tool.name)}, "args": ')
+        rules.append(f"{name} ::= {head} {_arguments(tool) if flat else 'object'} {end}")
+    return "\n".join(rules) + _JSON_RULES

@@ -211,8 +211,8 @@ async def company(url: str, witness: Path, policy: str = "") -> AsyncIterator[No
         yield node
 
 
-async def until_over(node: Node, request: AgentRun) -> RunInfo:
-    return await node.actor("agents").ask(msgspec.structs.replace(request, detach=False), timeout=30)
+async def until_over(node: Node, request: AgentRun, timeout: float = 30) -> RunInfo:
+    return await node.actor("agents").ask(msgspec.structs.replace(request, detach=False), timeout=timeout)
 
 
 async def events_of(node: Node, run: str) -> list[AnyEvent]:

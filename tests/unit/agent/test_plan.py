@@ -36,7 +36,7 @@ def test_the_form_that_is_asked_for() -> None:
          [("E1", "say", "an open ( bracket", ()), ("E2", "say", "x", ())]),
         ("#E1 = py[for i in x:\n    print(i)\n]\nPlan: b\n#E2 = py[#E1]",
          [("E1", "py", "for i in x:\n    print(i)", ()), ("E2", "py", "#E1", ("E1",))]),
-        ('#E1 = web[{"url": "http://a/#E9", "n": [1, 2]}]', [("E1", "web", '{"url": "http://a/#E9", "n": [1, 2]}', ("E9",))]),
+        ('#E1 = web[{"url": "a/#E9", "n": [1, 2]}]', [("E1", "web", '{"url": "a/#E9", "n": [1, 2]}', ("E9",))]),
         ('#E1 = say["Plan: none"]\n', [("E1", "say", '"Plan: none"', ())]),
         ("#E1 = cut[no end", [("E1", "cut", "no end", ())]),
     ],
