@@ -120,7 +120,7 @@ class ProcessChild(Child):
             output = (node.logs / f"{self.address}.log").open("ab")
         try:
             process = await anyio.open_process(
-                [sys.executable, "-m", self._module, self.address],
+                [self._where.python or sys.executable, "-m", self._module, self.address],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
