@@ -69,9 +69,9 @@ def test_the_same_files_give_the_same_bytes_in_any_order() -> None:
 
 @given(
     st.dictionaries(
-        st.lists(st.text("abcé-_", min_size=1, max_size=60), min_size=1, max_size=4).map("/".join).filter(
-            lambda path: len(path.encode()) <= 200
-        ),
+        st.lists(st.text("abcé-_", min_size=1, max_size=60), min_size=1, max_size=4)
+        .map("/".join)
+        .filter(lambda path: len(path.encode()) <= 200),
         st.binary(max_size=2000),
         min_size=1,
         max_size=6,
