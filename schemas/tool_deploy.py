@@ -128,10 +128,8 @@ class GetPlan(Request[Plan], frozen=True, tag="tool.get_plan"):
     name: str
 
 
-class CarryOut(Request[Plan], frozen=True, tag="tool.carry_out"):
-    """Ask a deployer for another plan: new versions start first, then calls are switched, then old ones drain.
+class FollowPlan(Request[Plan], frozen=True, tag="tool.follow_plan"):
+    """Tell a deployer that its plan has changed; it asks `deployments` for it, and answers when it is carried out.
 
-    Where one cannot start, everything stays as it was.
+    New versions start first, then calls are switched, then old ones drain. Where one cannot start, all stays as it was.
     """
-
-    plan: Plan

@@ -52,13 +52,14 @@ class Environment:
     python: Path
     folder: Path
 
-    def variables(self) -> dict[str, str]:
-        """What a process in it is to be given: nothing of the node's own Python may leak in."""
+    def variables(self, source: Path | None = None) -> dict[str, str]:
+        """What a process in it is to be given: nothing of the node's own Python may leak in. It imports from `source`
+        first."""
         path = f"{self.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         return {
             "VIRTUAL_ENV": str(self.folder),
             "PATH": path,
-            "PYTHONPATH": "",
+            "PYTHONPATH": "" if source is None else str(source),
             "PYTHONHOME": "",
             "PYTHONNOUSERSITE": "1",
             "PYTHONSAFEPATH": "1",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,8 @@ def _is_program(found: _Found, place: str) -> bool:
 def _script(path: Path) -> _Found:
     if path.suffix != ".py":
         raise UsageError(f"{path} is no Python file", hint="name a .py file, or a folder with a pyproject.toml")
+    if path.stem in sys.stdlib_module_names:
+        raise UsageError(f"{path.name} is called like a module of Python's own", hint="rename the file")
     text = _read(path).decode("utf-8", "replace")
     said = _script_metadata(path, text)
     own = _table(said.get("tool", {}), "callboard", path)

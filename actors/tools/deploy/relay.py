@@ -1,0 +1,69 @@
+"""A tool of a deployed set as its callers see it: passes calls on to the tool's process, and their media with them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Generic, TypeVar
+
+import msgspec
+
+from ....runtime.actor import Actor, handler
+from ....runtime.errors import NoSuchActor
+from ....schemas.tool import CallTool, DescribeTool, ToolInfo, ToolPiece, ToolProgress, ToolResult
+from ..errors import NoSuchTool
+from .courier import adopted, brought
+
+C = TypeVar("C", bound=msgspec.Struct)
+
+
+class Route(msgspec.Struct):
+    """Where calls go at present: a tool in its process. Changed by the relay's parent, never by a message."""
+
+    target: ToolInfo
+
+
+class RelayConfig(msgspec.Struct, frozen=True):
+    route: Route
+
+
+class Relaying(Actor[C], Generic[C]):
+    """Answers for a tool as its `route` says. Any number of calls at once: the tool itself has the limit."""
+
+    route: Route | None = None
+
+    @handler(concurrent=True)
+    async def describe(self, message: DescribeTool) -> ToolInfo:
+        return msgspec.structs.replace(self._target(), address=self.address)
+
+    @handler(concurrent=True)
+    async def call(self, message: CallTool) -> AsyncIterator[ToolProgress | ToolPiece | ToolResult]:
+        async with brought(self.node, message.media), aclosing(self._answers(message)) as answers:
+            async for answer in answers:
+                yield await adopted(self.node, answer)
+
+    def _target(self) -> ToolInfo:
+        if self.route is None:
+            raise NoSuchTool(f"{self.address} is a set of tools, not a tool", hint="`callboard tool list` shows them")
+        return self.route.target
+
+    async def _answers(self, message: CallTool) -> AsyncGenerator[ToolProgress | ToolPiece | ToolResult]:
+        """What the tool says. Where its version was switched away before it was reached, its successor is asked."""
+        while True:
+            target = self._target().address
+            try:
+                async with self.actor(target).stream(message) as items:
+                    async for item in items:
+                        yield item
+                    yield items.result
+                return
+            except NoSuchActor:
+                if self._target().address == target:
+                    raise
+
+
+class ToolRelay(Relaying[RelayConfig]):
+    """One tool of several."""
+
+    async def started(self) -> None:
+        self.route = self.config.route

@@ -1,0 +1,125 @@
+"""One version of a deployed set on the node that runs it: its files, its environment, its process, its relays."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+from anyio.to_thread import run_sync
+
+from ....runtime.actor import handler
+from ....runtime.folders import Paths
+from ....runtime.placement import Process
+from ....runtime.supervision import Supervision
+from ....schemas.tool import ListTools, ToolInfo, ToolList
+from ....schemas.tool_deploy import Artifact, Manifest
+from ..relevance import chosen
+from ..tool_set import ToolSetConfig
+from .archive import archive_size, decode_manifest, digest_of, is_intact, remove, unpack
+from .environment import Environment, environment_for
+from .errors import ArtifactDamaged
+from .keys import check_signature
+from .relay import RelayConfig, Relaying, Route, ToolRelay
+
+# What its tools import may be large.
+READY_TIMEOUT_S = 300.0
+
+
+class Offered(msgspec.Struct):
+    """Filled in by a version that is ready: its tools in their own process, and as it relays to them."""
+
+    targets: tuple[ToolInfo, ...] = ()
+    infos: tuple[ToolInfo, ...] = ()
+
+
+class VersionConfig(msgspec.Struct, frozen=True):
+    artifact: Artifact
+    offered: Offered
+
+
+class DeployedTools(Relaying[VersionConfig]):
+    """Ready when its process is. A tool `read` of it is then called at `<address>.read`, a single tool at `<address>`.
+
+    The process has the role `tool`, and is started again as often as it ends.
+    """
+
+    supervision = Supervision(max_restarts=1000, period_s=600.0, backoff_s=0.1, backoff_max_s=30.0)
+
+    async def started(self) -> None:
+        artifact = self.config.artifact
+        manifest = check_artifact(artifact, self.node.offer.signers if self.node.offer else (), self.node.name)
+        digest = digest_of(artifact.manifest.encode())
+        base = Paths.find().cache / "deployed-tools"
+        content = await self._content(manifest, base / "content" / digest)
+        environment = await environment_for(manifest, content, base / "envs")
+        targets = await self._start(manifest, digest, content, environment)
+        infos: list[ToolInfo] = []
+        for target in targets:
+            name = short_name(target, manifest.name)
+            if name:
+                await self.spawn(ToolRelay, RelayConfig(Route(target)), name=name)
+            else:
+                self.route = Route(target)
+            address = f"{self.address}.{name}" if name else self.address
+            infos.append(msgspec.structs.replace(target, address=address))
+        self.config.offered.targets, self.config.offered.infos = targets, tuple(infos)
+
+    async def _content(self, manifest: Manifest, folder: Path) -> Path:
+        """The folder with its files: what is there already is used if it is what was signed, to the last byte."""
+        if await run_sync(is_intact, manifest, folder):
+            return folder
+        content, stated = self.config.artifact.content, archive_size(manifest)
+        if content.size != stated:
+            raise ArtifactDamaged(f"the archive has {content.size} bytes, and its manifest says {stated}")
+        await run_sync(remove, folder)
+        async with self.blobs.open(content) as archive:
+            await run_sync(unpack, manifest, archive, folder)
+        return folder
+
+    async def _start(
+        self, manifest: Manifest, digest: str, content: Path, environment: Environment
+    ) -> tuple[ToolInfo, ...]:
+        """The tools as their own process describes them."""
+        is_module = ":" in manifest.entry
+        script = content / manifest.entry
+        load = manifest.entry if is_module else script.stem
+        worker = await self.spawn(
+            "tool.set",
+            ToolSetConfig(load, name=manifest.name, version=manifest.version, alone=True),
+            name=f"{manifest.name}-{digest[:8]}-{os.urandom(3).hex()}",
+            where=Process(
+                env=environment.variables(content / manifest.source if is_module else None),
+                load=() if is_module else (str(script),),
+                allow=(manifest.entry.partition(":")[0],) if is_module else (),
+                role="tool",
+                python=str(environment.python),
+                ready_timeout=READY_TIMEOUT_S,
+            ),
+        )
+        return (await worker.ask(ListTools())).tools
+
+    @handler
+    async def list_tools(self, message: ListTools) -> ToolList:
+        return chosen(self.config.offered.infos, message)
+
+
+def check_artifact(artifact: Artifact, signers: tuple[str, ...], node: str) -> Manifest:
+    """The manifest of an artifact that this node may run. Nothing of it is read before its signature was checked.
+
+    Raises ToolUntrusted, ArtifactDamaged.
+    """
+    text = artifact.manifest.encode("utf-8", "surrogatepass")
+    check_signature(text, artifact.signer, artifact.signature, signers, node)
+    return decode_manifest(text)
+
+
+def token_of(version: str) -> str:
+    """The version as a part of an address: `v1-2-0`."""
+    return "v" + re.sub(r"[^A-Za-z0-9_-]", "-", version)
+
+
+def short_name(info: ToolInfo, set_name: str) -> str:
+    """The tool's name without that of its set; empty for a set that is one tool."""
+    return info.name.removeprefix(set_name).removeprefix(".")
