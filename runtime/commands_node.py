@@ -36,14 +36,14 @@ def _configure_node(parser: ArgumentParser) -> None:
         "--allow-tools-from",
         action="append",
         metavar="KEY",
-        help="run the tools that this signer deploys (`callboard tool key show`); may be repeated (tools.allow_from)",
+        help="run the tools that this signer deploys (`callboard tool key show`); may be repeated",
     )
     parser.add_argument("--token", metavar="TOKEN", help="a join token from `callboard creds token`, with --nats URL")
     add_bus_options(parser)
 
 
 def _node(args: Namespace) -> int:
-    settings = settings_of(args, **{"tools.allow_from": args.allow_tools_from})
+    settings = settings_of(args, **{"node.allow_tools_from": args.allow_tools_from})
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     async def run() -> int:
@@ -54,7 +54,7 @@ def _node(args: Namespace) -> int:
 
         allow = tuple(load_file(path) for path in args.load)
         memory = parse_size(args.memory) if args.memory else 0
-        offer = Offer(labels_of(args.labels), memory, args.cpus, settings.tools.allow_from)
+        offer = Offer(labels_of(args.labels), memory, args.cpus, settings.node.allow_tools_from)
         name = args.name or _host_name()
         tls = tls_of(args) or settings.tls
         creds = await _joined(args, name, tls) if args.token else args.creds or ""

@@ -68,11 +68,11 @@ class BlobSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that a single message may have, by whatever way it comes: it is in memory whole."""
 
 
-class ToolSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Table `[tools]`: tools that others send to this machine."""
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Table `[node]`: what `callboard node` takes on this machine."""
 
-    allow_from: tuple[PublicKey, ...] = ()
-    """Public keys of those whose tools `callboard node` runs here. Their tools have this person's rights."""
+    allow_tools_from: tuple[PublicKey, ...] = ()
+    """Public keys of those whose tools it runs. Their tools have this person's rights."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +109,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     blobs: BlobSettings = BlobSettings()
 
-    tools: ToolSettings = ToolSettings()
+    node: NodeSettings = NodeSettings()
 
     engine: dict[str, Any] = msgspec.field(default_factory=dict)
     """Table `[engine]`: options of the model engine, checked by the engine's own configuration."""

@@ -12,7 +12,7 @@ import contextlib
 import anyio
 import msgspec
 
-from ....runtime.actor import handler
+from ....runtime.actor import Actor, handler
 from ....runtime.errors import CallboardError, NoSuchActor
 from ....runtime.log import log
 from ....runtime.supervision import Supervision
@@ -35,7 +35,7 @@ class DeployerConfig(msgspec.Struct, frozen=True):
     source: str = DEPLOYMENTS
 
 
-class Deployer(Relaying[DeployerConfig]):
+class Deployer(Relaying[DeployerConfig], Actor[DeployerConfig]):
     """Has a child for each version, and one for each tool of the current version."""
 
     supervision = Supervision(max_restarts=1000, period_s=600.0, backoff_s=0.1, backoff_max_s=30.0)

@@ -43,7 +43,8 @@ from ....schemas.tool_deploy import (
 from .archive import archive_size, check_archive, digest_of
 from .deployer import DRAIN_S, DeployerConfig
 from .environment import INSTALL_TIMEOUT_S
-from .errors import ArtifactDamaged, NotDeployed, ToolUntrusted
+from .errors import ArtifactDamaged, NotDeployed
+from .keys import unknown_signer
 from .shelf import KeptSet, KeptVersion, Shelf
 from .version import READY_TIMEOUT_S, check_artifact, token_of
 
@@ -194,10 +195,7 @@ class Deployments(Actor[DeploymentsConfig]):
         for hello in self.node.require_links().peers.known.values():
             info = hello.info
             if info.accepts and set(kept.labels) <= set(info.labels) and signer_label(signer) not in info.labels:
-                return ToolUntrusted(
-                    f"node {info.node} takes no tools of the signer {signer}",
-                    hint=f"if it should: `callboard node --allow-tools-from {signer}`, or its setting tools.allow_from",
-                )
+                return unknown_signer(info.node, signer)
         return None
 
     async def _tell(self, new: KeptSet) -> None:

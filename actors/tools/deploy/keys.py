@@ -92,10 +92,7 @@ def check_signature(manifest: bytes, signer: str, signature: str, allowed: tuple
     from nacl.signing import VerifyKey
 
     if signer not in allowed:
-        raise ToolUntrusted(
-            f"node {where} takes no tools of the signer {signer[:60]}",
-            hint=f"if it should: `callboard node --allow-tools-from {signer[:60]}`, or its setting tools.allow_from",
-        )
+        raise unknown_signer(where, signer)
     try:
         key = _bytes(signer.removeprefix(_PUBLIC))
         VerifyKey(key or b"").verify(_WHAT_IS_SIGNED + manifest, bytes.fromhex(signature))
@@ -104,6 +101,14 @@ def check_signature(manifest: bytes, signer: str, signature: str, allowed: tuple
             f"the signature of {signer} is not of this artifact",
             hint="it was changed after it was signed, or not signed by that key: deploy it anew",
         ) from error
+
+
+def unknown_signer(node: str, signer: str) -> ToolUntrusted:
+    signer = signer[:60]  # it may be anything
+    return ToolUntrusted(
+        f"node {node} takes no tools of the signer {signer}",
+        hint=f"if it should: `callboard node --allow-tools-from {signer}`, or allow_tools_from in its table [node]",
+    )
 
 
 def _signer(seed: bytes) -> Signer:

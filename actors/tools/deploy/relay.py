@@ -28,7 +28,10 @@ class RelayConfig(msgspec.Struct, frozen=True):
 
 
 class Relaying(Actor[C], Generic[C]):
-    """Answers for a tool as its `route` says. Any number of calls at once: the tool itself has the limit."""
+    """Answers for a tool as its `route` says. Any number of calls at once: the tool itself has the limit.
+
+    Who derives from it derives from `Actor[Config]` too: that is where a configuration is read from.
+    """
 
     route: Route | None = None
 
@@ -62,7 +65,7 @@ class Relaying(Actor[C], Generic[C]):
                     raise
 
 
-class ToolRelay(Relaying[RelayConfig]):
+class ToolRelay(Relaying[RelayConfig], Actor[RelayConfig]):
     """One tool of several."""
 
     async def started(self) -> None:

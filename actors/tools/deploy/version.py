@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from anyio.to_thread import run_sync
 
-from ....runtime.actor import handler
+from ....runtime.actor import Actor, handler
 from ....runtime.folders import Paths
 from ....runtime.placement import Process
 from ....runtime.supervision import Supervision
@@ -39,7 +39,7 @@ class VersionConfig(msgspec.Struct, frozen=True):
     offered: Offered
 
 
-class DeployedTools(Relaying[VersionConfig]):
+class DeployedTools(Relaying[VersionConfig], Actor[VersionConfig]):
     """Ready when its process is. A tool `read` of it is then called at `<address>.read`, a single tool at `<address>`.
 
     The process has the role `tool`, and is started again as often as it ends.

@@ -1,0 +1,161 @@
+"""A company with nodes that take tools: a daemon, `callboard node` processes on machines of their own, a signer.
+
+A node here joins by a token, from other state and cache folders than the daemon's: as far as the two can tell, they are
+on two hosts.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from board import Board
+
+from callboard.actors.tools.deploy.gather import Gathered, gather
+from callboard.actors.tools.deploy.keys import Signer, new_signer
+
+TOOLS = '''"""Tools that the tests deploy."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from callboard.actors.tools.context import ToolContext
+from callboard.actors.tools.tool import tool
+from callboard.actors.tools.values import File
+
+VERSION = "{version}"
+
+
+@tool
+def version() -> str:
+    """Which version this is."""
+    return VERSION
+
+
+@tool
+def pid() -> int:
+    """The process that it runs in."""
+    return os.getpid()
+
+
+@tool
+def flipped(file: File) -> File:
+    """The same bytes, the first one flipped.
+
+    Args:
+        file: any file
+    """
+    data = bytearray(file.view)
+    data[0] ^= 255
+    return File.from_bytes(data, "application/octet-stream", "flipped")
+
+
+@tool(timeout=50)
+def wait_for(path: str, context: ToolContext) -> str:
+    """Say that it began, wait until a file is there, and say which version waited.
+
+    Args:
+        path: the file
+    """
+    context.progress(1, 2, "waiting")
+    while not Path(path).exists():
+        time.sleep(0.01)
+    return VERSION
+
+
+@tool
+def die() -> str:
+    """Kill its own process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return ""
+
+
+@tool
+def environment(name: str) -> str:
+    """A variable of its environment, and where callboard was imported from.
+
+    Args:
+        name: which
+    """
+    return os.environ.get(name, "")
+'''
+
+
+@dataclass
+class Site:
+    """`base` is a folder of the test's own."""
+
+    board: Board
+    base: Path
+    signer: Signer
+    nodes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    _readers: list[threading.Thread] = field(default_factory=list)
+
+    @classmethod
+    def at(cls, base: Path) -> Site:
+        site = cls(Board.at(base / "main"), base, new_signer(base / "signer.key"))
+        site.board.up()
+        return site
+
+    def node(self, name: str, *labels: str, allow: Sequence[str] | None = None, **options: str) -> None:
+        """Start a node on another machine, so to speak. `options`: variables of its environment; `prefix`: a command
+        that its command goes behind, with `url` to reach the server by."""
+        url = options.pop("url", "") or self.board.info().url
+        token = self.board.run("creds", "token", "--role", "node").stdout.strip()
+        far = Board.at(self.base / name, **options)
+        allowed = [self.signer.public] if allow is None else allow
+        command = [sys.executable, "-m", "callboard.runtime.cli", "node", "--nats", url, "--token", token]
+        command += ["--name", name, "--labels", ",".join(labels)] if labels else ["--name", name]
+        command += [word for key in allowed for word in ("--allow-tools-from", key)]
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env={**_environment(), **far.environment}
+        )
+        self.nodes[name] = process
+        assert process.stderr is not None
+        lines: list[str] = []
+        for line in process.stderr:
+            lines.append(line)
+            if "joined" in line:
+                break
+        else:
+            raise AssertionError("".join(lines))
+        reader = threading.Thread(target=_drain, args=(process, self.base / f"{name}.log"), daemon=True)
+        reader.start()
+        self._readers.append(reader)
+
+    def tools(self, version: str = "1.0", name: str = "kit", text: str = TOOLS, **more: Path) -> Gathered:
+        file = self.base / f"source-{version}" / f"{name}.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text.replace("{version}", version))
+        return gather(file, version=version, **more)
+
+    def log(self, name: str) -> str:
+        return (self.base / f"{name}.log").read_text()
+
+    def close(self) -> None:
+        for process in self.nodes.values():
+            process.kill()
+            process.wait()
+        for reader in self._readers:
+            reader.join()
+        self.board.close()
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return dict(os.environ)
+
+
+def _drain(process: subprocess.Popen[str], log: Path) -> None:
+    assert process.stderr is not None
+    with log.open("w") as file, process.stderr:
+        for line in process.stderr:
+            file.write(line)
+            file.flush()
