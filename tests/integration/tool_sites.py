@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 from board import Board
 
 from callboard.actors.tools.deploy.gather import Gathered, gather
 from callboard.actors.tools.deploy.keys import Signer, new_signer
+from callboard.runtime.client import Client
+from callboard.schemas.tool import CallTool, Media, ToolResult
 
 TOOLS = '''"""Tools that the tests deploy."""
 
@@ -145,6 +148,18 @@ class Site:
         for reader in self._readers:
             reader.join()
         self.board.close()
+
+
+async def call(bus: Client, address: str, media: tuple[Media, ...] = (), **arguments: object) -> ToolResult:
+    request = CallTool(msgspec.json.encode(arguments).decode(), media)
+    async with bus.actor(address).stream(request) as items:
+        async for _ in items:
+            pass
+        return items.result
+
+
+async def value(bus: Client, address: str, **arguments: object) -> object:
+    return msgspec.json.decode((await call(bus, address, **arguments)).value)
 
 
 def _environment() -> dict[str, str]:

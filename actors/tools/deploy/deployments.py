@@ -20,7 +20,7 @@ import anyio.to_thread
 import msgspec
 
 from ....runtime.actor import Actor, handler
-from ....runtime.errors import ActorStopped, CallboardError, NoNodeFits, NoSuchActor, UsageError
+from ....runtime.errors import ActorStopped, CallboardError, NameTaken, NoNodeFits, NoSuchActor, UsageError
 from ....runtime.folders import Paths
 from ....runtime.leases import signer_label
 from ....runtime.log import log
@@ -55,7 +55,7 @@ START_TIMEOUT_S = INSTALL_TIMEOUT_S + READY_TIMEOUT_S
 # How long the first start of a set waits for a node that fits; who deploys wants to know.
 PATIENCE_S = 3.0
 # A set that did not come back is tried again after this.
-RETRY_S = 5.0
+RETRY_S = 1.0
 # How long a copy of an artifact is there for a node to read.
 COPY_S = 600.0
 _PIECE = 1 << 20
@@ -226,12 +226,12 @@ class Deployments(Actor[DeploymentsConfig]):
             try:
                 await self.spawn("tool.deployer", DeployerConfig(name, self.address), name=name, where=where)
                 return
-            except ActorStopped as error:  # undeployed while it waited, or its node went
+            except (ActorStopped, NameTaken) as error:
+                # Undeployed while it waited, or the node of its last life has not yet seen that its lease is over.
                 log.info("%s is not brought back yet: %s", name, error)
             except CallboardError as error:
                 log.error("%s is not brought back yet: %s", name, error)
-            # Its name may be held by the node of its last life until that sees that its lease is over.
-            await anyio.sleep(RETRY_S)
+            await anyio.sleep(RETRY_S)  # nothing says when a name is free
 
     # Describing
 

@@ -107,6 +107,6 @@ class Shelf:
 
 
 def _checked(file: Path, check: Callable[[memoryview], object]) -> None:
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        with memoryview(mapped) as view:
-            check(view)
+    with file.open("rb") as stream:
+        # Not closed by hand: an error on its way up still refers to the pages, and they go with the last that does.
+        check(memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 import re
 from pathlib import Path
 
@@ -88,7 +88,7 @@ class DeployedTools(Relaying[VersionConfig], Actor[VersionConfig]):
         worker = await self.spawn(
             "tool.set",
             ToolSetConfig(load, name=manifest.name, version=manifest.version, alone=True),
-            name=f"{manifest.name}-{digest[:8]}-{os.urandom(3).hex()}",
+            name=self._process_name(manifest, digest),
             where=Process(
                 env=environment.variables(content / manifest.source if is_module else None),
                 load=() if is_module else (str(script),),
@@ -99,6 +99,12 @@ class DeployedTools(Relaying[VersionConfig], Actor[VersionConfig]):
             ),
         )
         return (await worker.ask(ListTools())).tools
+
+    def _process_name(self, manifest: Manifest, digest: str) -> str:
+        """Unique on the bus, for a set that moves starts before its last process is quite gone; and the same at each
+        start on this node, for the user that was minted for it lasts."""
+        node = hashlib.sha256(self.node.name.encode()).hexdigest()
+        return f"{manifest.name}-{digest[:8]}-{node[:6]}"
 
     @handler
     async def list_tools(self, message: ListTools) -> ToolList:
