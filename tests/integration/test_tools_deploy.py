@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from tool_sites import Site, call, value
+from tool_sites import TOOLS, Site, call, make_wheel, value
 
 import callboard
 from callboard.actors.tools.deploy.archive import encode_manifest, pack
@@ -37,10 +36,6 @@ from callboard.schemas.tool_deploy import (
     SwitchTools,
     UndeployTools,
 )
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "tools"))
-
-from deploy_wheels import make_wheel
 
 pytestmark = pytest.mark.anyio
 
@@ -327,8 +322,6 @@ async def test_a_new_version_takes_the_place_of_the_old_one_only_when_it_runs(bu
 
 
 def site_tools_with(name: str) -> str:
-    from tool_sites import TOOLS
-
     return TOOLS + f'\n\n@tool\ndef {name}() -> str:\n    """One more."""\n    return VERSION\n'
 
 
@@ -360,7 +353,8 @@ async def test_one_version_or_all_of_them_are_undeployed(bus: Client, site: Site
     assert await listed(bus) == {}
     with pytest.raises(NoSuchActor):
         await value(bus, "kit.version")
-    for question in (UndeployTools("kit"), SwitchTools("kit", "1.0")):
-        with pytest.raises(NotDeployed):
-            await there.ask(question)
+    with pytest.raises(NotDeployed):
+        await there.ask(UndeployTools("kit"))
+    with pytest.raises(NotDeployed):
+        await there.ask(SwitchTools("kit", "1.0"))
     assert not list((site.board.paths.state / "tools" / "artifacts").iterdir())

@@ -6,6 +6,8 @@ on two hosts.
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import subprocess
 import sys
 import threading
@@ -116,9 +118,7 @@ class Site:
         command = [sys.executable, "-m", "callboard.runtime.cli", "node", "--nats", url, "--token", token]
         command += ["--name", name, "--labels", ",".join(labels)] if labels else ["--name", name]
         command += [word for key in allowed for word in ("--allow-tools-from", key)]
-        process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env={**_environment(), **far.environment}
-        )
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **far.environment})
         self.nodes[name] = process
         assert process.stderr is not None
         lines: list[str] = []
@@ -132,11 +132,11 @@ class Site:
         reader.start()
         self._readers.append(reader)
 
-    def tools(self, version: str = "1.0", name: str = "kit", text: str = TOOLS, **more: Path) -> Gathered:
+    def tools(self, version: str = "1.0", name: str = "kit", text: str = TOOLS) -> Gathered:
         file = self.base / f"source-{version}" / f"{name}.py"
         file.parent.mkdir(exist_ok=True)
         file.write_text(text.replace("{version}", version))
-        return gather(file, version=version, **more)
+        return gather(file, version=version)
 
     def log(self, name: str) -> str:
         return (self.base / f"{name}.log").read_text()
@@ -159,13 +159,18 @@ async def call(bus: Client, address: str, media: tuple[Media, ...] = (), **argum
 
 
 async def value(bus: Client, address: str, **arguments: object) -> object:
-    return msgspec.json.decode((await call(bus, address, **arguments)).value)
+    return msgspec.json.decode((await call(bus, address, (), **arguments)).value)
 
 
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
+def make_wheel(folder: Path, name: str, version: str, modules: dict[str, str]) -> Path:
+    """By the helper of the unit tests."""
+    place = Path(__file__).parents[1] / "unit" / "tools" / "deploy_wheels.py"
+    spec = importlib.util.spec_from_file_location("deploy_wheels", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.make_wheel(folder, name, version, modules)
 
 
 def _drain(process: subprocess.Popen[str], log: Path) -> None:

@@ -1,6 +1,7 @@
 """Tools that do what they may not: ask others, listen to their answers, reach for durable state. A test deploys it."""
 
 import gc
+from collections.abc import Awaitable
 from pathlib import Path
 
 import anyio
@@ -27,7 +28,7 @@ async def through_the_runtime(other_inbox: str) -> dict[str, str]:
     node = own_node()
     found: dict[str, str] = {}
 
-    async def attempt(what: str, coroutine) -> None:
+    async def attempt(what: str, coroutine: Awaitable[object]) -> None:
         try:
             with anyio.fail_after(4.0):
                 await coroutine

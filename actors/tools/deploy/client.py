@@ -14,7 +14,7 @@ from .deployments import START_TIMEOUT_S
 from .gather import Gathered
 from .keys import Signer
 
-KIND = "tool.deployments"
+KIND = "deployments"
 
 
 async def deployments(bus: Client) -> Ref:

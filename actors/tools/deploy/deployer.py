@@ -16,9 +16,9 @@ from ....runtime.actor import Actor, handler
 from ....runtime.errors import CallboardError, NoSuchActor
 from ....runtime.log import log
 from ....runtime.supervision import Supervision
-from ....schemas.tool import ListTools, ToolInfo, ToolList
+from ....schemas.tool import ListTools, OpenTool, ToolInfo, ToolList
 from ....schemas.tool_deploy import FollowPlan, GetPlan, Name, Plan
-from ..relevance import chosen
+from ..relevance import chosen, newest
 from .errors import ArtifactDamaged
 from .relay import RelayConfig, Relaying, Route, ToolRelay
 from .version import DeployedTools, Offered, VersionConfig, check_artifact, short_name, token_of
@@ -56,10 +56,16 @@ class Deployer(Relaying[DeployerConfig], Actor[DeployerConfig]):
     @handler
     async def list_tools(self, message: ListTools) -> ToolList:
         """The current version's tools; those of the others where they are asked for as `name@version`."""
-        infos = list(self._infos)
-        if any("@" in name for name in message.names):
-            infos += [i for name, one in self._running.items() if name != self._current for i in one.offered.infos]
-        return chosen(infos, message)
+        return chosen(self._all(any("@" in name for name in message.names)), message)
+
+    @handler
+    async def open_tool(self, message: OpenTool) -> ToolInfo:
+        """`kit.read@1.0` is the tool of that version, `kit.read` that of the current one."""
+        return newest(self._all("@" in message.name), message.name)
+
+    def _all(self, every_version: bool) -> list[ToolInfo]:
+        others = [one.offered.infos for version, one in self._running.items() if version != self._current]
+        return [*self._infos, *(info for infos in others if every_version for info in infos)]
 
     async def _follow(self) -> Plan:
         plan = await self.actor(self.config.source).ask(GetPlan(self.config.name))

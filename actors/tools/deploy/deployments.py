@@ -26,6 +26,7 @@ from ....runtime.leases import signer_label
 from ....runtime.log import log
 from ....runtime.placement import OnNode
 from ....runtime.supervision import Supervision
+from ....schemas.tool import OfferTools
 from ....schemas.tool_deploy import (
     Artifact,
     DeployedVersion,
@@ -40,6 +41,7 @@ from ....schemas.tool_deploy import (
     SwitchTools,
     UndeployTools,
 )
+from ..directory import ADDRESS as DIRECTORY
 from .archive import archive_size, check_archive, digest_of
 from .deployer import DRAIN_S, DeployerConfig
 from .environment import INSTALL_TIMEOUT_S
@@ -180,7 +182,15 @@ class Deployments(Actor[DeploymentsConfig]):
             raise
         self._sets[new.name] = new
         await self._keep()
+        await self._announce(new.name)
         return self._described(new)
+
+    async def _announce(self, name: str) -> None:
+        """Have the directory of tools, if there is one, ask once more what the set offers."""
+        try:
+            await self.actor(DIRECTORY).ask(OfferTools(name))
+        except CallboardError as error:
+            log.debug("the directory of tools does not hear of %s: %s", name, error)
 
     async def _place(self, kept: KeptSet) -> None:
         where = OnNode(_labels(kept), patience=PATIENCE_S, ready_timeout=START_TIMEOUT_S)

@@ -86,7 +86,7 @@ class DeployedTools(Relaying[VersionConfig], Actor[VersionConfig]):
         script = content / manifest.entry
         load = manifest.entry if is_module else script.stem
         worker = await self.spawn(
-            "tool.set",
+            "deployed.tools",
             ToolSetConfig(load, name=manifest.name, version=manifest.version, alone=True),
             name=self._process_name(manifest, digest),
             where=Process(

@@ -32,12 +32,12 @@ from callboard.schemas.tool_deploy import ArtifactFile, Manifest
 CONTENTS = {"a.py": b"print('a')\n", "pkg/__init__.py": b"", "pkg/data.bin": bytes(range(256)) * 5, "run.sh": b"#!\n"}
 
 
-def manifest_of(contents: dict[str, bytes], entry: str = "pkg:TOOLS", **more: str) -> Manifest:
+def manifest_of(contents: dict[str, bytes]) -> Manifest:
     files = tuple(
         ArtifactFile(path, len(data), hashlib.sha256(data).hexdigest(), path.endswith(".sh"))
         for path, data in sorted(contents.items())
     )
-    return Manifest(name="files", version="1.0", entry=entry, files=files, **more)
+    return Manifest(name="files", version="1.0", entry="pkg:TOOLS", files=files)
 
 
 def archive_of(contents: dict[str, bytes]) -> bytes:
