@@ -45,10 +45,12 @@ async def through_the_runtime(other_inbox: str) -> dict[str, str]:
     await attempt("ask node.main", node.actor("node.main").ask(ListNodes(), 5.0))
     await attempt("spawn", node.actor("node.main").ask(Spawn("counter"), 5.0))
     await attempt("ask another actor", node.actor("deployments").ask(ListDeployments(), 5.0))
+    await attempt("ask an actor with a capital", node.actor("Deployments").ask(ListDeployments(), 5.0))
     await attempt("listen to an inbox", listen(other_inbox))
     await attempt("listen to all inboxes", listen("inbox.>"))
     await attempt("listen to all actors", listen("actor.>"))
     await attempt("listen to topics", listen("topic.>"))
+    await attempt("listen with a capital", listen("actor.Other"))
     await attempt("use JetStream", node.jetstream.api("INFO"))
     return found
 
