@@ -103,19 +103,29 @@ class Site:
     _readers: list[threading.Thread] = field(default_factory=list)
 
     @classmethod
-    def at(cls, base: Path) -> Site:
-        site = cls(Board.at(base / "main"), base, new_signer(base / "signer.key"))
+    def at(cls, base: Path, **settings: str) -> Site:
+        """`settings` are variables of the daemon's environment."""
+        site = cls(Board.at(base / "main", **settings), base, new_signer(base / "signer.key"))
         site.board.up()
         return site
 
-    def node(self, name: str, *labels: str, allow: Sequence[str] | None = None, **options: str) -> None:
-        """Start a node on another machine, so to speak. `options`: variables of its environment; `prefix`: a command
-        that its command goes behind, with `url` to reach the server by."""
-        url = options.pop("url", "") or self.board.info().url
+    def node(
+        self,
+        name: str,
+        *labels: str,
+        allow: Sequence[str] | None = None,
+        before: Sequence[str] = (),
+        url: str = "",
+        **environment: str,
+    ) -> None:
+        """Start a node on another machine, so to speak, that takes tools of `allow` (default: the site's signer).
+
+        `before` is what its command goes behind, `url` how it reaches the server."""
         token = self.board.run("creds", "token", "--role", "node").stdout.strip()
-        far = Board.at(self.base / name, **options)
+        far = Board.at(self.base / name, **environment)
         allowed = [self.signer.public] if allow is None else allow
-        command = [sys.executable, "-m", "callboard.runtime.cli", "node", "--nats", url, "--token", token]
+        command = [*before, sys.executable, "-m", "callboard.runtime.cli", "node"]
+        command += ["--nats", url or self.board.info().url, "--token", token]
         command += ["--name", name, "--labels", ",".join(labels)] if labels else ["--name", name]
         command += [word for key in allowed for word in ("--allow-tools-from", key)]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **far.environment})
