@@ -131,11 +131,11 @@ class Deployer(Relaying[DeployerConfig], Actor[DeployerConfig]):
             await self.node.stop(f"{self.address}.{short}", DRAIN_S)
 
     async def _stop(self, version: str, timeout: float) -> None:
-        with contextlib.suppress(NoSuchActor):
-            try:
+        try:
+            with contextlib.suppress(NoSuchActor):  # it did not come that far
                 await self.node.stop(self._address(version), timeout)
-            except CallboardError as error:
-                log.error("%s %s did not end well: %s", self.config.name, version, error)
+        except CallboardError as error:
+            log.error("%s %s did not end well: %s", self.config.name, version, error)
 
     def _address(self, version: str) -> str:
         return f"{self.address}.{token_of(version)}"

@@ -1,16 +1,15 @@
 """An environment for a tool's requirements: a virtual environment of its own, made once and used again.
 
-It is called after what goes into it: the requirements, the Python, this release of callboard and what it runs on. It is
-made in its final place, since the scripts in it name that, and counts only when a mark in it says that it is whole; who
-makes it holds a lock, so two never do at once, and what a killed process left half done is made anew. With `uv` if
-there is one, else by `venv` and pip. Where packages come from is what the node's own settings of pip or uv say.
+It is called after what goes into it: the requirements, the Python, this release of callboard and what it runs on. It
+is made in its final place, since the scripts in it name that, and counts only when a mark in it says that it is whole:
+what a killed process left half done is made anew. With `uv` if there is one, else by `venv` and pip. Where packages
+come from is what the node's own settings of pip or uv say.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -19,8 +18,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -28,16 +26,14 @@ import anyio.abc
 from anyio.streams.text import TextReceiveStream
 from anyio.to_thread import run_sync
 
-from ....runtime.files import private_folder
 from ....runtime.log import log
 from ....schemas.tool_deploy import Manifest
 from .bridge import Wanted, link, sort_out
 from .errors import EnvironmentFailed
+from .made_once import Kept, keep
 from .versions import release_fits
 
 INSTALL_TIMEOUT_S = 1800.0
-# Another process that makes the same environment says nothing when it is done; its lock is looked at this often.
-LOCK_RETRY_S = 0.25
 _MARK = "whole"
 _LINKS = "callboard-links"
 # What is quoted of an installer that failed.
@@ -47,24 +43,26 @@ _CHECK = "import sys, callboard.runtime.worker; print(sys.version_info[:3])"
 
 @dataclass(frozen=True)
 class Environment:
-    """A ready environment: its interpreter, and its folder."""
+    """A ready environment: its interpreter, its folder, and the hold on it."""
 
     python: Path
     folder: Path
+    kept: Kept = field(compare=False)
 
-    def variables(self, source: Path | None = None) -> dict[str, str]:
-        """What a process in it is to be given: nothing of the node's own Python may leak in. It imports from `source`
-        first."""
-        path = f"{self.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        return {
-            "VIRTUAL_ENV": str(self.folder),
-            "PATH": path,
-            "PYTHONPATH": "" if source is None else str(source),
-            "PYTHONHOME": "",
-            "PYTHONNOUSERSITE": "1",
-            "PYTHONSAFEPATH": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+
+def variables(folder: Path, source: Path | None = None) -> dict[str, str]:
+    """What a process in the environment at `folder` is to be given: nothing of the node's own Python may leak in. It
+    imports from `source` first."""
+    path = f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {
+        "VIRTUAL_ENV": str(folder),
+        "PATH": path,
+        "PYTHONPATH": "" if source is None else str(source),
+        "PYTHONHOME": "",
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
 
 async def environment_for(
@@ -81,21 +79,23 @@ async def environment_for(
             hint="deploy it to a node with another Python, or widen its requires-python",
         )
     wanted = await run_sync(sort_out, manifest.requirements)
-    folder = private_folder(base) / _key(wanted, manifest)
-    environment = Environment(folder / "bin" / "python", folder)
-    async with _locked(folder.with_name(f"{folder.name}.lock")):
-        if not (folder / _MARK).exists():
-            await run_sync(_clear, folder)
-            try:
-                with anyio.fail_after(timeout):
-                    await _make(environment, wanted, content)
-            except TimeoutError:
-                raise EnvironmentFailed(
-                    f"the requirements of {manifest.name} were not installed within {timeout:g} s",
-                    hint="`callboard logs` shows how far it came",
-                ) from None
-            (folder / _MARK).write_text("\n".join(wanted.lines))
-    return environment
+    folder = base / _key(wanted, manifest)
+    python = folder / "bin" / "python"
+    mark = folder / _MARK
+
+    async def make() -> None:
+        await run_sync(_clear, folder)
+        await _make(folder, python, wanted, content)
+        mark.write_text("\n".join(wanted.lines))
+
+    try:
+        with anyio.fail_after(timeout):
+            return Environment(python, folder, await keep(folder, mark.exists, make))
+    except TimeoutError:
+        raise EnvironmentFailed(
+            f"the requirements of {manifest.name} were not installed within {timeout:g} s",
+            hint="`callboard logs` shows how far it came",
+        ) from None
 
 
 def _key(wanted: Wanted, manifest: Manifest) -> str:
@@ -109,45 +109,41 @@ def _key(wanted: Wanted, manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-async def _make(environment: Environment, wanted: Wanted, content: Path) -> None:
-    folder, uv = environment.folder, shutil.which("uv")
+async def _make(folder: Path, python: Path, wanted: Wanted, content: Path) -> None:
+    uv = shutil.which("uv")
     log.info("making the environment %s for: %s", folder, ", ".join(wanted.lines) or "no requirements")
     if uv is not None:
         await _run("a virtual environment", [uv, "venv", "--no-project", "--python", sys.executable, str(folder)])
     else:
         await _run("a virtual environment", [sys.executable, "-m", "venv", "--without-pip", str(folder)])
     if wanted.lines:
-        await _install(environment, wanted, content, uv)
+        await _install(folder, python, wanted, content, uv)
     await run_sync(_link, folder, wanted)
-    await _run(
-        "a start of callboard in the new environment",
-        [str(environment.python), "-c", _CHECK],
-        variables=environment.variables(),
-    )
+    what = "a start of callboard in the new environment"
+    await _run(what, [str(python), "-c", _CHECK], variables=variables(folder))
 
 
-async def _install(environment: Environment, wanted: Wanted, content: Path, uv: str | None) -> None:
-    folder = environment.folder
+async def _install(folder: Path, python: Path, wanted: Wanted, content: Path, uv: str | None) -> None:
     lines = [(content / line[2:]).as_uri() if line.startswith("./") else line for line in wanted.lines]
     requirements, constraints = folder / "requirements.txt", folder / "constraints.txt"
     requirements.write_text("\n".join(lines) + "\n")
     constraints.write_text("\n".join(wanted.constraints) + "\n")
     files = ["-r", str(requirements), "-c", str(constraints)]
     if uv is not None:
-        command = [uv, "pip", "install", "--no-progress", "--python", str(environment.python), *files]
+        command = [uv, "pip", "install", "--no-progress", "--python", str(python), *files]
     else:
-        command = [*await _pip(environment), "install", "--no-input", "--progress-bar", "off", *files]
+        command = [*await _pip(python), "install", "--no-input", "--progress-bar", "off", *files]
     await _run("the installation of " + ", ".join(wanted.lines), command)
 
 
-async def _pip(environment: Environment) -> list[str]:
-    """Pip for that environment: this installation's where it has one, since putting one there takes seconds."""
+async def _pip(python: Path) -> list[str]:
+    """Pip for that interpreter: this installation's where it has one, since putting one there takes seconds."""
     import importlib.util
 
     if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(environment.python)]
-    await _run("pip", [str(environment.python), "-m", "ensurepip"])
-    return [str(environment.python), "-m", "pip", "--disable-pip-version-check"]
+        return [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
+    await _run("pip", [str(python), "-m", "ensurepip"])
+    return [str(python), "-m", "pip", "--disable-pip-version-check"]
 
 
 def _link(folder: Path, wanted: Wanted) -> None:
@@ -208,21 +204,6 @@ async def _lines(process: anyio.abc.Process) -> AsyncIterator[str]:
                 yield line.rstrip()
     if rest.strip():
         yield rest.rstrip()
-
-
-@asynccontextmanager
-async def _locked(file: Path) -> AsyncIterator[None]:
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                await anyio.sleep(LOCK_RETRY_S)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _dotted(version: Sequence[int]) -> str:

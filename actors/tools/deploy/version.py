@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import partial
 from pathlib import Path
 
+import anyio
 import msgspec
 from anyio.to_thread import run_sync
 
 from ....runtime.actor import Actor, handler
 from ....runtime.folders import Paths
+from ....runtime.log import log
 from ....runtime.placement import Process
 from ....runtime.supervision import Supervision
 from ....schemas.tool import ListTools, ToolInfo, ToolList
@@ -18,13 +21,16 @@ from ....schemas.tool_deploy import Artifact, Manifest
 from ..relevance import chosen
 from ..tool_set import ToolSetConfig
 from .archive import archive_size, decode_manifest, digest_of, is_intact, remove, unpack
-from .environment import Environment, environment_for
+from .environment import Environment, environment_for, variables
 from .errors import ArtifactDamaged
 from .keys import check_signature
+from .made_once import Kept, keep, prune
 from .relay import RelayConfig, Relaying, Route, ToolRelay
 
 # What its tools import may be large.
 READY_TIMEOUT_S = 300.0
+# To fetch an artifact from another host and unpack it.
+UNPACK_TIMEOUT_S = 300.0
 
 
 class Offered(msgspec.Struct):
@@ -48,12 +54,15 @@ class DeployedTools(Relaying[VersionConfig], Actor[VersionConfig]):
     supervision = Supervision(max_restarts=1000, period_s=600.0, backoff_s=0.1, backoff_max_s=30.0)
 
     async def started(self) -> None:
+        self._kept: list[Kept] = []
         artifact = self.config.artifact
         manifest = check_artifact(artifact, self.node.offer.signers if self.node.offer else (), self.node.name)
         digest = digest_of(artifact.manifest.encode())
         base = Paths.find().cache / "deployed-tools"
-        content = await self._content(manifest, base / "content" / digest)
+        content = base / "content" / digest
+        self._kept.append(await self._unpacked(manifest, content))
         environment = await environment_for(manifest, content, base / "envs")
+        self._kept.append(environment.kept)
         targets = await self._start(manifest, digest, content, environment)
         infos: list[ToolInfo] = []
         for target in targets:
@@ -64,19 +73,41 @@ class DeployedTools(Relaying[VersionConfig], Actor[VersionConfig]):
                 self.route = Route(target)
             address = f"{self.address}.{name}" if name else self.address
             infos.append(msgspec.structs.replace(target, address=address))
+        self.start_soon(self._prune, base)
         self.config.offered.targets, self.config.offered.infos = targets, tuple(infos)
 
-    async def _content(self, manifest: Manifest, folder: Path) -> Path:
-        """The folder with its files: what is there already is used if it is what was signed, to the last byte."""
-        if await run_sync(is_intact, manifest, folder):
-            return folder
+    async def stopped(self) -> None:
+        for kept in self._kept:
+            kept.release()
+
+    async def _unpacked(self, manifest: Manifest, folder: Path) -> Kept:
+        """Have its files in that folder: what is there already is used if it is what was signed, to the last byte."""
         content, stated = self.config.artifact.content, archive_size(manifest)
-        if content.size != stated:
-            raise ArtifactDamaged(f"the archive has {content.size} bytes, and its manifest says {stated}")
-        await run_sync(remove, folder)
-        async with self.blobs.open(content) as archive:
-            await run_sync(unpack, manifest, archive, folder)
-        return folder
+
+        async def make() -> None:
+            if content.size != stated:
+                raise ArtifactDamaged(f"the archive has {content.size} bytes, and its manifest says {stated}")
+            await run_sync(remove, folder)
+            async with self.blobs.open(content) as archive:
+                await run_sync(unpack, manifest, archive, folder)
+
+        try:
+            with anyio.fail_after(UNPACK_TIMEOUT_S):
+                return await keep(folder, partial(is_intact, manifest, folder), make)
+        except TimeoutError:
+            raise ArtifactDamaged(
+                f"the files of {manifest.name} {manifest.version} in {folder} were changed, and something runs from them",
+                hint="stop what runs there, or remove that folder",
+            ) from None
+
+    async def _prune(self, base: Path) -> None:
+        """Let go of what no set has used for long."""
+        for part in ("content", "envs"):
+            try:
+                for folder in await run_sync(prune, base / part, remove):
+                    log.info("%s was not used for long and is removed", folder)
+            except OSError as error:
+                log.warning("what is not used any more below %s cannot be removed: %s", base, error)
 
     async def _start(
         self, manifest: Manifest, digest: str, content: Path, environment: Environment
@@ -90,7 +121,7 @@ class DeployedTools(Relaying[VersionConfig], Actor[VersionConfig]):
             ToolSetConfig(load, name=manifest.name, version=manifest.version, alone=True),
             name=self._process_name(manifest, digest),
             where=Process(
-                env=environment.variables(content / manifest.source if is_module else None),
+                env=variables(environment.folder, content / manifest.source if is_module else None),
                 load=() if is_module else (str(script),),
                 allow=(manifest.entry.partition(":")[0],) if is_module else (),
                 role="tool",

@@ -12,7 +12,7 @@ import pytest
 from deploy_wheels import make_wheel
 
 from callboard.actors.tools.deploy.bridge import sort_out
-from callboard.actors.tools.deploy.environment import Environment, environment_for
+from callboard.actors.tools.deploy.environment import Environment, environment_for, variables
 from callboard.actors.tools.deploy.errors import EnvironmentFailed
 from callboard.runtime.log import log
 from callboard.schemas.tool_deploy import Manifest
@@ -47,7 +47,7 @@ def run(environment: Environment, code: str) -> str:
         [environment.python, "-c", code],
         capture_output=True,
         text=True,
-        env={**os.environ, **environment.variables()},
+        env={**os.environ, **variables(environment.folder)},
         check=False,
     )
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
@@ -80,6 +80,8 @@ async def test_it_is_made_once_also_by_two_at_once(tmp_path: Path, caplog: pytes
     await make()
     assert found[0] == found[1] == found[2]
     assert caplog.text.count("making the environment") == 1
+    for environment in found:
+        environment.kept.release()
     (found[0].folder / "whole").unlink()  # as one whose making was cut short
     await make()
     assert caplog.text.count("making the environment") == 2
