@@ -71,7 +71,7 @@ async def test_a_file_of_tools_runs_on_another_host_in_a_process_of_its_own(bus:
         assert {info.name: info.address for info in listed}["kit.flipped"] == f"{address}.flipped"
         assert {info.version for info in listed} == {"1.0"}
     assert (await bus.actor("kit.version").ask(DescribeTool())).address == "kit.version"
-    assert "one argument" not in await error_of(bus, "kit.wait_for")
+    assert (await error_of(bus, "kit.wait_for")).startswith("tool.arguments: ")
 
 
 async def error_of(bus: Client, address: str, **arguments: object) -> str:
@@ -92,6 +92,7 @@ async def test_a_file_goes_to_a_tool_on_another_host_and_comes_back_from_it(bus:
     await bus.blobs.release(blob)
 
 
+@pytest.mark.slow
 async def test_it_imports_what_it_required_and_nothing_of_the_nodes_own(bus: Client, site: Site) -> None:
     text = (
         "# /// script\n# dependencies = ['tiny_thing']\n# ///\n"
@@ -122,6 +123,7 @@ async def test_a_file_that_cannot_be_imported_is_an_error_and_leaves_nothing(bus
     assert await listed(bus) == {}
 
 
+@pytest.mark.slow
 async def test_a_package_with_a_set_of_tools_runs_from_its_source(bus: Client, site: Site, tmp_path: Path) -> None:
     from callboard.actors.tools.deploy.gather import gather
 
@@ -142,6 +144,23 @@ async def test_a_package_with_a_set_of_tools_runs_from_its_source(bus: Client, s
     await deploy(bus, gather(tmp_path, name="sky"), site.signer)  # one tool is a set by itself
     assert await value(bus, "sky") == "blue"
     assert await error_of(bus, "weather") == "tool.none: weather is a set of tools, not a tool"
+
+
+async def test_a_caller_who_goes_away_ends_the_call_in_the_tools_process(
+    bus: Client, site: Site, tmp_path: Path, eventually: Any
+) -> None:
+    await deploy(bus, site.tools(), site.signer)
+    path = tmp_path / "call"
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(value_of, bus, "kit.wait_for_ever", str(path))
+            await eventually(path.with_suffix(".began").exists)
+            scope.cancel()
+    await eventually(path.with_suffix(".over").exists)
+
+
+async def value_of(bus: Client, address: str, path: str) -> None:
+    await value(bus, address, path=path)
 
 
 # Who is trusted
@@ -308,6 +327,25 @@ async def test_two_versions_at_once_then_a_switch_and_the_old_one_drains(
     assert await value(bus, "kit.version") == "2.0"
 
 
+async def test_a_switch_back_waits_for_the_last_calls_of_the_version_that_comes_back(
+    bus: Client, site: Site, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    await deploy(bus, site.tools("1.0"), site.signer)
+    request = CallTool(json.dumps({"path": str(go)}))
+    async with bus.actor("kit.wait_for").stream(request) as waiting, anyio.create_task_group() as tasks:
+        assert isinstance(await anext(waiting), ToolProgress)
+        await deploy(bus, site.tools("2.0"), site.signer)
+        tasks.start_soon(deploy, bus, site.tools("1.0"), site.signer)
+        assert await value(bus, "kit.version") == "2.0"
+        go.touch()
+        async for _ in waiting:
+            pass
+        assert json.loads(waiting.result.value) == "1.0"
+    assert await value(bus, "kit.version") == "1.0"
+    assert await listed(bus) == {"kit": ("1.0", ["1.0"])}
+
+
 async def test_a_new_version_takes_the_place_of_the_old_one_only_when_it_runs(bus: Client, site: Site) -> None:
     await deploy(bus, site.tools("1.0"), site.signer)
     for text in ("import no_such_module\n", "# /// script\n# requires-python='>=3.99'\n# ///\n"):
@@ -326,6 +364,7 @@ def site_tools_with(name: str) -> str:
     return TOOLS + f'\n\n@tool\ndef {name}() -> str:\n    """One more."""\n    return VERSION\n'
 
 
+@pytest.mark.slow
 async def test_what_cannot_stand_beside_what_is_there_is_refused(bus: Client, site: Site) -> None:
     await deploy(bus, site.tools("1.0"), site.signer, labels=("there",))
     await deploy(bus, site.tools("1.0"), site.signer)  # the same once more changes nothing

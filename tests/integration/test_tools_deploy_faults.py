@@ -157,7 +157,7 @@ async def test_what_is_found_by_the_directory_is_the_relay_and_never_the_process
         assert done.returncode == 0, done.stderr
         there = [info for info in json.loads(done.stdout) if info["name"].startswith("kit.")]
         assert {info["address"] for info in there} == {info["name"] for info in there}
-        assert len(there) == 6
+        assert len(there) == 6  # one for each tool
 
 
 MEBIBYTES = 32

@@ -25,14 +25,13 @@ from callboard.schemas.tool import CallTool, Media, ToolResult
 
 TOOLS = '''"""Tools that the tests deploy."""
 
+import asyncio
 import os
 import signal
 import time
 from pathlib import Path
 
-from callboard.actors.tools.context import ToolContext
-from callboard.actors.tools.tool import tool
-from callboard.actors.tools.values import File
+from callboard import File, ToolContext, tool
 
 VERSION = "{version}"
 
@@ -74,21 +73,26 @@ def wait_for(path: str, context: ToolContext) -> str:
     return VERSION
 
 
+@tool(timeout=50)
+async def wait_for_ever(path: str) -> str:
+    """Write down that it began, and that it was cancelled.
+
+    Args:
+        path: what the files' names begin with
+    """
+    Path(path + ".began").touch()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        Path(path + ".over").touch()
+    return ""
+
+
 @tool
 def die() -> str:
     """Kill its own process."""
     os.kill(os.getpid(), signal.SIGKILL)
     return ""
-
-
-@tool
-def environment(name: str) -> str:
-    """A variable of its environment, and where callboard was imported from.
-
-    Args:
-        name: which
-    """
-    return os.environ.get(name, "")
 '''
 
 

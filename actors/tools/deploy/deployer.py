@@ -19,13 +19,15 @@ from ....runtime.supervision import Supervision
 from ....schemas.tool import ListTools, OpenTool, ToolInfo, ToolList
 from ....schemas.tool_deploy import FollowPlan, GetPlan, Name, Plan
 from ..relevance import chosen, newest
-from .errors import ArtifactDamaged
+from .errors import ArtifactDamaged, DeployError
 from .relay import RelayConfig, Relaying, Route, ToolRelay
 from .version import DeployedTools, Offered, VersionConfig, check_artifact, short_name, token_of
 
 DEPLOYMENTS = "deployments"
 # How long the calls of a version that was switched away have to end.
 DRAIN_S = 600.0
+# How long one that is to run again meanwhile is waited for.
+ENDING_S = 30.0
 
 
 class DeployerConfig(msgspec.Struct, frozen=True):
@@ -43,6 +45,7 @@ class Deployer(Relaying[DeployerConfig], Actor[DeployerConfig]):
     async def started(self) -> None:
         self._lock = asyncio.Lock()
         self._running: dict[str, VersionConfig] = {}
+        self._ending: dict[str, anyio.Event] = {}
         self._current = ""
         self._routes: dict[str, Route] = {}
         self._infos: tuple[ToolInfo, ...] = ()
@@ -74,6 +77,7 @@ class Deployer(Relaying[DeployerConfig], Actor[DeployerConfig]):
         try:
             for version, config in wanted.items():
                 if version not in self._running:
+                    await self._has_ended(version)
                     new.append(version)
                     await self.spawn(DeployedTools, config, name=token_of(version))
             await self._switch(wanted[plan.current].offered.targets)
@@ -85,8 +89,27 @@ class Deployer(Relaying[DeployerConfig], Actor[DeployerConfig]):
         old = [version for version in self._running if version not in wanted]
         self._running, self._current = wanted, plan.current
         for version in old:
-            self.start_soon(self._stop, version, DRAIN_S)
+            self._ending[version] = anyio.Event()
+            self.start_soon(self._retire, version)
         return plan
+
+    async def _retire(self, version: str) -> None:
+        try:
+            await self._stop(version, DRAIN_S)
+        finally:
+            self._ending.pop(version).set()
+
+    async def _has_ended(self, version: str) -> None:
+        """Wait for the last calls of a version that was switched away and comes back. Raises DeployError."""
+        ending = self._ending.get(version)
+        if ending is None:
+            return
+        with anyio.move_on_after(ENDING_S):
+            return await ending.wait()
+        raise DeployError(
+            f"{self.config.name} {version} is still ending the calls that it had when it was switched away",
+            hint="try again in a moment, or deploy it under another version",
+        )
 
     def _checked(self, plan: Plan) -> dict[str, VersionConfig]:
         """The plan's artifacts by version, if this node may run every one of them."""
@@ -110,9 +133,15 @@ class Deployer(Relaying[DeployerConfig], Actor[DeployerConfig]):
         """Let calls of the set's own tools go to these from now on."""
         targets = {short_name(target, self.config.name): target for target in tools}
         added = {short: Route(target) for short, target in targets.items() if short not in self._routes}
-        for short, route in added.items():
-            if short:
-                await self.spawn(ToolRelay, RelayConfig(route), name=short)
+        try:
+            for short, route in added.items():
+                if short:
+                    await self.spawn(ToolRelay, RelayConfig(route), name=short)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                for short in added:
+                    await self._stop_relay(short)
+            raise
         gone = [short for short in self._routes if short not in targets]
         self._routes = {short: route for short, route in {**self._routes, **added}.items() if short in targets}
         for short, route in self._routes.items():
@@ -123,10 +152,11 @@ class Deployer(Relaying[DeployerConfig], Actor[DeployerConfig]):
             for short, target in targets.items()
         )
         for short in gone:
-            if short:
-                self.start_soon(self._stop_relay, short)
+            self.start_soon(self._stop_relay, short)
 
     async def _stop_relay(self, short: str) -> None:
+        if not short:
+            return
         with contextlib.suppress(NoSuchActor):
             await self.node.stop(f"{self.address}.{short}", DRAIN_S)
 

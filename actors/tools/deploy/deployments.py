@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 START_TIMEOUT_S = INSTALL_TIMEOUT_S + READY_TIMEOUT_S
 # How long the first start of a set waits for a node that fits; who deploys wants to know.
-PATIENCE_S = 3.0
+PATIENCE_S = 1.0
 # A set that did not come back is tried again after this.
 RETRY_S = 1.0
 # How long a copy of an artifact is there for a node to read.

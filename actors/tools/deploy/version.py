@@ -96,7 +96,7 @@ class DeployedTools(Relaying[VersionConfig], Actor[VersionConfig]):
                 return await keep(folder, partial(is_intact, manifest, folder), make)
         except TimeoutError:
             raise ArtifactDamaged(
-                f"the files of {manifest.name} {manifest.version} in {folder} were changed, and something runs from them",
+                f"the files of {manifest.name} {manifest.version} in {folder} were changed, and are in use",
                 hint="stop what runs there, or remove that folder",
             ) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -53,7 +54,14 @@ def run(environment: Environment, code: str) -> str:
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
 
-async def test_it_has_what_was_required_and_callboard_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+async def test_it_has_what_was_required_and_callboard_and_nothing_else(
+    tmp_path: Path, installer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if installer == "uv" and shutil.which("uv") is None:
+        pytest.skip("there is no `uv`")
+    if installer == "pip":
+        monkeypatch.setenv("PATH", os.defpath)
     environment = await made(tmp_path, "tiny_thing==1.0")
     assert run(environment, "import tiny_thing; print(tiny_thing.VALUE)") == "41"
     assert run(environment, "import callboard.runtime.worker, callboard; print(callboard.__version__)") == (
@@ -105,6 +113,7 @@ async def test_what_callboard_runs_on_cannot_be_replaced(tmp_path: Path) -> None
         await made(tmp_path, "wants_old")
 
 
+@pytest.mark.slow
 async def test_a_wheel_that_came_along_is_installed_and_counts_by_its_content(tmp_path: Path, index: Path) -> None:
     from callboard.actors.tools.deploy.gather import gather
 
