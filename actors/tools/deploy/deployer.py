@@ -133,13 +133,15 @@ class Deployer(Relaying[DeployerConfig], Actor[DeployerConfig]):
         """Let calls of the set's own tools go to these from now on."""
         targets = {short_name(target, self.config.name): target for target in tools}
         added = {short: Route(target) for short, target in targets.items() if short not in self._routes}
+        begun: list[str] = []
         try:
             for short, route in added.items():
                 if short:
                     await self.spawn(ToolRelay, RelayConfig(route), name=short)
+                    begun.append(short)
         except BaseException:
             with anyio.CancelScope(shield=True):
-                for short in added:
+                for short in begun:
                     await self._stop_relay(short)
             raise
         gone = [short for short in self._routes if short not in targets]
