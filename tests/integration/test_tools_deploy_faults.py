@@ -65,6 +65,7 @@ async def test_a_tools_process_that_is_killed_in_mid_call_is_an_error_and_comes_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(200)
 async def test_a_node_that_is_killed_in_mid_call_is_an_error_and_the_set_comes_back_elsewhere(site: Site) -> None:
     site.node("one", "there")
     site.node("two", "there")
@@ -193,6 +194,7 @@ async def test_a_large_file_goes_through_a_remote_tool(site: Site, same_host: bo
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(200)
 async def test_tools_run_on_a_machine_that_is_reached_by_the_network_alone(tmp_path: Path) -> None:
     """And go on without it: when the cable is cut in mid-call, the caller hears of it, and the set waits or moves."""
     with cable_laid() as cable, socket.create_server(("127.0.0.1", 0)) as probe:
@@ -220,6 +222,7 @@ async def test_tools_run_on_a_machine_that_is_reached_by_the_network_alone(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(200)
 def test_the_whole_way_by_the_command_line(site: Site, tmp_path: Path) -> None:
     board = site.board
     run = board.run
