@@ -146,6 +146,16 @@ async def test_a_package_with_a_set_of_tools_runs_from_its_source(bus: Client, s
     assert await error_of(bus, "weather") == "tool.none: weather is a set of tools, not a tool"
 
 
+async def test_the_tools_client_carries_large_files_there_and_back(bus: Client, site: Site) -> None:
+    await deploy(bus, site.tools(), site.signer)
+    data = os.urandom(2 << 20)
+    async with callboard.open_tool(bus, "kit.flipped") as flip:
+        for _ in range(2):
+            back = await flip.call(file=callboard.File.from_bytes(data))
+            assert back.bytes() == bytes([data[0] ^ 255]) + data[1:]
+            assert (back.name, back.mime) == ("flipped", "application/octet-stream")
+
+
 async def test_a_caller_who_goes_away_ends_the_call_in_the_tools_process(
     bus: Client, site: Site, tmp_path: Path, eventually: Any
 ) -> None:

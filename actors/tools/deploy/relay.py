@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import cached_property
 from typing import Generic, TypeVar
 
 import msgspec
 
 from ....runtime.actor import Actor, handler
-from ....runtime.errors import NoSuchActor
-from ....schemas.tool import CallTool, DescribeTool, ToolInfo, ToolPiece, ToolProgress, ToolResult
+from ....runtime.errors import ActorError, NoSuchActor
+from ....schemas.tool import (
+    CallTool,
+    DescribeTool,
+    GetMedia,
+    MediaPart,
+    MediaPut,
+    MediaTaken,
+    PutMedia,
+    ToolInfo,
+    ToolPiece,
+    ToolProgress,
+    ToolResult,
+)
+from ..carrying import parts
 from ..errors import NoSuchTool
-from .courier import adopted, brought
+from .courier import Courier
 
 C = TypeVar("C", bound=msgspec.Struct)
 
@@ -41,9 +56,30 @@ class Relaying(Actor[C], Generic[C]):
 
     @handler(concurrent=True)
     async def call(self, message: CallTool) -> AsyncIterator[ToolProgress | ToolPiece | ToolResult]:
-        async with brought(self.node, message.media), aclosing(self._answers(message)) as answers:
+        async with self._courier.brought(message.media), aclosing(self._answers(message)) as answers:
             async for answer in answers:
-                yield await adopted(self.node, answer)
+                yield await self._courier.adopted(answer)
+
+    @handler(concurrent=True)
+    async def get_media(self, message: GetMedia) -> AsyncIterator[MediaPart]:
+        async with aclosing(parts(self.blobs, self._courier.adopted_blob(message.id))) as found:
+            async for part in found:
+                yield part
+
+    @handler(concurrent=True)
+    async def put_media(self, message: PutMedia) -> MediaPut:
+        return await self.actor(self._target().address).ask(message)
+
+    @handler(concurrent=True)
+    async def taken(self, message: MediaTaken) -> None:
+        await self._courier.let_go(message.ids)
+        if self.route is not None:
+            with contextlib.suppress(ActorError):  # it has ended, and what it held with it
+                await self.actor(self.route.target.address).tell(message)
+
+    @cached_property
+    def _courier(self) -> Courier:
+        return Courier(self.node)
 
     def _target(self) -> ToolInfo:
         if self.route is None:
