@@ -86,9 +86,9 @@ class Process:
 
     env: dict[str, str] = field(default_factory=dict)
     load: tuple[str, ...] = ()
-    allow: tuple[str, ...] = ()
     ready_timeout: float = 120.0
     role: Literal["node", "tool"] = "node"
+    allow: tuple[str, ...] = ()
     python: str = ""
     root: bool = field(default=True, init=False)
 
