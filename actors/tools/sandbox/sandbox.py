@@ -18,7 +18,7 @@ from .errors import SandboxError, SandboxLacks, SnapshotRefused
 from .guest import Guest, Outcome
 from .launcher import Zygote
 from .parts import Kernel, Part
-from .probe import probe
+from .kernel import probe
 from .results import RunResult
 from .snapshot import SessionSnapshot
 

@@ -67,7 +67,9 @@ class Order:
 def serve(host: socket.socket) -> None:
     """Fork a sandbox for each order, until the host is gone."""
     plan = Plan(**frames.receive(host))
-    filter_code = seccomp.program(linux.MACHINE) if plan.has(Part.SECCOMP) else b""
+    filter_code = (
+        seccomp.program(linux.MACHINE, own_files=plan.has(Part.MOUNT_NAMESPACE)) if plan.has(Part.SECCOMP) else b""
+    )
     for name in plan.preload:
         importlib.import_module(name)
     if len(os.listdir("/proc/self/task")) != 1:
