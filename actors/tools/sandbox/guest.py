@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import msgspec
@@ -38,8 +38,8 @@ class Answer(msgspec.Struct, frozen=True):
     call: int
     value: str | None = None
     error: _Failure | None = None
-    exit: int | None = None
-    images: int = 0
+    exit: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
+    images: Annotated[int, msgspec.Meta(ge=0)] = 0
     kept: list[str] = []
     lost: dict[str, str] = {}
 

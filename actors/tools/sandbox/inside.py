@@ -58,8 +58,8 @@ class Session:
                     answer["value"] = _sendable(repr(value))
                     self.module.__dict__["_"] = value
         except SystemExit as end:
-            answer["exit"] = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-            if isinstance(end.code, str):
+            answer["exit"] = end.code & 0xFF if isinstance(end.code, int) else 0 if end.code is None else 1
+            if end.code is not None and not isinstance(end.code, int):
                 print(end.code, file=sys.stderr)
         except BaseException as error:
             answer["error"] = described(error)

@@ -16,9 +16,9 @@ from . import scratch
 from .config import Limits, SandboxConfig
 from .errors import SandboxError, SandboxLacks, SnapshotRefused
 from .guest import Guest, Outcome
+from .kernel import probe
 from .launcher import Zygote
 from .parts import Kernel, Part
-from .kernel import probe
 from .results import RunResult
 from .snapshot import SessionSnapshot
 

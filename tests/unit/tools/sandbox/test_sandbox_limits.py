@@ -27,7 +27,14 @@ def _killed(rig: Rig, code: str, session: str = "", timeout: float | None = None
 def either(request: pytest.FixtureRequest, make_rig: MakeRig) -> Rig:
     """With all the kernel has, and with Landlock and seccomp only."""
     kernel = probe() if request.param == "locked" else probe().without(Part.USER_NAMESPACE)
-    return make_rig(_with(cpu_s=2.0), kernel, accept=kernel.lacking)
+    return make_rig(LIMITS, kernel, accept=kernel.lacking)
+
+
+@pytest.fixture(scope="module", params=["locked", "bare"])
+def hurried(request: pytest.FixtureRequest, make_rig: MakeRig) -> Rig:
+    """The same, with little processor time."""
+    kernel = probe() if request.param == "locked" else probe().without(Part.USER_NAMESPACE)
+    return make_rig(_with(cpu_s=0.5, wall_s=40.0), kernel, accept=kernel.lacking)
 
 
 _STUBBORN = """
@@ -40,16 +47,16 @@ for number in range(1, 65):
 """
 
 
-def test_endless_loop_ends_at_its_cpu_time(either: Rig) -> None:
-    assert _killed(either, f"{_STUBBORN}\nprint('begun')\nwhile True: pass").reason == "cpu_time"
+def test_endless_loop_ends_at_its_cpu_time(hurried: Rig) -> None:
+    assert _killed(hurried, f"{_STUBBORN}\nprint('begun')\nwhile True: pass").reason == "cpu_time"
 
 
-def test_cpu_time_of_children_counts(either: Rig) -> None:
+def test_cpu_time_of_children_counts(hurried: Rig) -> None:
     code = "import os\nfor _ in range(4):\n    if os.fork() == 0:\n        while True: pass\nos.wait()"
-    assert _killed(either, code).reason == "cpu_time"
+    assert _killed(hurried, code).reason == "cpu_time"
 
 
-def test_cpu_time_of_children_that_ended_counts(either: Rig) -> None:
+def test_cpu_time_of_children_that_ended_counts(hurried: Rig) -> None:
     code = """
 import os, time
 while True:
@@ -60,7 +67,7 @@ while True:
         os._exit(0)
     os.wait()
 """
-    assert _killed(either, code).reason == "cpu_time"
+    assert _killed(hurried, code).reason == "cpu_time"
 
 
 def test_sleeping_past_the_wall_time_ends(either: Rig) -> None:
@@ -225,10 +232,8 @@ def test_processes_are_counted_without_a_user_namespace(make_rig: MakeRig) -> No
 
 
 def test_threads_are_processes(rig: Rig) -> None:
-    code = (
-        "from threading import Thread\nfor _ in range(100): Thread(target=time.sleep, args=(5,), daemon=True).start()"
-    )
-    result = rig.python(f"import time\n{code}")
+    code = "for _ in range(100): threading.Thread(target=time.sleep, args=(5,), daemon=True).start()"
+    result = rig.python(f"import threading, time\n{code}")
     assert result.error is not None
     assert "start new thread" in result.error.message
 
