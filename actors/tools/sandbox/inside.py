@@ -95,13 +95,14 @@ def _sendable(text: str) -> str:
 
 
 def _trim(found: traceback.TracebackException) -> None:
+    """Leave out what of each stack is ours, and the parser that we call."""
     ours = os.path.dirname(__file__)
     for one in (found, found.__cause__, found.__context__):
         if one is not None:
-            kept = [frame for frame in one.stack if os.path.dirname(frame.filename) != ours]
-            one.stack = traceback.StackSummary.from_list(kept)
-            if isinstance(found, SyntaxError):
-                break
+            stack = list(one.stack)
+            while stack and (os.path.dirname(stack[0].filename) == ours or stack[0].filename == ast.__file__):
+                del stack[0]
+            one.stack = traceback.StackSummary.from_list(stack)
 
 
 def main(host: socket.socket, place: str) -> None:

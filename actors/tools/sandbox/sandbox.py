@@ -249,12 +249,13 @@ class Sandbox:
             except (EOFError, SandboxError) as error:
                 if guest is not None:
                     self._let_go(guest)
-                if zygote.alive:
+                if not await zygote.is_ending():
                     raise SandboxError(f"a sandbox could not be made: {error or 'it ended'}") from error
                 if attempt == 2:
                     raise zygote.failure() from error
                 if self._zygote is zygote:
                     await self._start()
+                    await zygote.close()
             except BaseException:
                 if guest is not None:
                     self._let_go(guest)

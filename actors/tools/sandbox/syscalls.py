@@ -77,23 +77,10 @@ WITH_ARGUMENTS = {
 # What Landlock does not hold: changing a file's mode, owner and times, and watching it. Where the host's own files are
 # within sight, because there is no mount namespace, these are not there either.
 ON_SHARED_FILES = frozenset(
-    [
-        "chmod",
-        "fchmod",
-        "fchmodat",
-        "fchmodat2",
-        "chown",
-        "fchown",
-        "lchown",
-        "fchownat",
-        "utime",
-        "utimes",
-        "futimesat",
-        "utimensat",
-        "inotify_init",
-        "inotify_init1",
-        "inotify_add_watch",
-    ]
+    (
+        *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
+        *("utime", "utimes", "futimesat", "utimensat", "inotify_init", "inotify_init1", "inotify_add_watch"),
+    )
 )
 
 

@@ -225,7 +225,7 @@ def rules(plan: Plan, place: str) -> list[tuple[str, int]]:
     if plan.has(Part.PRIVATE_PROC):
         found += [("/proc", landlock.READ)]
     if plan.has(Part.MOUNT_NAMESPACE):
-        found += [("/", landlock.LIST)]
+        found += [("/", landlock.LIST), ("/tmp", landlock.write_rights(plan.landlock_abi))]
     return found
 
 

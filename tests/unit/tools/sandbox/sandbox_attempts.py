@@ -203,7 +203,7 @@ print(subprocess.run([W['program'], '-I', '-S', '-c', code], capture_output=True
     # What is written and run.
     "run what it wrote": """
 import os, subprocess
-open('x', 'w').write('#!/bin/sh\\necho ESC''APED')
+open('x', 'w').write('#!/bin/sh\\nprintf %s%s ESC APED')
 os.chmod('x', 0o700)
 print(subprocess.run(['./x'], capture_output=True).stdout.decode())
 """,
