@@ -21,6 +21,8 @@ from .parts import Part
 from .results import OutFile, RunResult
 from .workbench import Lost, Workbench
 
+Files = tuple[File, ...]
+
 # Beside the wall time of the code: making the sandbox, copying files, keeping the session.
 _AROUND_S = 30.0
 _CONCURRENCY = 4
@@ -58,7 +60,7 @@ class PythonResult(msgspec.Struct, omit_defaults=True):
     error: str | None = None
     exit_status: int = 0
     images: list[Image] = []
-    files: tuple[File, ...] = ()
+    files: list[File] = []
     notes: list[str] = []
 
 
@@ -68,7 +70,7 @@ class ShellResult(msgspec.Struct, omit_defaults=True):
     exit_status: int
     stdout: str = ""
     stderr: str = ""
-    files: tuple[File, ...] = ()
+    files: list[File] = []
     notes: list[str] = []
 
 
@@ -90,9 +92,7 @@ class Python(_InSandbox, open_world=False, concurrency=_CONCURRENCY):
     that the code shows or ends with. numpy, pandas and the like are there where they are installed.
     """
 
-    async def run(
-        self, code: str, context: ToolContext, session: str = "", files: tuple[File, ...] = ()
-    ) -> PythonResult:
+    async def run(self, code: str, context: ToolContext, session: str = "", files: Files = ()) -> PythonResult:
         """
         Args:
             code: Python code, run as a notebook runs a cell.
@@ -118,9 +118,7 @@ class Shell(_InSandbox, open_world=False, concurrency=_CONCURRENCY):
     Files that it writes to the current folder come back.
     """
 
-    async def run(
-        self, command: str, context: ToolContext, session: str = "", files: tuple[File, ...] = ()
-    ) -> ShellResult:
+    async def run(self, command: str, context: ToolContext, session: str = "", files: Files = ()) -> ShellResult:
         """
         Args:
             command: One or more commands for bash.
@@ -149,7 +147,7 @@ def session_name(caller: str, wanted: str) -> str:
     return f"{caller}/{wanted}" if caller and wanted else caller or wanted
 
 
-def given(files: tuple[File, ...]) -> dict[str, Path]:
+def given(files: Files) -> dict[str, Path]:
     """What is put into the work folder, by names that are plain file names."""
     return {file.file_name: file.path for file in files}
 

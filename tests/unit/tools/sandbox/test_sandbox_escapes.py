@@ -25,6 +25,7 @@ def test_attempt_fails(name: str, rig: Rig, world: World) -> None:
     world.check_untouched()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLAIN)
 def test_attempt_works_where_nothing_holds_it(
     name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
@@ -58,6 +59,7 @@ def test_system_call_is_not_there(name: str, rig: Rig) -> None:
 _HARMLESS_WITHOUT = ("become root", "see another process's scheduling")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in _EVERY if name not in _HARMLESS_WITHOUT])
 def test_attempt_fails_without_namespaces(name: str, bare: Rig, world: World) -> None:
     """Where a container allows no namespaces, Landlock and seccomp alone keep files, sockets and processes."""

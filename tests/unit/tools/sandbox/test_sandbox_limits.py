@@ -23,14 +23,14 @@ def _killed(rig: Rig, code: str, session: str = "", timeout: float | None = None
     return caught.value
 
 
-@pytest.fixture(scope="module", params=["locked", "bare"])
+@pytest.fixture(scope="module", params=["locked", pytest.param("bare", marks=pytest.mark.slow)])
 def either(request: pytest.FixtureRequest, make_rig: MakeRig) -> Rig:
     """With all the kernel has, and with Landlock and seccomp only."""
     kernel = probe() if request.param == "locked" else probe().without(Part.USER_NAMESPACE)
     return make_rig(LIMITS, kernel, accept=kernel.lacking)
 
 
-@pytest.fixture(scope="module", params=["locked", "bare"])
+@pytest.fixture(scope="module", params=["locked", pytest.param("bare", marks=pytest.mark.slow)])
 def hurried(request: pytest.FixtureRequest, make_rig: MakeRig) -> Rig:
     """The same, with little processor time."""
     kernel = probe() if request.param == "locked" else probe().without(Part.USER_NAMESPACE)
