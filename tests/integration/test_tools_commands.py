@@ -17,9 +17,12 @@ from board import Board, install
 from toolbox import THIS_FILE
 
 import callboard
-from callboard.actors.tools.client import list_tools
+from callboard.actors.tools.client import OpenedTool, list_tools
 from callboard.actors.tools.errors import NoSuchTool
+from callboard.actors.tools.tool_set import ToolSetConfig
 from callboard.runtime.client import Client
+from callboard.runtime.placement import Process
+from callboard.schemas.tool import ListTools
 
 SERVED = '''
 from callboard import tool
@@ -194,3 +197,22 @@ async def test_large_media_reach_a_process_that_may_only_answer(daemon: Board, b
         assert back.bytes() == data
     async with callboard.open_tool(bus, "box.large") as tool:
         assert len(await tool.call(size=16 << 20)) == 16 << 20
+
+
+@pytest.mark.anyio
+async def test_large_media_go_to_a_tool_on_another_host_and_back_by_way_of_the_tool(
+    daemon: Board, bus: Client, tmp_path: Path
+) -> None:
+    """Its folder of blobs is another one, as on another host, and its role lets it ask nobody."""
+    where = Process(role="tool", env={"CALLBOARD_CACHE_DIR": str(tmp_path / "cache")})
+    ref = await bus.node.spawn("tool.set", ToolSetConfig("box", alone=True), name="far", where=where)
+    infos = {info.name: info for info in (await ref.ask(ListTools())).tools}
+    mirror = OpenedTool(bus.node, infos["far.mirror"], "far.mirror")
+    data = b"\x89PNG\r\n\x1a\n" + os.urandom((3 << 20) + 7)
+    for _ in range(2):
+        assert (await mirror.call(image=data)).bytes() == data
+    sizes = OpenedTool(bus.node, infos["far.sizes"], "far.sizes")
+    found = await sizes.call(files=[callboard.File.from_bytes(data), callboard.File.from_bytes(b"small")])
+    assert found["sizes"] == [len(data), 5]
+    blobs = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 1 << 20]
+    assert blobs == []
