@@ -116,7 +116,8 @@ def build(
             os.symlink(target, _STAGE + path)
     os.symlink(f"{BOX}/tmp", f"{_STAGE}/dev/shm")
     if Part.PRIVATE_PROC in parts:
-        proc = linux.new_mount(b"proc", quiet | linux.MOUNT_ATTR_RDONLY, subset="pid", hidepid="invisible")
+        # Not `hidepid`: a process that forbids to be traced would be hidden from the warden too.
+        proc = linux.new_mount(b"proc", quiet | linux.MOUNT_ATTR_RDONLY, subset="pid")
         linux.attach(proc, f"{_STAGE}/proc")
         os.close(proc)
     linux.set_mount_attributes(root, quiet | linux.MOUNT_ATTR_RDONLY, recursive=False)

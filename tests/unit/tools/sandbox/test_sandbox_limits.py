@@ -263,6 +263,21 @@ def test_daemon_does_not_outlive_its_call(session: str, either: Rig) -> None:
     assert not [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == ["sleep", seconds]]
 
 
+_HIDDEN = "import ctypes\nassert ctypes.CDLL(None).prctl(4, 0, 0, 0, 0) == 0\n"  # PR_SET_DUMPABLE
+
+
+def test_process_that_hides_itself_is_measured_all_the_same(hurried: Rig, either: Rig) -> None:
+    assert _killed(hurried, f"{_HIDDEN}while True: pass").reason == "cpu_time"
+    assert _killed(either, f"{_HIDDEN}x = []\nwhile True: x.append(bytearray(b'x') * 100_000)").reason == "memory"
+
+
+def test_daemon_that_hides_itself_does_not_outlive_its_call(rig: Rig) -> None:
+    code = _HIDDEN + "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)\n    os._exit(0)"
+    rig.python(code, "hiding")
+    listed = "import os; sorted(int(name) for name in os.listdir('/proc') if name.isdigit())"
+    assert rig.python(listed, "hiding").value == "[1, 2]"
+
+
 def test_nothing_runs_in_a_session_between_calls(rig: Rig) -> None:
     rig.python(
         "import threading, time\nticks = 0\ndef tick():\n    global ticks\n    while True:\n        ticks += 1\n"
