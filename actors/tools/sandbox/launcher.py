@@ -121,6 +121,7 @@ def plan(config: SandboxConfig, kernel: Kernel) -> dict[str, Any]:
         "parts": [str(part) for part in kernel.parts],
         "landlock_abi": kernel.landlock_abi,
         "read": [os.path.realpath(path) for path in config.read],
+        "aliases": [(path, real) for path in config.read if (real := os.path.realpath(path)) != os.path.normpath(path)],
         "preload": list(config.preload),
         "environment": dict(config.environment),
         "scratch_bytes": limits.scratch_bytes,

@@ -38,6 +38,7 @@ class Plan:
     parts: list[str]
     landlock_abi: int
     read: list[str]
+    aliases: list[tuple[str, str]]
     preload: list[str]
     environment: dict[str, str]
     scratch_bytes: int
@@ -166,7 +167,7 @@ def ward(plan: Plan, order: Order, filter_code: bytes, held: mounts.Held, host_p
         linux.sethostname(b"sandbox")
     if plan.has(Part.MOUNT_NAMESPACE):
         place = mounts.BOX
-        scratch = mounts.build(held, plan.links, parts, plan.scratch_bytes, plan.scratch_files)
+        scratch = mounts.build(held, [*plan.links, *plan.aliases], parts, plan.scratch_bytes, plan.scratch_files)
     else:
         place = order.scratch
         scratch = mounts.open_scratch(place)

@@ -9,11 +9,20 @@ import sys
 import time
 from pathlib import Path
 
+import anyio.to_thread
 import pytest
 from sandbox_rig import LIMITS, MakeRig, Rig
 from sandbox_world import World
 
-from callboard.actors.tools.sandbox import Part, Sandbox, SandboxConfig, SandboxError, SandboxLacks, probe
+from callboard.actors.tools.sandbox import (
+    Part,
+    Sandbox,
+    SandboxConfig,
+    SandboxError,
+    SandboxKilled,
+    SandboxLacks,
+    probe,
+)
 
 
 def test_output_value_and_errors_come_apart(rig: Rig) -> None:
@@ -343,6 +352,37 @@ asyncio.run(main())
     unshare = ["unshare", "--user", "--map-user=4321", "--map-group=4321"]
     done = subprocess.run([*unshare, sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
     assert done.stdout == "1000 2\n FileNotFoundError\ny\n", done.stderr
+
+
+def test_data_by_another_name_is_there_by_that_name(make_rig: MakeRig, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "x").write_text("by a link")
+    (tmp_path / "link").symlink_to("real")
+    linked = make_rig(read=(str(tmp_path / "link"),))
+    assert linked.python(f"open({str(tmp_path / 'link' / 'x')!r}).read()").value == "'by a link'"
+
+
+@pytest.mark.parametrize("path", ["/", "/proc", "/dev/../proc/1", "relative", "/there/is/none"])
+def test_what_is_no_data_cannot_be_given(path: str) -> None:
+    with pytest.raises(SandboxError):
+        asyncio.run(Sandbox(SandboxConfig(read=(path,))).open())
+
+
+@pytest.mark.anyio
+async def test_session_whose_process_was_killed_from_outside_says_so() -> None:
+    import psutil
+
+    others = set(psutil.Process().children())
+    async with Sandbox(SandboxConfig(limits=LIMITS)) as box:
+        await box.run_python("x = 1", "hit")
+        (zygote,) = set(psutil.Process().children()) - others
+        killed = zygote.children(recursive=True)
+        for one in killed:
+            one.kill()
+        await anyio.to_thread.run_sync(psutil.wait_procs, killed)
+        with pytest.raises(SandboxKilled, match="from outside"):
+            await box.run_python("x", "hit")
+        assert (await box.run_python("2", "hit")).value == "2"
 
 
 def test_where_parts_are_lacking_it_refuses_by_name(world: World) -> None:
