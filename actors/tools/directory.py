@@ -215,7 +215,7 @@ class Directory(Actor[DirectoryConfig]):
         loop = asyncio.get_running_loop()
         while True:
             links = self.node.links
-            known = {n: (h.info.pid, h.info.roots) for n, h in (links.peers.known if links else {}).items()}
+            known = self._nodes()
             if loop.time() - all_at >= LOOK_EVERY_S:
                 all_at = loop.time()
                 await self._look_around()
@@ -224,8 +224,13 @@ class Directory(Actor[DirectoryConfig]):
             seen = known
             if links is None:
                 await asyncio.sleep(LOOK_EVERY_S)  # its own period: a node that is alone has no news
-            else:
+            elif self._nodes() == seen:  # else there was news meanwhile
                 await links.peers.news(LOOK_EVERY_S)
+
+    def _nodes(self) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """The other nodes, as they last said: process and roots."""
+        links = self.node.links
+        return {n: (h.info.pid, h.info.roots) for n, h in (links.peers.known if links is not None else {}).items()}
 
     async def _look_around(self) -> None:
         links = self.node.links
