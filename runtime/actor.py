@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 import msgspec
@@ -95,10 +95,11 @@ class Actor(Generic[C]):
 
     async def stopped(self) -> None: ...
 
-    def draining(self) -> None:
+    def draining(self) -> Awaitable[None] | None:
         """Called when the actor is to end and handles no further message: let go of what only waits for news.
 
-        Concurrent handlers under way have what is left of the drain time to finish.
+        It may be a coroutine: for work that came by another way than messages. That, and then the concurrent handlers
+        under way, have what is left of the drain time to finish.
         """
 
     def snapshot(self) -> Any:

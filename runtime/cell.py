@@ -263,7 +263,8 @@ class Cell(Child):
                 if not ready.done():
                     ready.set_result(None)
             await self._serve(actor)
-            actor.draining()
+            if (letting_go := actor.draining()) is not None:
+                await letting_go
             await self._finish_running()
             if self._snapshots is not None:
                 await self._snapshots.save(actor, if_changed=True)

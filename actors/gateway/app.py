@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ...runtime.errors import CallboardError
 from ...runtime.log import log
 from .anthropic_routes import anthropic_routes
 from .errors import GatewayError, NoSuchRoute
+from .kserve import http_routes as kserve
 from .openai_routes import error_answer, openai_routes
 from .site import Site
 
 
 def make_app(site: Site) -> ASGIApp:
     app = Starlette(
-        routes=[*openai_routes(site), *anthropic_routes(site)],
+        routes=[*openai_routes(site), *anthropic_routes(site), *kserve.kserve_routes(site)],
         exception_handlers={HTTPException: _no_route, Exception: _unexpected},
     )
     return Counting(app, site)
@@ -56,11 +60,16 @@ async def _no_route(request: Request, error: Exception) -> Response:
         refusal.status = 405
     else:
         refusal = NoSuchRoute(f"there is no {request.url.path} here")
-    return error_answer(refusal)
+    return _answer_of(request)(refusal)
+
+
+def _answer_of(request: Request) -> Callable[[CallboardError], Response]:
+    """How the API of that path says what is wrong."""
+    return kserve.error_answer if request.url.path.startswith("/v2") else error_answer
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     failure = GatewayError("the gateway failed over this request", hint="its log says why")
     failure.status = 500
-    return error_answer(failure)
+    return _answer_of(request)(failure)

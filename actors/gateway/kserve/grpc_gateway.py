@@ -1,0 +1,87 @@
+"""The actor of a gRPC gateway: KServe's v2 protocol, the health service and reflection, on a port of its own."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from ....runtime.actor import Actor, handler
+from ....runtime.errors import ConfigError
+from ....schemas.gateway import AskGateway, GatewayInfo
+from ..config import GatewayConfig
+from ..engines import Engines
+from ..site import Site
+from .grpc_service import inference_methods
+from .health import health_methods
+from .reflection import reflection_methods
+
+
+class GrpcGateway(Actor[GatewayConfig]):
+    """Serves gRPC until it ends. Start raises ConfigError where it cannot listen.
+
+    In a drain no new call is accepted, the health service says so, and what is under way has what is left of the drain
+    time.
+    """
+
+    async def started(self) -> None:
+        config = self.config
+        if config.cors_origins:
+            raise ConfigError("cors_origins is for HTTP", hint="web pages reach a gateway of the kind gateway.http")
+        self._site = Site(self.node, config, Engines(self.node, config.models))
+        self._leaving = False
+        self._server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", self._site.max_body_bytes),
+                ("grpc.max_send_message_length", -1),
+                # Two gateways on one port would share its calls without a word.
+                ("grpc.so_reuseport", 0),
+            ),
+            maximum_concurrent_rpcs=config.max_connections,
+        )
+        inference, health = inference_methods(self._site), health_methods(self._site, lambda: self._leaving)
+        reflection = reflection_methods(self._site, [inference.service, health.service])
+        self._server.add_generic_rpc_handlers([methods.handler() for methods in (inference, health, reflection)])
+        self._port = self._listen()
+        await self._server.start()
+
+    def _listen(self) -> int:
+        config = self.config
+        address = f"{f'[{config.host}]' if ':' in config.host else config.host}:{config.port}"
+        credentials = self._credentials()
+        try:
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            hint = "another program listens there; choose another port" if config.port else ""
+            raise ConfigError(f"cannot listen on {address}: {error}", hint=hint) from error
+
+    def _credentials(self) -> grpc.ServerCredentials | None:
+        config = self.config
+        if not config.tls_cert and not config.tls_key:
+            return None
+        try:
+            chain, key = Path(config.tls_cert).read_bytes(), Path(config.tls_key).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"the certificate or its key cannot be read: {error}") from error
+        return grpc.ssl_server_credentials([(key, chain)])
+
+    async def draining(self) -> None:
+        self._leaving = True
+        await self._server.stop(math.inf)  # whoever drains this actor sets the time
+
+    async def stopped(self) -> None:
+        await self._server.stop(None)
+
+    @property
+    def url(self) -> str:
+        host = self.config.host
+        return f"{'grpcs' if self.config.tls_cert else 'grpc'}://{f'[{host}]' if ':' in host else host}:{self._port}"
+
+    @handler
+    async def ask_gateway(self, message: AskGateway) -> GatewayInfo:
+        counts = self._site.counts
+        return GatewayInfo(url=self.url, requests=counts.requests, open=counts.open, failed=counts.failed)

@@ -1,0 +1,95 @@
+"""What holds for every method of a gRPC service: it is counted, and its errors are statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from ....runtime.errors import CallboardError
+from ....runtime.log import log
+from ..errors import retry_after, status_of, words
+from ..site import Site
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Whole = Callable[[Any, Context], Awaitable[Message]]
+Streamed = Callable[[Any, Context], Awaitable[None]]
+
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+
+def code_of(error: CallboardError) -> grpc.StatusCode:
+    return _CODES.get(status_of(error), grpc.StatusCode.INTERNAL)
+
+
+class Methods:
+    """The methods of one service, each with what does its work.
+
+    Work that takes a stream of requests writes its answers itself. A call that its client cancels, or whose deadline
+    passes, cancels the work.
+    """
+
+    def __init__(self, site: Site, service: ServiceDescriptor) -> None:
+        self.service = service
+        self._site = site
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    def add(self, name: str, work: Whole) -> None:
+        async def run(request: Any, context: Context) -> Message:
+            return await self._run(work(request, context), name, context)
+
+        self._handlers[name] = grpc.unary_unary_rpc_method_handler(run, *self._codecs(name))  # pyright: ignore[reportArgumentType]
+
+    def add_stream(self, name: str, work: Streamed) -> None:
+        """For a method with one answer to each request or several, of requests one or several."""
+
+        async def run(requests: Any, context: Context) -> None:
+            await self._run(work(requests, context), name, context)
+
+        method = self.service.methods_by_name[name]
+        made = (
+            grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_stream_rpc_method_handler
+        )
+        self._handlers[name] = made(run, *self._codecs(name))  # pyright: ignore[reportArgumentType]
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        return grpc.method_handlers_generic_handler(self.service.full_name, self._handlers)
+
+    def _codecs(self, name: str) -> tuple[Callable[[bytes], Any], Callable[[Any], bytes]]:
+        method = self.service.methods_by_name[name]
+        return GetMessageClass(method.input_type).FromString, GetMessageClass(method.output_type).SerializeToString
+
+    async def _run(self, work: Awaitable[Any], name: str, context: Context) -> Any:
+        counts = self._site.counts
+        counts.requests += 1
+        counts.open += 1
+        try:
+            return await work
+        except CallboardError as error:
+            refusal = error
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            log.error("%s failed", name, exc_info=error)
+            refusal = CallboardError("the gateway failed over this request", hint="its log says why")
+        finally:
+            counts.open -= 1
+        code = code_of(refusal)
+        counts.failed += status_of(refusal) >= 500
+        seconds = retry_after(refusal)
+        metadata = () if seconds is None else (("retry-after", str(seconds)),)
+        await context.abort(code, words(refusal), metadata)

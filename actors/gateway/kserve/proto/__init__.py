@@ -1,0 +1,1 @@
+"""The protocols' messages, and the modules that are generated from them: see `regenerate`."""
