@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import grpc
@@ -17,6 +16,9 @@ from ..site import Site
 from .grpc_service import inference_methods
 from .health import health_methods
 from .reflection import reflection_methods
+
+# Whoever drains this actor says how long it may take; this is only to be longer.
+DRAIN_AT_MOST_S = 3600.0
 
 
 class GrpcGateway(Actor[GatewayConfig]):
@@ -71,7 +73,7 @@ class GrpcGateway(Actor[GatewayConfig]):
 
     async def draining(self) -> None:
         self._leaving = True
-        await self._server.stop(math.inf)  # whoever drains this actor sets the time
+        await self._server.stop(DRAIN_AT_MOST_S)
 
     async def stopped(self) -> None:
         await self._server.stop(None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
 from .... import __version__
@@ -89,10 +89,15 @@ class _Service:
         """Requests are served beside each other, so their answers come mixed, each with its request's id. What goes
         wrong with one is its answer. The stream ends when its client has no more requests and all are answered."""
         room = asyncio.Semaphore(MAX_IN_STREAM)
+        writing = asyncio.Lock()  # grpcio takes one at a time
+
+        async def write(response: pb.ModelInferResponse, error: str = "") -> None:
+            async with writing:
+                await context.write(pb.ModelStreamInferResponse(error_message=error, infer_response=response))
 
         async def serve(request: pb.ModelInferRequest) -> None:
             try:
-                await self._answer(request, context)
+                await self._answer(request, write)
             finally:
                 room.release()
 
@@ -101,7 +106,7 @@ class _Service:
                 await room.acquire()
                 group.create_task(serve(request))
 
-    async def _answer(self, request: pb.ModelInferRequest, context: Context) -> None:
+    async def _answer(self, request: pb.ModelInferRequest, write: Callable[..., Awaitable[None]]) -> None:
         name, timeout = request.model_name, self._site.config.request_timeout_s
         try:
             inference = read_infer(request)
@@ -109,21 +114,17 @@ class _Service:
             asked = asked_of(inference, engine, "")
             if not asked.stream:
                 tensors = await whole(engine.scheduler, asked, timeout)
-                await _write(context, write_infer(name, request.id, tensors, raw=_raw(request), final=True))
+                await write(write_infer(name, request.id, tensors, raw=_raw(request), final=True))
                 return
             async with aclosing(in_pieces(engine.scheduler, asked, timeout)) as pieces:
                 async for tensors, last in pieces:
-                    await _write(context, write_infer(name, request.id, tensors, raw=_raw(request), final=last))
+                    await write(write_infer(name, request.id, tensors, raw=_raw(request), final=last))
         except CallboardError as error:
             log.info("request '%s' of a stream ends with an error: %s", request.id, error)
             response = pb.ModelInferResponse(model_name=name, model_version=request.model_version, id=request.id)
             response.parameters["triton_final_response"].bool_param = True
-            await context.write(pb.ModelStreamInferResponse(error_message=words(error), infer_response=response))
+            await write(response, words(error))
 
 
 def _raw(request: pb.ModelInferRequest) -> bool:
     return bool(request.raw_input_contents)
-
-
-async def _write(context: Context, response: pb.ModelInferResponse) -> None:
-    await context.write(pb.ModelStreamInferResponse(infer_response=response))
