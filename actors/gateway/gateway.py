@@ -14,6 +14,7 @@ from ...runtime.errors import ConfigError
 from ...schemas.gateway import AskGateway, GatewayInfo
 from .app import make_app
 from .config import GatewayConfig
+from .connections import guarded
 from .engines import Engines
 from .site import Site
 
@@ -39,21 +40,26 @@ class Gateway(Actor[GatewayConfig]):
     async def started(self) -> None:
         config = self.config
         self._site = Site(self.node, config, Engines(self.node, config.models))
-        self._socket = _listen(config.host, config.port)
         self._server = _Server(
             uvicorn.Config(
-                make_app(self._site),
+                make_app(self._site, lambda: len(self._server.server_state.connections)),
+                http=guarded(config.header_timeout_s, config.max_connections),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
                 timeout_keep_alive=KEEP_ALIVE_S,
-                limit_concurrency=config.max_connections,
                 ssl_certfile=config.tls_cert or None,
                 ssl_keyfile=config.tls_key or None,
                 server_header=False,
                 ws="none",
             )
         )
+        try:
+            self._server.config.load()
+        except (OSError, ValueError) as error:  # of the certificate and its key; SSLError is an OSError
+            files = f"{config.tls_cert or 'no certificate'} and {config.tls_key or 'no key'}"
+            raise ConfigError(f"HTTPS cannot be served with {files}: {error}") from error
+        self._socket = _listen(config.host, config.port)
         self._over = anyio.Event()
         self.start_soon(self._serve)
 
@@ -64,6 +70,7 @@ class Gateway(Actor[GatewayConfig]):
             self._over.set()
 
     def draining(self) -> None:
+        self._site.draining = True
         self._server.should_exit = True
 
     async def stopped(self) -> None:
