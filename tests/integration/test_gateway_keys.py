@@ -162,7 +162,7 @@ async def test_the_engine_knows_clients_by_their_key(url: str, keys: Path, node:
             await client.messages.create(model=str(long_path), messages=SAY, max_tokens=2)
         with anyio.fail_after(10):
             async for _, tapped in taps:
-                client_name = msgspec.json.decode(msgspec.json.encode(tapped))["message"].get("client")
+                client_name = msgspec.msgpack.decode(tapped.message).get("client")
                 heard += [] if client_name is None else [client_name]
                 if len(heard) == 4:
                     break
