@@ -25,7 +25,6 @@ import msgspec
 
 from ...runtime.errors import ConfigError, UsageError
 from ...runtime.files import private_folder, write_private
-from ...runtime.folders import Paths
 from ...runtime.log import log
 from .rates import Allowance
 
@@ -33,7 +32,6 @@ _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 # Keys begin with it, so that scanners of leaked secrets, and people, know one when they see it.
 PREFIX = "cb-"
 _SECRET_BYTES = 32
-FILE_NAME = "gateway-keys.json"
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -75,10 +73,6 @@ class KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NoSuchKey(UsageError):
     code = "gateway.no_such_key"
     default_hint = "`callboard gateway key list` shows the keys"
-
-
-def default_file(paths: Paths) -> Path:
-    return paths.state / FILE_NAME
 
 
 def hash_of(secret: str) -> str:
