@@ -11,6 +11,7 @@ from ...runtime.node import Node
 from ...runtime.refs import Ref
 from .config import GatewayConfig
 from .engines import Engines
+from .http_meters import HttpMeter
 from .token_words import TokenWords
 
 
@@ -27,6 +28,8 @@ class Site:
     config: GatewayConfig
     engines: Engines
     counts: Counts = field(default_factory=Counts)
+    http: HttpMeter = field(default_factory=HttpMeter)
+    draining: bool = False
     _words: dict[str, TokenWords] = field(default_factory=dict)
 
     @property
