@@ -17,6 +17,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message_factory import GetMessageClass
 
 from callboard.actors.gateway.config import GatewayConfig
+from callboard.actors.gateway.keys import Scope, new_key
 from callboard.actors.gateway.kserve.grpc_gateway import GrpcGateway
 from callboard.actors.gateway.kserve.proto import health_pb2, inference_pb2, reflection_pb2
 from callboard.runtime.errors import ConfigError
@@ -308,3 +309,35 @@ async def test_what_it_cannot_start_with_is_said(node: Node, tmp_path: Path) -> 
         await node.spawn(GrpcGateway, GatewayConfig(cors_origins=("*",)), name="third")
     with pytest.raises(ConfigError, match="cannot be read"):
         await node.spawn(GrpcGateway, GatewayConfig(tls_cert=str(tmp_path / "no"), tls_key="no"), name="fourth")
+
+
+async def test_keys_open_what_their_scopes_say(node: Node, long_path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys" / "keys.json"
+    good = new_key(file, "good", (Scope.CHAT,), requests_per_minute=3)
+    other = new_key(file, "other", (Scope.METRICS,))
+    await start_engine(node, long_path)
+    async with grpc_gateway(node, keys_file=str(file)) as target, grpc.aio.insecure_channel(target) as channel:
+        client = Client(channel)
+        assert (await client.ask("ServerLive")).live
+        infer = client.method("ModelInfer")
+        request = asking("hello", max_tokens=2)
+
+        async def refused(*metadata: tuple[str, str]) -> grpc.StatusCode:
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await infer(request, metadata=metadata)
+            return error.value.code()
+
+        assert await refused() == grpc.StatusCode.UNAUTHENTICATED
+        assert await refused(("authorization", "Bearer cb-nonsense")) == grpc.StatusCode.UNAUTHENTICATED
+        assert await refused(("x-api-key", other)) == grpc.StatusCode.PERMISSION_DENIED
+        bearer = ("authorization", f"Bearer {good}")
+        assert outputs(await infer(request, metadata=(bearer,)))["completion_tokens"] == [2]
+        stream = client.method("ModelStreamInfer")(metadata=(bearer,))
+        errors: list[str] = []
+        for _ in range(3):  # one of the three a minute is gone
+            await stream.write(request)
+            errors.append((await stream.read()).error_message)
+        assert [bool(error) for error in errors] == [False, False, True]
+        assert "'good' has used up its requests" in errors[2]
+        await stream.done_writing()
+        assert await refused(bearer) == grpc.StatusCode.RESOURCE_EXHAUSTED

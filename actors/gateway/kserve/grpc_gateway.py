@@ -13,6 +13,7 @@ from ....schemas.gateway import AskGateway, GatewayInfo
 from ..config import GatewayConfig
 from ..engines import Engines
 from ..site import Site
+from .grpc_keys import Doorkeeper
 from .grpc_service import inference_methods
 from .health import health_methods
 from .reflection import reflection_methods
@@ -34,6 +35,7 @@ class GrpcGateway(Actor[GatewayConfig]):
             raise ConfigError("cors_origins is for HTTP", hint="web pages reach a gateway of the kind gateway.http")
         self._site = Site(self.node, config, Engines(self.node, config.models))
         self._leaving = False
+        doorkeeper = Doorkeeper(config)
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", self._site.max_body_bytes),
@@ -43,8 +45,9 @@ class GrpcGateway(Actor[GatewayConfig]):
             ),
             maximum_concurrent_rpcs=config.max_connections,
         )
-        inference, health = inference_methods(self._site), health_methods(self._site, lambda: self._leaving)
-        reflection = reflection_methods(self._site, [inference.service, health.service])
+        inference = inference_methods(self._site, doorkeeper)
+        health = health_methods(self._site, doorkeeper, lambda: self._leaving)
+        reflection = reflection_methods(self._site, doorkeeper, [inference.service, health.service])
         self._server.add_generic_rpc_handlers([methods.handler() for methods in (inference, health, reflection)])
         self._port = self._listen()
         await self._server.start()

@@ -1,4 +1,4 @@
-"""What holds for every method of a gRPC service: it is counted, and its errors are statuses."""
+"""What holds for every method of a gRPC service: who may call it, that it is counted, and errors as statuses."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from ....runtime.errors import CallboardError
 from ....runtime.log import log
 from ..errors import retry_after, status_of, words
 from ..site import Site
+from ..visit import visited
+from .grpc_keys import Doorkeeper
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Whole = Callable[[Any, Context], Awaitable[Message]]
@@ -43,14 +45,15 @@ class Methods:
     passes, cancels the work.
     """
 
-    def __init__(self, site: Site, service: ServiceDescriptor) -> None:
+    def __init__(self, site: Site, doorkeeper: Doorkeeper, service: ServiceDescriptor) -> None:
         self.service = service
         self._site = site
+        self._doorkeeper = doorkeeper
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     def add(self, name: str, work: Whole) -> None:
         async def run(request: Any, context: Context) -> Message:
-            return await self._run(work(request, context), name, context)
+            return await self._run(work, request, name, context)
 
         self._handlers[name] = grpc.unary_unary_rpc_method_handler(run, *self._codecs(name))  # pyright: ignore[reportArgumentType]
 
@@ -58,7 +61,7 @@ class Methods:
         """For a method with one answer to each request or several, of requests one or several."""
 
         async def run(requests: Any, context: Context) -> None:
-            await self._run(work(requests, context), name, context)
+            await self._run(work, requests, name, context)
 
         method = self.service.methods_by_name[name]
         made = (
@@ -73,12 +76,16 @@ class Methods:
         method = self.service.methods_by_name[name]
         return GetMessageClass(method.input_type).FromString, GetMessageClass(method.output_type).SerializeToString
 
-    async def _run(self, work: Awaitable[Any], name: str, context: Context) -> Any:
+    async def _run(
+        self, work: Callable[[Any, Context], Awaitable[Any]], asked: Any, name: str, context: Context
+    ) -> Any:
         counts = self._site.counts
         counts.requests += 1
         counts.open += 1
         try:
-            return await work
+            metadata = dict(context.invocation_metadata() or ())
+            with visited(self._doorkeeper.visit(f"/{self.service.full_name}/{name}", metadata)):
+                return await work(asked, context)
         except CallboardError as error:
             refusal = error
         except grpc.aio.AbortError:

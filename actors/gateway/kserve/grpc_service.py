@@ -11,9 +11,11 @@ from ....runtime.errors import CallboardError
 from ....runtime.log import log
 from ..errors import BadBody, words
 from ..site import Site
+from ..visit import client_name, present
 from .answers import in_pieces, whole
 from .describe import EXTENSIONS, config_of, find, index_of, inputs_of, is_ready, outputs_of
 from .grpc_codec import read_infer, write_infer
+from .grpc_keys import Doorkeeper, admit
 from .grpc_methods import Context, Methods
 from .proto import inference_pb2 as pb
 from .signature import PLATFORM, STREAM, VERSION, asked_of
@@ -23,9 +25,9 @@ SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 MAX_IN_STREAM = 64
 
 
-def inference_methods(site: Site) -> Methods:
+def inference_methods(site: Site, doorkeeper: Doorkeeper) -> Methods:
     service = _Service(site)
-    methods = Methods(site, SERVICE)
+    methods = Methods(site, doorkeeper, SERVICE)
     methods.add("ServerLive", service.server_live)
     methods.add("ServerReady", service.server_ready)
     methods.add("ModelReady", service.model_ready)
@@ -79,7 +81,7 @@ class _Service:
     async def infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         inference = read_infer(request)
         engine = await find(self._site, request.model_name, request.model_version)
-        asked = asked_of(inference, engine, "")
+        asked = asked_of(inference, engine, client_name())
         if asked.stream:
             raise BadBody(f"{STREAM}: here an answer comes whole; ModelStreamInfer sends it in pieces", param=STREAM)
         tensors = await whole(engine.scheduler, asked, self._site.config.request_timeout_s)
@@ -109,9 +111,10 @@ class _Service:
     async def _answer(self, request: pb.ModelInferRequest, write: Callable[..., Awaitable[None]]) -> None:
         name, timeout = request.model_name, self._site.config.request_timeout_s
         try:
+            admit(present())
             inference = read_infer(request)
             engine = await find(self._site, name, request.model_version)
-            asked = asked_of(inference, engine, "")
+            asked = asked_of(inference, engine, client_name())
             if not asked.stream:
                 tensors = await whole(engine.scheduler, asked, timeout)
                 await write(write_infer(name, request.id, tensors, raw=_raw(request), final=True))

@@ -21,6 +21,7 @@ from ..errors import BadBody, retry_after, status_of, words
 from ..openai_routes import CLIENT_CLOSED, answer
 from ..site import Site
 from ..sse import EventStream, event
+from ..visit import client_name
 from .answers import in_pieces, whole
 from .describe import EXTENSIONS, config_of, find, index_of, inputs_of, is_ready, outputs_of
 from .http_codec import HEADER_LENGTH, decompressed, plain_values, read_generate, read_infer, write_infer
@@ -96,7 +97,7 @@ async def infer(site: Site, request: Request) -> Response:
     body = await _body(site, request)
     inference, header = read_infer(body, request.headers.get(HEADER_LENGTH, ""))
     name, engine = await _engine(site, request)
-    asked = asked_of(inference, engine, "")
+    asked = asked_of(inference, engine, client_name())
     if asked.stream:
         raise BadBody(f"{STREAM}: here an answer comes whole; `generate_stream` sends it in pieces", param=STREAM)
     tensors = await while_there(request, whole(engine.scheduler, asked, site.config.request_timeout_s))
@@ -110,7 +111,7 @@ async def infer(site: Site, request: Request) -> Response:
 async def generate(site: Site, request: Request) -> Response:
     inference = read_generate(await _body(site, request))
     name, engine = await _engine(site, request)
-    asked = asked_of(inference, engine, "")
+    asked = asked_of(inference, engine, client_name())
     if asked.stream:
         raise BadBody(f"{STREAM}: here an answer comes whole; `generate_stream` sends it in pieces", param=STREAM)
     tensors = await while_there(request, whole(engine.scheduler, asked, site.config.request_timeout_s))
@@ -121,7 +122,7 @@ async def generate_stream(site: Site, request: Request) -> Response:
     """Each piece is an event; with `stream` false the whole answer is the only one."""
     inference = read_generate(await _body(site, request))
     name, engine = await _engine(site, request)
-    asked = asked_of(inference, engine, "")
+    asked = asked_of(inference, engine, client_name())
     timeout, head = site.config.request_timeout_s, _head(name, inference.id)
     if asked.stream is False:
         tensors = await while_there(request, whole(engine.scheduler, asked, timeout))

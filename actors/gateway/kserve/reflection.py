@@ -8,6 +8,7 @@ import grpc
 from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 
 from ..site import Site
+from .grpc_keys import Doorkeeper
 from .grpc_methods import Context, Methods
 from .proto import reflection_pb2 as pb
 from .proto.pool import POOL
@@ -15,7 +16,7 @@ from .proto.pool import POOL
 SERVICE = pb.DESCRIPTOR.services_by_name["ServerReflection"]
 
 
-def reflection_methods(site: Site, services: Sequence[ServiceDescriptor]) -> Methods:
+def reflection_methods(site: Site, doorkeeper: Doorkeeper, services: Sequence[ServiceDescriptor]) -> Methods:
     listed = pb.ListServiceResponse(
         service=[pb.ServiceResponse(name=service.full_name) for service in (*services, SERVICE)]
     )
@@ -40,7 +41,7 @@ def reflection_methods(site: Site, services: Sequence[ServiceDescriptor]) -> Met
         async for request in requests:
             await context.write(answer(request))
 
-    methods = Methods(site, SERVICE)
+    methods = Methods(site, doorkeeper, SERVICE)
     methods.add_stream("ServerReflectionInfo", info)
     return methods
 
