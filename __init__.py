@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .actors.serve.pipeline import pipeline as pipeline
     from .actors.tools.client import open_tool as open_tool
     from .actors.tools.context import ToolContext as ToolContext
     from .actors.tools.errors import ToolError as ToolError
@@ -75,6 +76,7 @@ _HOME = {
     "connect_sync": "runtime.blocking",
     "handler": "runtime.actor",
     "open_tool": "actors.tools.client",
+    "pipeline": "actors.serve.pipeline",
     "tool": "actors.tools.tool",
 }
 

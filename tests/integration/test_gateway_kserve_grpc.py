@@ -27,6 +27,7 @@ from callboard.schemas.serve import Generate, GetStats
 
 pytestmark = pytest.mark.anyio
 
+EOF: Any = getattr(grpc.aio, "EOF")  # noqa: B009  (its stubs do not know it)
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 Request = inference_pb2.ModelInferRequest
 Tensor = inference_pb2.ModelInferRequest.InferInputTensor
@@ -239,7 +240,7 @@ async def test_what_is_under_way_finishes_when_the_gateway_ends(node: Node, long
         last = (await stream.read()).infer_response
         async with anyio.create_task_group() as group:
             group.start_soon(node.stop, "grpc")
-            while (response := await stream.read()) is not grpc.aio.EOF:
+            while (response := await stream.read()) is not EOF:
                 last = response.infer_response
         assert outputs(last)["completion_tokens"] == [200]
         with pytest.raises(grpc.aio.AioRpcError) as gone:
