@@ -14,7 +14,7 @@ PROGRAMS := strace ip:iproute2
 # What an installation depends on: what it asks for, the versions, and where it lies (it is editable).
 HASH = $$({ cat pyproject.toml constraints.txt; pwd -P; } | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-64)
 
-.PHONY: help install demo test gpu-test test-slow check fmt bench peers schema-snapshot clean
+.PHONY: help install demo test gpu-test test-slow check fmt proto bench peers schema-snapshot clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -76,6 +76,9 @@ check: install ## format, lint, types, import rules
 fmt: install ## format and mend what can be mended
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+proto: install ## write what is generated from the .proto files, after a change to one
+	@$(BIN)/python actors/gateway/kserve/proto/regenerate.py
 
 bench: install ## the benchmark of the bus beside its floors and the peers that are installed
 	$(BIN)/callboard bench bus

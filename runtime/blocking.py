@@ -73,8 +73,13 @@ class SyncStream(Generic[Item, R]):
         return self._stream.result
 
     def close(self) -> None:
-        """Stop reading; the handler is cancelled if it still runs. Safe to call twice."""
-        _call(self._portal, self._stream.aclose)
+        """Stop reading; the handler is cancelled if it still runs. Safe to call twice, and when the connection is over:
+        then so is the stream."""
+        try:
+            closing = self._portal.start_task_soon(self._stream.aclose)
+        except RuntimeError:  # the event loop is gone
+            return
+        closing.result()
 
 
 class SyncRef:

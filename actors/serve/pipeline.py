@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
+import functools
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 # So many of a list are with the engine at once; it computes as many of them together as it can.
 AT_ONCE = 64
+# What is under way when an engine of one's own is closed has so long to end.
+CLOSE_S = 0.5
 # An answer may take as long as it takes: Ctrl-C ends the wait.
 PATIENCE_S = 24 * 3600.0
 
@@ -51,6 +55,8 @@ class Pipeline:
         self._ref = served.scheduler
         self._defaults = {"adapter": served.adapter} if served.adapter else {}
         self._close = weakref.finalize(self, close)
+        _open.add(self)
+        _close_at_exit()
 
     @overload
     def __call__(self, prompts: str | Sequence[Turn], **sampling: Unpack[Sampling]) -> Completion: ...
@@ -108,6 +114,21 @@ class Pipeline:
         except BaseException:  # Ctrl-C too
             future.cancel()
             raise
+
+
+_open: weakref.WeakSet[Pipeline] = weakref.WeakSet()
+
+
+@functools.cache
+def _close_at_exit() -> None:
+    """Have what is open closed when the program ends: before Python takes the threads away that an engine computes in,
+    which it does before what `atexit` knows."""
+    getattr(threading, "_register_atexit", atexit.register)(_close_all)
+
+
+def _close_all() -> None:
+    for pipeline in list(_open):
+        pipeline.close()
 
 
 class _Close:
@@ -190,7 +211,7 @@ async def _here(model: str, options: Mapping[str, Any]) -> AsyncIterator[Serving
     from .starting import ENGINE, SCHEDULER
 
     config = _config(model, options)
-    async with Node() as node:
+    async with Node(drain_timeout=CLOSE_S) as node:
         await node.spawn(Engine, config, name=ENGINE)
         yield Serving(node.actor(SCHEDULER))
 

@@ -127,6 +127,8 @@ async def test_the_server_and_its_models_say_what_they_are(client: Client, long_
     assert (await client.ask("ServerLive")).live
     assert (await client.ask("ServerReady")).ready
     assert (await client.ask("ModelReady", name=str(long_path), version="1")).ready
+    for name, version in (("nobody", ""), ("small", "2")):
+        assert not (await client.ask("ModelReady", name=name, version=version)).ready
     assert (await client.ask("ServerMetadata")).name == "callboard"
     metadata = await client.ask("ModelMetadata", name="small")
     assert metadata.inputs[0] == Metadata(name="text_input", datatype="BYTES", shape=[-1])

@@ -106,8 +106,6 @@ def test_settings_that_do_not_fit_are_refused(long_path: Path, tmp_path: Path) -
         callboard.pipeline(str(long_path), connect=True, threads=1)
     with pytest.raises(NotReachable):
         callboard.pipeline(str(long_path), connect=True, state_dir=str(tmp_path / "nobody"))
-    with pytest.raises(NotReachable):
-        callboard.pipeline(str(long_path), nats="nats://127.0.0.1:9")
     assert not pipeline_threads()
 
 
@@ -132,6 +130,7 @@ def test_it_ends_when_it_is_closed_or_forgotten(pipe: Any, long_path: Path) -> N
     assert not pipeline_threads()
 
 
+@pytest.mark.slow
 def test_a_program_that_never_closes_it_ends(long_path: Path) -> None:
     script = (
         "import sys, callboard\n"
@@ -161,6 +160,8 @@ def test_a_daemon_gives_the_same_answers(long_path: Path, tmp_path: Path, pipe: 
         with callboard.pipeline(model, **where) as found:
             assert not found.in_process
             assert said([found(CHAT, **DRAWN)]) == said([pipe(CHAT, **DRAWN)])
+        with pytest.raises(NotReachable):
+            callboard.pipeline(model, nats="nats://127.0.0.1:9")  # who names a company means it
         with pytest.raises(ConfigError, match="does not serve"):
             callboard.pipeline("/elsewhere/other.gguf", connect=True, **where)
     finally:

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from .... import __version__
 from ....runtime.errors import CallboardError
 from ....runtime.log import log
-from ..errors import BadBody, words
+from ..errors import BadBody, ModelUnknown, StillLoading, words
 from ..site import Site
 from ..visit import client_name, present
 from .answers import in_pieces, whole
@@ -51,7 +51,10 @@ class _Service:
         return pb.ServerReadyResponse(ready=await is_ready(self._site))
 
     async def model_ready(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
-        await find(self._site, request.name, request.version)
+        try:
+            await find(self._site, request.name, request.version)
+        except (ModelUnknown, StillLoading):
+            return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
 
     async def server_metadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
