@@ -148,7 +148,8 @@ def test_a_program_that_never_closes_it_ends(long_path: Path) -> None:
 def test_a_daemon_gives_the_same_answers(long_path: Path, tmp_path: Path, pipe: Any) -> None:
     # Its engine finds the kernels that are compiled already.
     board = Board.at(tmp_path, CALLBOARD_CACHE_DIR=os.environ["CALLBOARD_CACHE_DIR"])
-    model, where = str(long_path), {"state_dir": str(board.paths.state)}
+    model = str(long_path)
+    where: Any = {"state_dir": str(board.paths.state)}
     assert board.run("up", "--detach").returncode == 0
     try:
         with callboard.pipeline(model, **where) as alone:

@@ -25,14 +25,15 @@ DRAIN_AT_MOST_S = 3600.0
 class GrpcGateway(Actor[GatewayConfig]):
     """Serves gRPC until it ends. Start raises ConfigError where it cannot listen.
 
+    It takes the settings of an HTTP gateway, since one table sets both: `cors_origins` and the time that headers and
+    bodies may take mean nothing here.
+
     In a drain no new call is accepted, the health service says so, and what is under way has what is left of the drain
     time.
     """
 
     async def started(self) -> None:
         config = self.config
-        if config.cors_origins:
-            raise ConfigError("cors_origins is for HTTP", hint="web pages reach a gateway of the kind gateway.http")
         self._site = Site(self.node, config, Engines(self.node, config.models))
         self._leaving = False
         doorkeeper = Doorkeeper(config)
