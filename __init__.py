@@ -10,6 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .actors.tools.context import ToolContext as ToolContext
+    from .actors.tools.errors import ToolError as ToolError
+    from .actors.tools.tool import Tool as Tool
+    from .actors.tools.tool import tool as tool
+    from .actors.tools.values import Audio as Audio
+    from .actors.tools.values import File as File
+    from .actors.tools.values import Image as Image
     from .runtime.actor import Actor as Actor
     from .runtime.actor import handler as handler
     from .runtime.blocking import connect_sync as connect_sync
@@ -39,10 +46,13 @@ __version__ = "0.1.0"
 _HOME = {
     "Actor": "runtime.actor",
     "Appended": "runtime.event_log",
+    "Audio": "actors.tools.values",
     "CallboardError": "runtime.errors",
     "Event": "runtime.log_reading",
     "EventLog": "runtime.event_log",
+    "File": "actors.tools.values",
     "Here": "runtime.placement",
+    "Image": "actors.tools.values",
     "Job": "runtime.work_queue",
     "Message": "schemas.base",
     "Node": "runtime.node",
@@ -56,10 +66,14 @@ _HOME = {
     "StreamRequest": "schemas.base",
     "Supervision": "runtime.supervision",
     "Terminated": "schemas.runtime",
+    "Tool": "actors.tools.tool",
+    "ToolContext": "actors.tools.context",
+    "ToolError": "actors.tools.errors",
     "WorkQueue": "runtime.work_queue",
     "connect": "runtime.client",
     "connect_sync": "runtime.blocking",
     "handler": "runtime.actor",
+    "tool": "actors.tools.tool",
 }
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

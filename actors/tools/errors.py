@@ -1,0 +1,59 @@
+"""Errors of tools, each of them an answer that a model can act on.
+
+ToolError                tool             what a tool itself says: `raise ToolError("what is wrong", hint="...")`
+├── ToolFailed           tool.failed      the tool raised something that its author did not foresee
+├── ToolArguments        tool.arguments   arguments that do not fit its input schema; `detail` has the problems as JSON
+├── ToolResultInvalid    tool.result      what the tool gave back does not fit its own output schema
+├── ToolTimeout          tool.timeout     it took longer than its time
+├── ToolBusy             tool.busy        it has as many calls in hand and waiting as it takes
+├── ToolSetupFailed      tool.setup       what it needs before its first call could not be made ready
+├── NoSuchTool           tool.none        nobody offers a tool of that name
+└── ToolDefinition       tool.definition  what was written or announced as a tool is none
+"""
+
+from __future__ import annotations
+
+from ...runtime.errors import CallboardError
+
+
+class ToolError(CallboardError):
+    code = "tool"
+
+
+class ToolFailed(ToolError):
+    code = "tool.failed"
+    default_hint = "other arguments may help; `callboard logs` has the traceback"
+
+
+class ToolArguments(ToolError):
+    code = "tool.arguments"
+    default_hint = "call it again with arguments that fit its schema"
+
+
+class ToolResultInvalid(ToolError):
+    code = "tool.result"
+    default_hint = "the tool is at fault, not the arguments: tell its author"
+
+
+class ToolTimeout(ToolError):
+    code = "tool.timeout"
+    default_hint = "ask for less at once, or raise the tool's timeout"
+
+
+class ToolBusy(ToolError):
+    code = "tool.busy"
+    default_hint = "call it again in a moment"
+
+
+class ToolSetupFailed(ToolError):
+    code = "tool.setup"
+    default_hint = "the next call tries again"
+
+
+class NoSuchTool(ToolError):
+    code = "tool.none"
+    default_hint = "`callboard tool list` shows those that are there"
+
+
+class ToolDefinition(ToolError, TypeError):
+    code = "tool.definition"

@@ -1,0 +1,44 @@
+"""What a call came to: JSON, the media named in it, and a text of the same for a model to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from .values import File
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a tool gives back, or yields last, where the text for a model is to be other than the value as JSON."""
+
+    value: Any
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`value` is JSON as the output schema says; a medium in it is the name of an entry of `media`."""
+
+    value: str
+    text: str
+    media: Mapping[str, File] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Any:
+        """The value read: text, numbers, lists, dictionaries; a medium that is the whole value as the `File` it is."""
+        found = msgspec.json.decode(self.value)
+        return self.media.get(found, found) if isinstance(found, str) else found
+
+
+def text_of(value: Any, encoded: str, media: Mapping[str, File]) -> str:
+    """A value for a model to read: a text as it is, media by what they are, the rest as JSON."""
+    if isinstance(value, str) and not media:
+        return value
+    shown = [f"[{file.kind.value} {name}, {file.mime}, {file.size} bytes]" for name, file in media.items()]
+    if media and encoded in {msgspec.json.encode(name).decode() for name in media}:
+        return shown[0]
+    return "\n".join([encoded, *shown])
