@@ -8,6 +8,7 @@ cannot be stopped once it has begun on a bad one: whoever wrote the schema still
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 MAX_BYTES = 256 << 10
@@ -42,21 +43,34 @@ class ForeignSchema:
         self.parsed, self.text = _parsed(schema, max_bytes)
         _check_shape(self.parsed, 0, table=False)
         _Visits(self.parsed).check()
-        self._validator = _validator(_harmless(self.parsed, table=False))
+        self.validator = _Validator(self.parsed, _validator(_harmless(self.parsed, table=False)))
 
     def check(self, value: Any) -> None:
         """Raises BadValue for a parsed JSON value that does not fit, BadSchema where a reference leads nowhere."""
         from jsonschema.exceptions import best_match
+
+        wrong = best_match(self.validator.iter_errors(value))
+        if wrong is not None:
+            raise BadValue(wrong.json_path, wrong.message[:500])
+
+
+class _Validator:
+    """As much of a `jsonschema` validator as is used: `schema` as it was written, and the errors of a value."""
+
+    def __init__(self, schema: Any, validator: Any) -> None:
+        self.schema = schema
+        self._validator = validator
+
+    def iter_errors(self, value: Any) -> Iterator[Any]:
+        """Raises BadSchema where its references lead nowhere or have no end."""
         from referencing.exceptions import Unresolvable
 
         try:
-            wrong = best_match(self._validator.iter_errors(value))
+            yield from self._validator.iter_errors(value)
         except Unresolvable as error:
             raise BadSchema(f"the schema refers to {error.ref}, which is not in it") from None
         except RecursionError:
             raise BadSchema("the schema refers to itself without an end, or the value is nested too deep") from None
-        if wrong is not None:
-            raise BadValue(wrong.json_path, wrong.message[:500])
 
 
 def _parsed(schema: Any, max_bytes: int) -> tuple[Any, str]:

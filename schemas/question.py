@@ -107,10 +107,13 @@ class AnswerQuestion(Request[Answered], frozen=True, tag="question.answer"):
 
 
 class CancelQuestion(Request[Answered], frozen=True, tag="question.cancel"):
-    """Take a question back, as its asker. NoSuchQuestion; QuestionOver where it was answered before."""
+    """Take a question back, as its asker, by its id or by asker and key. NoSuchQuestion; QuestionOver where it was
+    answered before."""
 
-    id: str
+    id: str = ""
     note: str = ""
+    asker: str = ""
+    key: str = ""
 
 
 class QuestionOpened(Message, frozen=True, tag="question.opened"):

@@ -139,8 +139,8 @@ class Board(Actor[BoardConfig]):
 
     @handler(concurrent=True)
     async def cancel(self, message: CancelQuestion) -> Answered:
-        asker = self._question(message.id).asker
-        answered = Answered(message.id, Outcome.CANCELLED, note=message.note, by=asker, at=time.time())
+        question = self._state.of_key(message.asker, message.key) or self._question(message.id)
+        answered = Answered(question.id, Outcome.CANCELLED, note=message.note, by=question.asker, at=time.time())
         return await self._whole(self._end(answered))
 
     @handler(concurrent=True)

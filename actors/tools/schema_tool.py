@@ -76,12 +76,16 @@ class SchemaTool(Tool):
         return validator_of(self._output_schema) if self._output_schema else None
 
     def accept(self, arguments: Json, media: Media) -> dict[str, Any]:
+        return _with_media(self.checked(arguments), self._input_schema, self._input_schema, media)
+
+    def checked(self, arguments: Json) -> dict[str, Any]:
+        """Arguments that fit the schema, media in them still by name. Raises ToolArguments."""
         given = _read(arguments)
         if problems := _problems(self._arguments_validator, given):
             given = integral(given)
             if _problems(self._arguments_validator, given):
                 raise refusal(problems, self._input_schema)
-        return _with_media(given, self._input_schema, self._input_schema, media)
+        return given
 
     def prepare(self, values: dict[str, Any], context: ToolContext) -> Callable[[], Any]:
         return lambda: self._run(values, context)
