@@ -64,8 +64,11 @@ class Antics:
         text = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
         tools = [
             tool("echo", "Say it again.", text, annotations=hints),
-            tool("add", schema={"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
-                 output_schema={"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}),
+            tool(
+                "add",
+                schema={"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
+                output_schema={"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]},
+            ),
             tool("wrong", output_schema={"type": "object", "required": ["sum"]}),
             tool("missing", output_schema={"type": "object", "required": ["sum"]}),
             *map(tool, ("picture", "mixed", "links", "fail", "error", "steps", "slow", "crash", "grow", "garbage")),
@@ -112,7 +115,9 @@ class Antics:
                 image(),
                 types.AudioContent(data=base64.b64encode(b"RIFF0000WAVE").decode(), mime_type="audio/wav"),
                 types.EmbeddedResource(
-                    resource=types.TextResourceContents(uri="note:///notes/hello.txt", text="hello", mime_type="text/plain")
+                    resource=types.TextResourceContents(
+                        uri="note:///notes/hello.txt", text="hello", mime_type="text/plain"
+                    )
                 ),
                 types.EmbeddedResource(
                     resource=types.BlobResourceContents(uri="note:///a.bin", blob=base64.b64encode(b"\0\1").decode())
@@ -211,9 +216,7 @@ class Antics:
             if not responses:
                 return types.InputRequiredResult(input_requests={"one": request}, request_state="state")
             return responses["one"]
-        kind = (
-            types.CreateMessageResult if isinstance(wanted, types.CreateMessageRequestParams) else types.ElicitResult
-        )
+        kind = types.CreateMessageResult if isinstance(wanted, types.CreateMessageRequestParams) else types.ElicitResult
         return await ctx.session.send_request(request, kind)
 
 

@@ -72,6 +72,20 @@ class Keeper:
     def connected(self) -> bool:
         return self._link is not None and not self._link.broken.is_set()
 
+    @property
+    def protocol(self) -> str:
+        return self._link.client.protocol_version if self._link is not None else ""
+
+    @property
+    def implementation(self) -> str:
+        info = self._link.client.server_info if self._link is not None else None
+        return f"{info.name} {info.version}".strip()[:200] if info is not None else ""
+
+    async def settled(self, seconds: float) -> None:
+        """Returns when it is connected or an attempt has failed, after so many seconds in any case."""
+        with anyio.move_on_after(seconds):
+            await self._settled.wait()
+
     async def run(self) -> None:
         """Connect, and again whenever the connection has broken, until cancelled."""
         await self._board.clear()
@@ -120,8 +134,7 @@ class Keeper:
 
     async def _ready(self) -> Link:
         """The connection, or the one that is being made."""
-        with anyio.move_on_after(self.config.start_s):
-            await self._settled.wait()
+        await self.settled(self.config.start_s)
         link = self._link
         if link is None or link.broken.is_set():
             why = f": {self.why}" if self.why is not None else ""
