@@ -1,4 +1,4 @@
-"""MCP servers whose tools the company uses: how each of them stands. Its tools themselves are asked as all tools are."""
+"""MCP servers whose tools the company uses: how each stands. Their tools are asked as all tools are."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ async def _start(args: Namespace) -> int:
 
 
 async def _start_now(args: Namespace, servers: dict[str, ServerConfig], *, again: bool, must: bool = False) -> int:
-    """Start actors for servers, and say how each stands. Without a company there is nothing to do yet, unless `must`."""
+    """Start actors for servers, and say how each stands. Without a company that waits, unless `must`."""
     from ....runtime.commands_actors import client_of, to_json
     from ....runtime.errors import NameTaken, NotReachable
     from .server_actor import KIND, McpConfig

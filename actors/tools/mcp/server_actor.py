@@ -14,11 +14,11 @@ import anyio
 import msgspec
 
 from ....runtime.actor import Actor, handler
-from ....runtime.errors import ConfigError
+from ....runtime.errors import CallboardError, ConfigError, NoSuchActor
 from ....runtime.log import log
 from ....runtime.supervision import Restart
 from ....schemas.mcp import GetMcpStatus, McpStatus, RefusedTool
-from ....schemas.tool import ListTools, OpenTool, ToolInfo, ToolList
+from ....schemas.tool import ListTools, OfferTools, OpenTool, ToolInfo, ToolList
 from ..errors import ToolDefinition
 from ..relevance import chosen, newest
 from ..tool_actor import OneTool, ToolActor, described
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .keeper import Keeper
 
 KIND = "tool.mcp"
+DIRECTORY = "tools"
+OFFER_S = 10.0
 # How long the end of a tool waits for its calls, when the server has taken the tool back.
 STOP_TOOL_S = 2.0
 
@@ -81,8 +83,20 @@ class McpServer(Actor[McpConfig]):
                 log.warning("MCP server %s: its tool %r is not offered: %s", self._keeper.name, tool.name[:100], error)
                 refused.append(RefusedTool(tool.name[:100], error.message))
         async with self._change:
+            before = self._infos
             await self._exchange(wanted)
             self._refused = tuple(refused)
+            if before != self._infos and self._keeper.connections:
+                await self._announce()
+
+    async def _announce(self) -> None:
+        """Have the directory look anew. At the start it finds this actor by itself."""
+        try:
+            await self.actor(DIRECTORY).ask(OfferTools(self.address), OFFER_S)
+        except NoSuchActor:
+            log.debug("there is no directory of tools yet")
+        except CallboardError as error:
+            log.warning("the directory of tools does not know of changes of %s yet: %s", self.address, error)
 
     async def _exchange(self, wanted: dict[str, ForeignTool]) -> None:
         for name in [name for name, tool in self._tools.items() if not _same(tool, wanted.get(name))]:
