@@ -43,7 +43,7 @@ def hostile_tools() -> list[types.Tool]:
         tool("endless", schema={"type": "object", "allOf": [{"$ref": "#"}]}),
         tool("slow_pattern", schema={"type": "object", "properties": {"x": {"type": "string", "pattern": "^(a+)+$"}}}),
         tool("slow_result", output_schema={"type": "object", "properties": {"x": {"pattern": "^(a+)+$"}}}),
-        tool("no_schema", schema={"type": "nothing"}),
+        tool("no_schema", schema={"type": "object", "properties": {"x": {"type": "nothing"}}}),
     ]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
@@ -41,6 +42,11 @@ HTTP_TIMEOUT_S = 30.0
 _SESSION_OVER = "Session terminated"
 # They print whole messages and URLs, which may hold keys.
 _TALKATIVE = ("mcp", "client", "httpx2", "httpcore2", "httpx", "httpcore")
+
+
+# What the SDK and its transports raise when a connection fails, and when it cannot be made.
+_OF_THE_CONNECTION = (CallboardError, OSError, httpx2.HTTPError)
+_OF_THE_HANDSHAKE = (MCPError, TimeoutError, ValidationError, RuntimeError)
 
 
 class Callbacks(Protocol):
@@ -104,31 +110,18 @@ class Link:
         try:
             with anyio.fail_after(self.config.start_s) as starting:
                 async with client:
-                    starting.deadline = float("inf")
+                    starting.deadline = math.inf
                     self._client = client
                     is_open = True
                     yield
-        except BaseExceptionGroup as group:
-            own, others = group.split(
-                (CallboardError, MCPError, OSError, httpx2.HTTPError, ValidationError, RuntimeError)
-            )
-            if own is None or others is not None:
+        except Exception as raised:
+            # What several tasks have come to is in groups; one error of them says what it was.
+            error = _first(raised)
+            if isinstance(error, CallboardError) and not isinstance(raised, BaseExceptionGroup):
                 raise
-            if not is_open or self._ended_by(own):
-                raise self._as_error(_first(own)) from group
+            if isinstance(error, _OF_THE_CONNECTION if is_open else (*_OF_THE_CONNECTION, *_OF_THE_HANDSHAKE)):
+                raise self._as_error(error) from raised
             raise
-        except TimeoutError as error:
-            if is_open:
-                raise
-            raise self._as_error(error) from None
-        except (MCPError, OSError, httpx2.HTTPError, ValidationError, RuntimeError) as error:
-            if is_open:
-                raise
-            raise self._as_error(error) from error
-
-    def _ended_by(self, group: BaseExceptionGroup[Any]) -> bool:
-        """Whether it is the connection that failed, not what was done with it."""
-        return isinstance(_first(group), (OSError, httpx2.HTTPError))
 
     def _as_error(self, error: BaseException) -> Exception:
         if self._stdio is not None and self._stdio.why is not None:
@@ -324,11 +317,12 @@ def _http_client(headers: Any = None, timeout: Any = None, auth: Any = None) -> 
     return httpx2.AsyncClient(headers=headers, timeout=timeout, auth=auth)
 
 
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _first(error: BaseException) -> BaseException:
+    """The error that tells most of a group's: one of ours, or else the first."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    found = [_first(inner) for inner in error.exceptions]
+    return next((inner for inner in found if isinstance(inner, CallboardError)), found[0])
 
 
 def _told(error: Exception) -> str:

@@ -61,6 +61,7 @@ class McpServer(Actor[McpConfig]):
         self._keeper: Keeper = Keeper(name, self._server, self.node, self.address, self._offer)
         self.start_soon(self._keeper.run)
         await self._keeper.settled(self._server.start_s)
+        self.start_soon(self._announce)  # which asks this actor, as soon as it is there
 
     async def _offer(self, listed: list[mcp_types.Tool]) -> None:
         """Have an actor for each tool that is listed, and for no other."""
@@ -90,7 +91,7 @@ class McpServer(Actor[McpConfig]):
                 await self._announce()
 
     async def _announce(self) -> None:
-        """Have the directory look anew. At the start it finds this actor by itself."""
+        """Have the directory look anew."""
         try:
             await self.actor(DIRECTORY).ask(OfferTools(self.address), OFFER_S)
         except NoSuchActor:
