@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import mcp_types
 
 from ....runtime.errors import NoSuchActor
-from ....schemas.tool import CallTool, ListTools, OpenTool, ToolInfo, ToolPiece
+from ....schemas.tool import CallTool, OpenTool, ToolInfo, ToolPiece, ToolResult
+from ..client import ask_directory, list_tools
 from .offered import Offer, OutputForm, Say, blocks_of, hints_of
 from .offered_media import MediaIn, explained
 
 if TYPE_CHECKING:
     from ....runtime.client import Client
-
-DIRECTORY = "tools"
 
 
 class ToolSource:
@@ -34,13 +33,11 @@ class ToolSource:
         self._roots = roots
 
     async def offers(self) -> list[Offer]:
-        try:
-            found = await self._bus.actor(DIRECTORY).ask(ListTools())
-        except NoSuchActor:  # nobody has offered a tool yet
-            return []
+        # Of two versions the later one, which is what its name alone means.
+        found = {info.name: info for info in await list_tools(self._bus)}
         return [
             ToolOffer(self._bus, info, self._roots)
-            for info in found.tools
+            for info in found.values()
             if any(fnmatchcase(info.name, pattern) for pattern in self._patterns)
             and (info.annotations.read_only or not self._read_only)
         ]
@@ -68,21 +65,26 @@ class ToolOffer:
         media = MediaIn(self._bus.blobs, self._schema, self._roots)
         try:
             given = await media.read(arguments)
-            address = self._info.address
-            if not address:
-                address = (await self._bus.actor(DIRECTORY).ask(OpenTool(self._info.name))).address
             message = CallTool(json.dumps(given), tuple(media.media))
-            async with self._bus.actor(address).stream(message) as said:
-                async for item in said:
-                    if isinstance(item, ToolPiece):
-                        await say(0.0, 0.0, item.text)
-                    else:
-                        await say(item.done, item.total, item.text)
-                result = said.result
+            try:
+                result = await self._asked(self._info.address or await self._opened(), message, say)
+            except NoSuchActor:  # it was started anew elsewhere: nothing was delivered
+                result = await self._asked(await self._opened(), message, say)
             blocks = await blocks_of(result.media, self._bus.blobs)
         finally:
             await media.release()
         text = [mcp_types.TextContent(text=result.text)] if result.text or not blocks else []
-        return mcp_types.CallToolResult(
-            content=[*text, *blocks], structured_content=self._form.structured(result.value)
-        )
+        structured = self._form.structured(result.value)
+        return mcp_types.CallToolResult(content=[*text, *blocks], structured_content=structured)
+
+    async def _opened(self) -> str:
+        return (await ask_directory(self._bus.node, OpenTool(self._info.name))).address
+
+    async def _asked(self, address: str, message: CallTool, say: Say) -> ToolResult:
+        async with self._bus.actor(address).stream(message) as said:
+            async for item in said:
+                if isinstance(item, ToolPiece):
+                    await say(0.0, 0.0, item.text)
+                else:
+                    await say(item.done, item.total, item.text)
+        return said.result

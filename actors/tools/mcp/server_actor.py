@@ -58,10 +58,12 @@ class McpServer(Actor[McpConfig]):
         self._infos: tuple[ToolInfo, ...] = ()
         self._refused: tuple[RefusedTool, ...] = ()
         self._change = asyncio.Lock()
+        self._is_there = False
         self._keeper: Keeper = Keeper(name, self._server, self.node, self.address, self._offer)
         self.start_soon(self._keeper.run)
         await self._keeper.settled(self._server.start_s)
-        self.start_soon(self._announce)  # which asks this actor, as soon as it is there
+        self._is_there = True
+        self.start_soon(self._announce)  # the directory asks this actor, as soon as it takes messages
 
     async def _offer(self, listed: list[mcp_types.Tool]) -> None:
         """Have an actor for each tool that is listed, and for no other."""
@@ -87,7 +89,7 @@ class McpServer(Actor[McpConfig]):
             before = self._infos
             await self._exchange(wanted)
             self._refused = tuple(refused)
-            if before != self._infos and self._keeper.connections:
+            if before != self._infos and self._is_there:
                 await self._announce()
 
     async def _announce(self) -> None:
