@@ -13,6 +13,7 @@ SUBCOMMANDS = {
     "show": "commands_list:show",
     "call": "commands_call:call",
     "serve": "commands_serve:serve",
+    "mcp": "mcp.commands_mcp:mcp",
 }
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -30,7 +30,7 @@ from callboard.actors.tools.mcp.config import SamplingPolicy, ServerConfig, writ
 from callboard.actors.tools.mcp.errors import ToolServerAway, ToolServerFailed
 from callboard.actors.tools.mcp.server_actor import McpConfig, McpServer
 from callboard.actors.tools.values import Audio, File, Image
-from callboard.runtime.actor import Actor, handler
+from callboard.runtime.actor import Actor, NoConfig, handler
 from callboard.runtime.bus import BusOptions
 from callboard.runtime.client import Client
 from callboard.runtime.node import Node
@@ -481,10 +481,10 @@ async def test_media_are_sent_to_it_as_json_has_them(company: Company) -> None:
     assert json.loads(outcome.value).startswith("data:image/png;base64,iVBOR")
 
 
-class FakeEngine(Actor):
+class FakeEngine(Actor[NoConfig]):
     """Stands for the engine's scheduler, which needs a model: says what it was asked."""
 
-    asked: tuple[Generate, ...] = ()
+    asked: ClassVar[list[Generate]] = []
 
     @handler
     async def stats(self, message: GetStats) -> EngineStats:
@@ -493,12 +493,12 @@ class FakeEngine(Actor):
 
     @handler
     async def generate(self, message: Generate) -> AsyncIterator[Token | Completion]:
-        type(self).asked += (message,)
+        self.asked.append(message)
         text = f"{len(message.messages)} messages, {message.max_tokens} tokens"
         yield Completion(text, FinishReason.STOP, Usage(1, 1), Timings(1.0, 1.0))
 
 
-class Rooted(Actor):
+class Rooted(Actor[NoConfig]):
     """The root `engine`, with the scheduler below it."""
 
     async def started(self) -> None:
@@ -508,12 +508,12 @@ class Rooted(Actor):
 @slow
 @pytest.mark.parametrize("flags", [(), ("--legacy",)], ids=["modern", "legacy"])
 async def test_the_model_is_for_servers_that_the_configuration_names(company: Company, flags: tuple[str, ...]) -> None:
-    FakeEngine.asked = ()
+    FakeEngine.asked.clear()
     await company.node.spawn(Rooted, name="engine")
     await company.start(*flags)
     with pytest.raises(ToolError):
         await company.call("sample")
-    assert FakeEngine.asked == ()
+    assert not FakeEngine.asked
     await company.node.stop("antics")
 
     await company.start(*flags, sampling=SamplingPolicy.ALLOW, sampling_max_tokens=100)

@@ -27,8 +27,9 @@ _MEDIA = ("image", "audio", "file")
 
 
 def from_langchain(tool: Any, **options: Any) -> SchemaTool:
-    """A tool of LangChain's (`BaseTool`) as one of ours. `options` are those of `@tool`: LangChain says nothing of what is harmless.
+    """A tool of LangChain's (`BaseTool`) as one of ours.
 
+    `options` are those of `@tool`: LangChain says nothing of what is harmless.
     Its result is what it returns; of content blocks, texts and media. What it raises as `ToolException`, or would turn
     into a text for the model, is a `ToolError`.
     """
@@ -105,7 +106,7 @@ def _text_of(content: Any) -> str:
 
 
 def to_langchain(tool: Tool | OpenedTool | Callee) -> Any:
-    """One of our tools as LangChain's (a `StructuredTool`): for `invoke` and `ainvoke`, and for models that `bind_tools`.
+    """One of our tools as LangChain's (a `StructuredTool`): for `invoke`, `ainvoke` and models that `bind_tools`.
 
     Content is the text for a model, with media as content blocks; the artifact is the `Outcome`. A ToolError becomes a
     `ToolException`, which the model is shown.

@@ -7,19 +7,40 @@ from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ....runtime.command import add_bus_options, add_json_option, run_async
+from ....runtime.command import Command, add_bus_options, add_json_option, run_async
 
 if TYPE_CHECKING:
     from ....runtime.client import Client
     from ....schemas.mcp import McpStatus
     from .config import ServerConfig
 
-SUMMARY = "other people's tools by the Model Context Protocol, and the company's for their hosts"
 STOP_S = 10.0
 
 
-def configure(parser: ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="mcp_action", metavar="[add|list|remove|start|stop|import|serve]")
+class _CommandAtTheEnd(ArgumentParser):
+    """What follows `--` is a command line with options of its own: argparse would look for ours in it."""
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # its overloads say no more
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
+        ours, command = given, None
+        if "--" in given:
+            at = given.index("--")
+            ours, command = given[:at], given[at + 1 :]
+        found, left = super().parse_known_args(ours, namespace)
+        if command is None:
+            return found, left
+        if not hasattr(found, "command"):
+            self.error("it takes no command line after --")
+        found.command = command
+        return found, left
+
+
+def _configure(parser: ArgumentParser) -> None:
+    actions = parser.add_subparsers(
+        dest="mcp_action", metavar="[add|list|remove|start|stop|import|serve]", parser_class=_CommandAtTheEnd
+    )
     parser.set_defaults(do_mcp=_list)
     made: list[ArgumentParser] = []
 
@@ -30,8 +51,9 @@ def configure(parser: ArgumentParser) -> None:
         return one
 
     add = action("add", _add, "configure a server, and start it where the company runs")
+    add.usage = "%(prog)s NAME [options] (-- COMMAND [ARGUMENT ...] | --url URL)"
     add.add_argument("name", metavar="NAME", help="its tools are called NAME.tool")
-    add.add_argument("command", nargs="*", default=[], metavar="-- COMMAND", help="the program that is the server")
+    add.set_defaults(command=[])
     add.add_argument("--url", default="", help="of a server that runs already (Streamable HTTP)")
     add.add_argument("--sse", action="store_true", default=False, help="the URL speaks the older SSE transport")
     add.add_argument(
@@ -82,7 +104,7 @@ def configure(parser: ArgumentParser) -> None:
     add_bus_options(parser)
 
 
-def run(args: Namespace) -> int:
+def _run(args: Namespace) -> int:
     return run_async(args.do_mcp, args)
 
 
@@ -339,3 +361,14 @@ async def _serve(args: Namespace) -> int:
 
         await serve_http(host, address.strip("[]") or "127.0.0.1", int(port), token, ready)
     return 0
+
+
+mcp = Command(
+    "other people's tools by the Model Context Protocol, and the company's tools for other hosts",
+    _configure,
+    _run,
+    details="examples:\n"
+    "  callboard tool mcp add files -- npx -y @modelcontextprotocol/server-filesystem ~/papers\n"
+    "  callboard tool mcp add wiki --url https://example.com/mcp --header 'Authorization: Bearer ${WIKI_KEY}'\n"
+    "  callboard tool mcp serve --http 127.0.0.1:8808",
+)
