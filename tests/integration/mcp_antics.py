@@ -1,4 +1,4 @@
-"""An MCP server for tests, written with the SDK: `mcp_antics.py [--http PORT] [--sse PORT] [--legacy] [--hostile]`.
+"""An MCP server for tests, written with the SDK: `mcp_antics.py [--http PORT [--sse]] [--legacy] [--hostile]`.
 
 It does what good servers do and what bad ones do. What it was told of cancellations goes to the file `--diary`.
 """
@@ -242,6 +242,7 @@ def is_pipe_for_writing(fd: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--http", type=int)
+    parser.add_argument("--sse", action="store_true")
     parser.add_argument("--legacy", action="store_true")
     parser.add_argument("--hostile", action="store_true")
     parser.add_argument("--diary", type=Path)
@@ -266,7 +267,7 @@ def main() -> None:
         server.add_request_handler("server/discover", types.RequestParams, refuse)
     antics.note(f"pid {os.getpid()}")
     if args.http is not None:
-        serve_http(server, args.http, args.token)
+        serve_http(server, args.http, args.token, sse=args.sse)
     else:
         anyio.run(serve_stdio, server, args.legacy)
 
@@ -283,10 +284,27 @@ async def serve_stdio(server: Server[Any], legacy: bool) -> None:
             await server.run(read, write, options)
 
 
-def serve_http(server: Server[Any], port: int, token: str) -> None:
+def sse_app(server: Server[Any]) -> Any:
+    """The older transport: one stream for all that the server says, posts for all that it is told."""
+    from mcp.server.sse import SseServerTransport
+    from starlette.applications import Starlette
+    from starlette.responses import Response
+    from starlette.routing import Mount, Route
+
+    transport = SseServerTransport("/messages/")
+
+    async def connect(request: Any) -> Any:
+        async with transport.connect_sse(request.scope, request.receive, request._send) as (read, write):
+            await server.run(read, write, server.create_initialization_options())
+        return Response()
+
+    return Starlette(routes=[Route("/sse", connect), Mount("/messages/", app=transport.handle_post_message)])
+
+
+def serve_http(server: Server[Any], port: int, token: str, *, sse: bool) -> None:
     import uvicorn
 
-    app: Any = server.streamable_http_app()
+    app: Any = sse_app(server) if sse else server.streamable_http_app()
 
     async def guarded(scope: Any, receive: Any, send: Any) -> None:
         headers = dict(scope.get("headers", ()))

@@ -160,6 +160,7 @@ ERAS = [
     pytest.param(("stdio", ("--legacy",)), marks=slow),
     ("http", ()),
     pytest.param(("http", ("--legacy",)), marks=slow),
+    pytest.param(("sse", ()), marks=slow),
 ]
 
 
@@ -174,8 +175,11 @@ async def antics(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Asyn
             company = await Company(node, tmp_path).open()
             if transport == "stdio":
                 status = await company.start(*flags)
-            else:
+            elif transport == "http":
                 status = await company.start(url=http.start("--diary", str(company.diary), *flags))
+            else:
+                url = http.start("--sse", "--diary", str(company.diary)).replace("/mcp", "/sse")
+                status = await company.start(url=url, type="sse")
             assert status.connected, status.error
             assert status.implementation == "antics 1.0"
             assert (status.protocol < "2026") == bool(flags)

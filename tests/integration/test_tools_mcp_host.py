@@ -351,7 +351,7 @@ async def test_a_question_outlives_a_daemon_that_is_killed(daemon: Board, monkey
         with anyio.fail_after(20):
             while not (found := (await bus.actor("questions").ask(ListQuestions("somebody"))).questions):
                 await anyio.sleep(0.02)
-        os.kill(daemon.info().pid, signal.SIGKILL)
+        os.kill(daemon.info().daemon_pid, signal.SIGKILL)
         with pytest.raises(CallboardError):
             await asked
         with anyio.fail_after(50):

@@ -37,16 +37,16 @@ class Callee:
     ) -> None:
         self.info = info
         self._ask = ask
-        self._loop = loop
+        self.loop = loop
 
     def call(self, arguments: Mapping[str, Any]) -> Outcome:
         """From any thread but the one of the tool's own loop. Raises UsageError there."""
-        if _running_loop() is self._loop:
+        if _running_loop() is self.loop:
             raise UsageError(
                 f"{self.info.name} is called without awaiting in the loop that it needs",
                 hint="await it, or call it from another thread: `await asyncio.to_thread(...)`",
             )
-        future = asyncio.run_coroutine_threadsafe(self._ask(arguments), self._loop)
+        future = asyncio.run_coroutine_threadsafe(self._ask(arguments), self.loop)
         try:
             return future.result()
         except BaseException:  # Ctrl-C, say
@@ -55,9 +55,9 @@ class Callee:
 
     async def acall(self, arguments: Mapping[str, Any]) -> Outcome:
         """From any loop. Cancelling it gives the call up."""
-        if _running_loop() is self._loop:
+        if _running_loop() is self.loop:
             return await self._ask(arguments)
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._ask(arguments), self._loop))
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._ask(arguments), self.loop))
 
 
 def callee(tool: Tool | OpenedTool | Callee) -> Callee:
