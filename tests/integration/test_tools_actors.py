@@ -59,12 +59,18 @@ async def there(path: Path) -> None:
             await anyio.sleep(0.01)  # another process makes it
 
 
+def node_of(tool: OpenedTool) -> Ref:
+    return tool._node.actor(tool.info.address)
+
+
 async def called_again(tool: OpenedTool, **arguments: Any) -> Any:
     """What it answers once its process is back."""
     with anyio.fail_after(20):
         while True:
             try:
-                return (await tool._ask(CallTool(msgspec.json.encode(arguments).decode()), 10.0, None, None)).data
+                return msgspec.json.decode(
+                    (await node_of(tool).ask(CallTool(msgspec.json.encode(arguments).decode()), 10.0)).value
+                )
             except (NoSuchActor, ActorStopped):
                 await anyio.sleep(0.05)  # nothing tells when it is
 
