@@ -29,6 +29,7 @@ from mcp_antics import PIXEL
 from toolbox import THIS_FILE
 
 import callboard
+from callboard.actors.models.store import ModelStore
 from callboard.runtime.errors import BusError, CallboardError, NameTaken
 from callboard.schemas.question import AskQuestion, ListQuestions
 
@@ -368,3 +369,54 @@ async def test_a_question_outlives_a_daemon_that_is_killed(daemon: Board, monkey
                     break
                 except BusError:
                     await anyio.sleep(0.2)
+
+
+@slow
+async def test_a_server_that_was_added_is_there_after_a_restart_of_everything(tmp_path: Path) -> None:
+    board = Board.at(tmp_path)
+    try:
+        added = board.run("tool", "mcp", "add", "antics", "--", sys.executable, ANTICS)
+        assert added.returncode == 0, added.stderr
+        assert "does not run" in added.stderr
+        for _ in range(2):
+            board.up()
+            with anyio.fail_after(50):
+                while "antics.echo" not in board.run("tool", "list", "--json").stdout:
+                    await anyio.sleep(0.2)
+            assert board.run("tool", "call", "antics.echo", "text=here").stdout.strip() == "here"
+            assert board.run("down").returncode == 0
+    finally:
+        board.close()
+
+
+@slow
+@pytest.mark.timeout(180)
+async def test_a_model_that_runs_is_a_tool(tmp_path: Path) -> None:
+    data = Path.home() / ".cache" / "callboard-test"
+    await anyio.to_thread.run_sync(lambda: ModelStore(data / "models").pull("smollm2"))
+    board = Board.at(tmp_path)
+    board.environment["CALLBOARD_DATA_DIR"] = str(data)
+    board.up()
+    try:
+        question = "What is the capital of France? Answer in one sentence."
+        chatted = await anyio.to_thread.run_sync(
+            lambda: board.run("chat", "-p", question, "--max-tokens", "12", "--temperature", "0", "--json")
+        )
+        assert chatted.returncode == 0, chatted.stderr
+        async with over_stdio(board) as host:
+            tools = {tool.name: tool for tool in (await host.list_tools()).tools}
+            (name,) = [name for name in tools if name.startswith("ask_")]
+            assert "smollm2" in name.lower()
+            result = await host.call_tool(name, {"prompt": question, "max_tokens": 12, "temperature": 0})
+            assert said(result) == json.loads(chatted.stdout)["text"]
+            assert result.structured_content["finish_reason"] in ("stop", "length")
+            wrong = await host.call_tool(name, {"prompt": question, "max_tokens": 0})
+            assert wrong.is_error
+            (resource,) = (await host.list_resources()).resources
+            found = await host.read_resource(resource.uri)
+            assert isinstance(found.contents[0], mcp_types.TextResourceContents)
+            assert json.loads(found.contents[0].text)[0]["engine"] == "engine"
+        async with over_stdio(board, "--no-models") as host:
+            assert not [tool for tool in (await host.list_tools()).tools if tool.name.startswith("ask_")]
+    finally:
+        board.close()

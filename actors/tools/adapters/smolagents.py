@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PLAIN = ("string", "boolean", "integer", "number", "array", "object", "null")
 _MEDIA = ("image", "audio")
+_JSON_KINDS: dict[type, str] = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
 
 def from_smolagents(tool: Any, **options: Any) -> SchemaTool:
@@ -134,9 +135,9 @@ def _kind(part: dict[str, Any], schema: dict[str, Any]) -> tuple[str, bool]:
         return kind, len(others) < len(options)
     if part.get("format") in _MEDIA:
         return part["format"], False
-    named = part.get("type")
+    named = part.get("type") or [_JSON_KINDS.get(type(value), "any") for value in part.get("enum", ())]
     names = [named] if isinstance(named, str) else named or []
-    others = [name for name in names if name != "null"]
+    others = list(dict.fromkeys(name for name in names if name != "null"))
     kind = others[0] if len(others) == 1 and others[0] in _PLAIN else "any"
     return kind, len(others) < len(names)
 

@@ -1,7 +1,6 @@
 """The MCP server that the company is to a host: lists what there is, carries calls, tells of changes.
 
-It holds no state of its own: what is offered is asked for each time, and a call that a host gives up is given up in the
-company too.
+It holds nothing but what it listed last. A call that a host gives up is given up in the company too.
 """
 
 from __future__ import annotations
@@ -52,6 +51,7 @@ class HostServer:
         self._sources = tuple(sources)
         self._models = models
         self._listed: list[str] = []
+        self._offers: dict[str, Offer] = {}
         # Hosts of the earlier protocol are told through their sessions, later ones ask to be told.
         self._sessions: OrderedDict[str, Any] = OrderedDict()
         self._changes = InMemorySubscriptionBus()
@@ -72,11 +72,12 @@ class HostServer:
         return self.server.create_initialization_options(NotificationOptions(tools_changed=True))
 
     async def offers(self) -> dict[str, Offer]:
-        """By the name that the host calls it by."""
+        """By the name that the host calls it by, as things are now."""
         found: dict[str, Offer] = {}
         for source in self._sources:
             for offer in await source.offers():
                 found[host_name(offer.tool.name, found)] = offer
+        self._offers = found
         return found
 
     async def _list_tools(self, ctx: Any, params: Any) -> mcp_types.ListToolsResult:
@@ -86,7 +87,8 @@ class HostServer:
         return mcp_types.ListToolsResult(tools=tools)
 
     async def _call_tool(self, ctx: Any, params: mcp_types.CallToolRequestParams) -> mcp_types.CallToolResult:
-        offer = (await self.offers()).get(params.name)
+        # What was listed knows where it is, and finds itself again where it is no more.
+        offer = self._offers.get(params.name) or (await self.offers()).get(params.name)
         if offer is None:
             raise MCPError(mcp_types.INVALID_PARAMS, f"there is no tool {params.name}")
         said = 0.0
