@@ -19,6 +19,7 @@ from typing import Any
 import anyio
 import httpx2
 import mcp_types
+import psutil
 import pytest
 from board import COMMAND, Board, install
 from mcp.client.client import Client as Host
@@ -387,6 +388,29 @@ async def test_a_server_that_was_added_is_there_after_a_restart_of_everything(tm
             assert board.run("down").returncode == 0
     finally:
         board.close()
+
+
+@slow
+async def test_a_killed_process_takes_its_server_along_and_both_come_back(daemon: Board, tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+
+    def pids() -> list[int]:
+        return [int(line.split()[1]) for line in diary.read_text().splitlines() if line.startswith("pid ")]
+
+    command = ("--", sys.executable, ANTICS, "--diary", str(diary))
+    added = daemon.run("tool", "mcp", "add", "mortal", *command)
+    assert added.returncode == 0, added.stderr
+    (server,) = pids()
+    actors = json.loads(daemon.run("actors", "mortal", "--json").stdout)
+    os.kill(next(actor["pid"] for actor in actors if actor["address"] == "mortal"), signal.SIGKILL)
+    with anyio.fail_after(40):
+        while psutil.pid_exists(server) and psutil.Process(server).status() != psutil.STATUS_ZOMBIE:
+            await anyio.sleep(0.02)
+        while (called := daemon.run("tool", "call", "mortal.echo", "text=risen")).returncode != 0:
+            await anyio.sleep(0.1)
+    assert called.stdout.strip() == "risen"
+    assert len(pids()) == 2
+    assert daemon.run("tool", "mcp", "remove", "mortal").returncode == 0
 
 
 @slow

@@ -1,4 +1,4 @@
-"""`callboard tool mcp`: MCP servers whose tools the company uses, and the company as an MCP server."""
+"""`callboard tool mcp`: MCP servers whose tools the company uses. `serve` has a module of its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....runtime.command import Command, add_bus_options, add_json_option, run_async
+from .commands_serve import add_serve_options, serve
 
 if TYPE_CHECKING:
     from ....runtime.client import Client
@@ -85,16 +86,7 @@ def _configure(parser: ArgumentParser) -> None:
     stop.add_argument("names", nargs="+", metavar="NAME")
     start.add_argument("names", nargs="*", default=[], metavar="NAME")
 
-    serve = action("serve", _serve, "be an MCP server: over stdio, or over HTTP")
-    serve.add_argument("--http", default="", metavar="HOST:PORT", help="over HTTP (port 0: any that is free)")
-    serve.add_argument("--token-file", type=Path, default=None, metavar="FILE", help="whose token HTTP hosts show")
-    serve.add_argument("--open", action="store_true", default=False, help="no token; on this machine only")
-    serve.add_argument("--tools", action="append", default=[], metavar="PATTERN", help="only these tools")
-    serve.add_argument("--read-only", action="store_true", default=False, help="only tools that change nothing")
-    serve.add_argument("--no-models", action="store_true", default=False, help="no models as tools")
-    serve.add_argument(
-        "--files", action="append", type=Path, default=[], metavar="DIR", help="files here may be named as media"
-    )
+    add_serve_options(action("serve", serve, "be an MCP server: over stdio, or over HTTP"))
     for one in made:
         one.add_argument("--file", default="", metavar="FILE", help="of mcpServers (default: in the state folder)")
         add_json_option(one)
@@ -315,51 +307,6 @@ async def _list(args: Namespace) -> int:
         tools = "-" if status is None else str(len(status.tools))
         rows.append((name, server.transport.value, server.shown, state, tools))
     print_table(rows)
-    return 0
-
-
-# serve
-
-
-async def _serve(args: Namespace) -> int:
-    from ....runtime.commands_actors import client_of
-    from ....runtime.errors import MissingExtra, UsageError
-    from ....runtime.folders import Paths
-
-    try:
-        from .host_server import HostServer
-        from .offered_models import ModelSource
-        from .offered_tools import ToolSource
-        from .serving import serve_http, serve_stdio, token_in
-    except ImportError as error:
-        raise MissingExtra.of("mcp", "being an MCP server") from error
-    roots = tuple(folder.resolve() for folder in args.files)
-    for root in roots:
-        if not root.is_dir():
-            raise UsageError(f"there is no folder {root}")
-    async with client_of(args) as bus:
-        models = None if args.no_models else ModelSource(bus)
-        tools = ToolSource(bus, args.tools or ["*"], read_only=args.read_only, roots=roots)
-        host = HostServer(bus, [tools, *([models] if models is not None else [])], models)
-        if not args.http:
-            if sys.stdin.isatty():
-                print("an MCP host is to start this; Ctrl-D ends it", file=sys.stderr)
-            await serve_stdio(host)
-            return 0
-        address, _, port = args.http.rpartition(":")
-        if not port.isdigit():
-            raise UsageError("--http takes HOST:PORT, 127.0.0.1:8808 say")
-        file = args.token_file or Paths.find(args.state_dir).state / "mcp.token"
-        token = "" if args.open else token_in(file)
-
-        def ready(url: str) -> None:
-            print(url, flush=True)
-            if token:
-                print(
-                    f"hosts show the token that is in {file} (Authorization: Bearer ...)", file=sys.stderr, flush=True
-                )
-
-        await serve_http(host, address.strip("[]") or "127.0.0.1", int(port), token, ready)
     return 0
 
 

@@ -14,7 +14,7 @@ import anyio
 import msgspec
 
 from ....runtime.actor import Actor, handler
-from ....runtime.errors import CallboardError, ConfigError, NoSuchActor
+from ....runtime.errors import CallboardError, ConfigError, MissingExtra, NoSuchActor
 from ....runtime.log import log
 from ....runtime.supervision import Restart
 from ....schemas.mcp import GetMcpStatus, McpStatus, RefusedTool
@@ -46,9 +46,11 @@ class McpConfig(msgspec.Struct, frozen=True):
 
 class McpServer(Actor[McpConfig]):
     async def started(self) -> None:
-        """Raises NoSuchServer, ConfigError. A server that cannot be reached is no error: it is tried again."""
-        from .keeper import Keeper
-
+        """Raises NoSuchServer, ConfigError, MissingExtra. One that cannot be reached is no error: it is tried again."""
+        try:
+            from .keeper import Keeper
+        except ImportError as error:
+            raise MissingExtra.of("mcp", "using MCP servers") from error
         name = self.config.server or self.address
         path = Path(self.config.file) if self.config.file else default_file()
         self._server: ServerConfig = await anyio.to_thread.run_sync(read_server, path, name)
