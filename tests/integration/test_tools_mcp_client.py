@@ -385,11 +385,13 @@ async def test_headers_are_sent_and_their_lack_is_said(company: Company, over_ht
     url = over_http.start("--token", KEY)
     status = await company.start(url=url, name="without")
     assert not status.connected
+    assert "HTTP status 401" in status.error
     status = await company.start(url=url, headers={"Authorization": f"Bearer {KEY}"})
     assert status.connected, status.error
     assert await company.call("echo", text="let in") == "let in"
 
 
+@slow
 async def test_garbage_on_standard_output_costs_nothing_and_a_flood_of_it_the_connection(
     company: Company, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -69,6 +69,7 @@ class Link:
         # Set when the server has said that its tools are others now.
         self.changed = asyncio.Event()
         self._stdio: StdioServer | None = None
+        self._refused_by = 0
         self._client: Client | None = None
 
     @classmethod
@@ -135,6 +136,10 @@ class Link:
             return ToolServerAway(f"{name} answered with HTTP status {error.response.status_code}")
         if isinstance(error, (OSError, httpx2.HTTPError)):
             return ToolServerAway(f"{name} cannot be reached at {self.config.shown}: {type(error).__name__}")
+        if self._refused_by:
+            return ToolServerAway(
+                f"{name} does not let us in: HTTP status {self._refused_by}", hint="see to its `headers`"
+            )
         if isinstance(error, MCPError):
             return ToolServerFailed(f"{name} refused the connection: {self.blotted(error.message)}")
         return ToolServerFailed(f"{name} does not keep to the protocol: {self.blotted(str(error))[:300]}")
@@ -161,11 +166,17 @@ class Link:
     async def _http(self) -> AsyncIterator[Any]:
         # How long a call may take is the call's own business.
         timeout = httpx2.Timeout(HTTP_TIMEOUT_S, read=None)
-        async with httpx2.AsyncClient(headers=dict(self.config.headers), timeout=timeout) as http:
+        hooks: Any = {"response": [self._answered]}
+        async with httpx2.AsyncClient(headers=dict(self.config.headers), timeout=timeout, event_hooks=hooks) as http:
             async with streamable_http_client(
                 self.config.url, http_client=http, max_sse_event_size=self.config.max_message
             ) as streams:
                 yield streams
+
+    async def _answered(self, response: httpx2.Response) -> None:
+        """What the SDK does not pass on: with which status a server refuses."""
+        if response.status_code in (401, 403):
+            self._refused_by = response.status_code
 
     @asynccontextmanager
     async def _watched(self, transport: AbstractAsyncContextManager[Any]) -> AsyncIterator[Any]:
@@ -198,7 +209,7 @@ class Link:
             except SubscriptionLost:
                 self.changed.set()  # what was said meanwhile is not said again
                 await anyio.sleep(LIST_PAUSE_S)
-            except (MCPError, TimeoutError) as error:
+            except (MCPError, TimeoutError, anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
                 log.debug("MCP server %s tells of no changes: %s", self.name, error)
                 return
 

@@ -7,6 +7,7 @@ else. Its tools come and go as the server says; its calls fail while the server 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ class McpServer(Actor[McpConfig]):
         path = Path(self.config.file) if self.config.file else default_file()
         self._server: ServerConfig = await anyio.to_thread.run_sync(read_server, path, name)
         if self._server.disabled:
-            raise ConfigError(f"the MCP server {name} is disabled", hint=f"`callboard tool mcp enable {name}`")
+            raise ConfigError(f"the MCP server {name} is disabled", hint=f"take `disabled` out of {path}")
         self._tools: dict[str, ForeignTool] = {}
         self._infos: tuple[ToolInfo, ...] = ()
         self._refused: tuple[RefusedTool, ...] = ()
@@ -106,7 +107,8 @@ class McpServer(Actor[McpConfig]):
     async def _exchange(self, wanted: dict[str, ForeignTool]) -> None:
         for name in [name for name, tool in self._tools.items() if not _same(tool, wanted.get(name))]:
             del self._tools[name]
-            await self.node.stop(f"{self.address}.{name}", STOP_TOOL_S)
+            with contextlib.suppress(NoSuchActor):
+                await self.node.stop(f"{self.address}.{name}", STOP_TOOL_S)
         for name, tool in wanted.items():
             if name not in self._tools:
                 place = OneTool(tool, f"{self.address}.{name}")
