@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -190,7 +191,9 @@ class Sandbox:
     ) -> RunResult:
         limits = self.config.limits
         await self._put(guest, given)
-        before = scratch.stamps(guest.scratch, limits.scratch_files)
+        stamps = partial(scratch.stamps, guest.scratch, limits.scratch_files)
+        # A new sandbox holds what was just put there; a session may hold thousands of files.
+        before = stamps() if guest.is_new else await anyio.to_thread.run_sync(stamps)
         outcome = await self._call(guest, order, timeout)
         self._calls += 1
         folder = Path(self._folder) / f"results-{self._calls}"
@@ -249,6 +252,8 @@ class Sandbox:
             try:
                 guest = guest or zygote.order()
                 await guest.wait_ready()
+                if guest.gone:  # it was ready, and has been killed while it waited
+                    raise EOFError
                 self._spare = self._spare or zygote.order()
             except (EOFError, SandboxError) as error:
                 if guest is not None:

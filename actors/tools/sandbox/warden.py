@@ -120,6 +120,7 @@ class Warden:
         if not self._family.end_all_but(self._guest):
             self._end("processes")
             return False
+        self._signal_guest(signal.SIGSTOP)  # again, now that nobody is left who could have sent a SIGCONT
         self._say({"event": "settled", **usage})
         return True
 

@@ -155,6 +155,8 @@ def keep(plan: Plan, order: Order, filter_code: bytes, owner_shift: int | None) 
     if warden == 0:
         _run(lambda: ward(plan, order, filter_code, held, host_proc, keeper), order.warden)
     linux.close_from(0)
+    linux.clear_capabilities()
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)
     os.waitpid(warden, 0)
     if not plan.has(Part.PID_NAMESPACE):  # whom the warden left behind is ours now
         proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
