@@ -31,6 +31,7 @@ from .context import ToolContext
 from .errors import ToolTimeout
 from .media import media_in, media_out
 from .outcome import Outcome
+from .recent import Recent
 from .running import Way, run_tool
 from .slots import Slots
 from .threads import Threads, Worker
@@ -65,6 +66,7 @@ class ToolRunner:
         self._threads = Threads(name)
         self._uploads: Uploads | None = None
         self._sent: dict[str, tuple[Blob, float]] = {}
+        self._recent = Recent()
         self._plain = tool.way is Way.COROUTINE and not (tool.streams or tool.converts or tool.outputs_convert)
 
     def is_plain(self, message: CallTool) -> bool:
@@ -95,6 +97,28 @@ class ToolRunner:
 
     def _too_late(self) -> ToolTimeout:
         return ToolTimeout(f"the tool {self.name} did not end within {self._timeout:g} s")
+
+    async def run_once(self, message: CallTool) -> AsyncGenerator[Item]:
+        """`run` for a call with a key: where the same one is under way or has just ended, what comes of that."""
+        known = await self._recent.result_of(message)
+        if known is not None:
+            yield known
+            return
+        self._recent.begin(message)
+        result: ToolResult | None = None
+        error: BaseException | None = None
+        try:
+            async with aclosing(self.run(message)) as said:
+                async for item in said:
+                    if isinstance(item, ToolResult):
+                        result = item
+                        self._recent.end(message, result, None)  # before anybody may stop listening
+                    yield item
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._recent.end(message, result, error)
 
     async def run(self, message: CallTool) -> AsyncGenerator[Item]:
         """What the call streams, then its result. Closing it gives the call up."""

@@ -48,12 +48,16 @@ class AnswersCalls:
     @handler(concurrent=True)
     async def call(self, message: CallTool) -> AsyncIterator[Said]:
         runner = self.calls()
-        if runner.is_plain(message):
+        if message.key:
+            async with aclosing(runner.run_once(message)) as said:
+                async for item in said:
+                    yield item
+        elif runner.is_plain(message):
             yield await runner.run_plain(message)
-            return
-        async with aclosing(runner.run(message)) as said:
-            async for item in said:
-                yield item
+        else:
+            async with aclosing(runner.run(message)) as said:
+                async for item in said:
+                    yield item
 
     @handler(concurrent=True)
     async def taken(self, message: MediaTaken) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -216,3 +218,34 @@ async def test_large_media_go_to_a_tool_on_another_host_and_back_by_way_of_the_t
     assert found["sizes"] == [len(data), 5]
     blobs = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 1 << 20]
     assert blobs == []
+
+
+@pytest.mark.anyio
+async def test_the_ten_lines_of_the_page_are_a_tool(
+    daemon: Board, bus: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first program of docs/tools.md, served and called as the page says."""
+    page = (Path(__file__).parents[2] / "docs" / "tools.md").read_text()
+    programs = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_tools.py").write_text(programs[0])
+    PIL.Image.new("RGB", (64, 48), (255, 0, 0)).save("photo.png")
+    served(daemon, tmp_path / "my_tools.py")
+    shell = [line.removeprefix("$ callboard ") for line in page.splitlines() if line.startswith("$ callboard tool")]
+    for line in shell:
+        if not line.startswith("tool serve"):
+            done = daemon.run(*shlex.split(line))
+            assert done.returncode == 0, done.stderr
+    with PIL.Image.open("small.png") as small:
+        assert small.size == (32, 24)
+    async with callboard.open_tool(bus, "my_tools.thumbnail") as thumbnail:
+        assert (await thumbnail.call(image=Path("photo.png"), width=16)).pil().size == (16, 12)
+    for number, program in enumerate(programs[1:3]):
+        (tmp_path / f"more_{number}.py").write_text(program)
+        served(daemon, tmp_path / f"more_{number}.py")
+    async with callboard.open_tool(bus, "more_0.convert") as convert:
+        assert await convert.call(pages=["a", "b"]) == "done"
+        with pytest.raises(callboard.ToolError, match="page 1 is empty"):
+            await convert.call(pages=["a", ""])
+    async with callboard.open_tool(bus, "more_1.answer") as answer:
+        assert await answer.call(question="life") == "42"
