@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class Part(enum.StrEnum):
@@ -46,8 +46,7 @@ _RESTS_ON = {
 }
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(NamedTuple):
     """What is here. `landlock_abi` 0: none. `why`: what the kernel said of each part that is not."""
 
     parts: frozenset[Part]

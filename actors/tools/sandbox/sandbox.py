@@ -13,11 +13,13 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import psutil
 
 from . import scratch
-from .config import Limits, SandboxConfig
+from .config import SandboxConfig
 from .errors import SandboxError, SandboxLacks, SnapshotRefused
 from .guest import Guest, Outcome
+from .harvest import result_of, snapshot_of
 from .kernel import probe
 from .launcher import Zygote
 from .parts import Kernel, Part
@@ -26,8 +28,7 @@ from .snapshot import SessionSnapshot
 
 Given = Mapping[str, bytes | Path]
 
-# Of values that are carried over, with what msgpack and names add.
-_SNAPSHOT_ROOM = 1 << 20
+_FOLDER = "callboard-sandbox-"
 
 
 class _Session:
@@ -73,7 +74,7 @@ class Sandbox:
         self._kernel = kernel
         for path in self.config.read:
             _check_readable(path)
-        self._folder = tempfile.mkdtemp(prefix="callboard-sandbox-")
+        self._folder = await anyio.to_thread.run_sync(_own_folder)
         await self._start()
 
     async def _start(self) -> None:
@@ -144,7 +145,7 @@ class Sandbox:
                 self._sessions.pop(session, None) if outcome.ended else None
                 why = outcome.answer.error.message if outcome.answer and outcome.answer.error else "it ended"
                 raise SandboxError(f"session {session!r} could not be put away: {why}")
-            return await anyio.to_thread.run_sync(_snapshot, entry.guest, outcome, limit, self.config.limits)
+            return await anyio.to_thread.run_sync(snapshot_of, entry.guest, outcome, limit, self.config.limits)
 
     async def restore(self, session: str, snapshot: SessionSnapshot) -> tuple[tuple[str, str], ...]:
         """A new session from it; one of that name must not run. Gives the names that are not there, with reasons."""
@@ -197,7 +198,7 @@ class Sandbox:
         outcome = await self._call(guest, order, timeout)
         self._calls += 1
         folder = Path(self._folder) / f"results-{self._calls}"
-        return await anyio.to_thread.run_sync(_result, guest, outcome, before, folder, limits)
+        return await anyio.to_thread.run_sync(result_of, guest, outcome, before, folder, limits)
 
     async def _call(self, guest: Guest, order: dict[str, Any], timeout: float | None) -> Outcome:
         limits = self.config.limits
@@ -284,6 +285,17 @@ class Sandbox:
             self._ending.discard(guest)
 
 
+def _own_folder() -> str:
+    """A temporary folder of this process. Those of processes that were killed are deleted on the way."""
+    base = tempfile.gettempdir()
+    for entry in os.scandir(base):
+        owner = entry.name.removeprefix(_FOLDER).partition("-")[0]
+        if entry.name.startswith(_FOLDER) and owner.isdigit() and not psutil.pid_exists(int(owner)):
+            if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.getuid():
+                shutil.rmtree(entry.path, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-")
+
+
 def _check_readable(path: str) -> None:
     real = os.path.realpath(path)
     if not os.path.isabs(path) or not os.path.exists(real):
@@ -298,56 +310,3 @@ def _relative(name: str) -> str:
     if not all(part and part not in (".", "..") and "\0" not in part for part in parts):
         raise SandboxError(f"{name!r} does not name a file below the work folder")
     return name
-
-
-def _result(
-    guest: Guest, outcome: Outcome, before: dict[str, scratch.Stamp], folder: Path, limits: Limits
-) -> RunResult:
-    bounds = scratch.Bounds(limits.result_bytes, limits.result_files, limits.file_bytes)
-    answer = outcome.answer
-    images = scratch.collect_images(
-        guest.scratch, min(answer.images, limits.result_files) if answer else 0, folder, bounds
-    )
-    files = scratch.collect(guest.scratch, before, folder, bounds, limits.scratch_files)
-    exit_status = outcome.status
-    if answer is not None and answer.exit is not None:
-        exit_status = answer.exit
-    return RunResult(
-        stdout=outcome.stdout,
-        stderr=outcome.stderr,
-        value=answer.value[: limits.output_bytes] if answer and answer.value is not None else None,
-        error=answer.guest_error() if answer else None,
-        exit_status=exit_status,
-        files=tuple(files.files),
-        images=tuple(images.files),
-        left_out=(*images.left_out, *files.left_out),
-        session_ended=outcome.ended,
-        usage=outcome.usage,
-        folder=folder if folder.exists() else None,
-    )
-
-
-def _snapshot(guest: Guest, outcome: Outcome, limit: int, limits: Limits) -> SessionSnapshot:
-    answer = outcome.answer
-    assert answer is not None
-    lost = dict(answer.lost)
-    try:
-        state = scratch.read(guest.scratch, "out/state", limit)
-    except (OSError, ValueError) as error:
-        raise SandboxError(f"the session's state cannot be read: {error}") from error
-    try:
-        shell = scratch.read(guest.scratch, "out/shell-state", _SNAPSHOT_ROOM)
-    except (OSError, ValueError):
-        shell = b""
-    files: list[tuple[str, bytes]] = []
-    room = limit
-    for name in scratch.stamps(guest.scratch, limits.scratch_files):
-        try:
-            data = scratch.read(guest.scratch, f"work/{name}", room)
-            name.encode()
-        except (OSError, ValueError) as error:
-            lost[ascii(name)] = str(error)
-        else:
-            files.append((name, data))
-            room -= len(data)
-    return SessionSnapshot(state, tuple(files), shell, tuple(answer.kept), tuple(lost.items()))

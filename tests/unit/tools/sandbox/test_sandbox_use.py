@@ -387,6 +387,20 @@ async def test_session_whose_process_was_killed_from_outside_says_so() -> None:
         assert (await box.run_python("2", "hit")).value == "2"
 
 
+def test_what_a_killed_host_left_in_the_temporary_folder_is_deleted(make_rig: MakeRig) -> None:
+    program = (
+        "import asyncio, os\nfrom callboard.actors.tools.sandbox import Sandbox\n"
+        "async def main():\n    box = Sandbox()\n    await box.open()\n"
+        '    r = await box.run_python(\'open("x", "w")\')\n    print(r.folder, flush=True)\n    os._exit(1)\n'
+        "asyncio.run(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    left = Path(done.stdout.strip()).parent
+    assert left.is_dir(), done.stderr
+    make_rig()
+    assert not left.exists()
+
+
 def test_where_parts_are_lacking_it_refuses_by_name(world: World) -> None:
     kernel = probe().without(Part.USER_NAMESPACE)
     box = Sandbox(SandboxConfig(accept=(Part.PID_NAMESPACE,)), kernel=kernel)
