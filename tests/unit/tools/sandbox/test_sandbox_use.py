@@ -169,7 +169,7 @@ plt.show()
 
 def test_pictures_come_back_when_shown_or_last(rig: Rig) -> None:
     pytest.importorskip("PIL")
-    code = "from PIL.Image import new\nred = new('RGB', (8, 9), 'red')\ndisplay(red, 'text')\nnew('CMYK', (3, 4))"
+    code = "from PIL.Image import new\nred = new('RGB', (8, 9), 'red')\ndisplay(red, 'text')\nred.resize((5, 6)).show()\nnew('CMYK', (3, 4))"
     result = rig.python(code)
     assert result.error is None
     assert result.stdout == "'text'\n"
@@ -180,7 +180,7 @@ def test_pictures_come_back_when_shown_or_last(rig: Rig) -> None:
     for image in result.images:
         with PIL.Image.open(image.path) as picture:
             sizes.append(picture.size)
-    assert sizes == [(8, 9), (3, 4)]
+    assert sizes == [(8, 9), (5, 6), (3, 4)]
 
 
 def test_numpy_and_pandas_work(rig: Rig) -> None:
@@ -420,6 +420,7 @@ def test_without_linux_it_refuses_whatever_is_accepted(monkeypatch: pytest.Monke
         asyncio.run(Sandbox(SandboxConfig(accept=tuple(Part)), kernel=kernel).open())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [part for part in Part if part is not Part.LINUX])
 def test_it_works_without_each_part(part: Part, make_rig: MakeRig, tmp_path: Path) -> None:
     kernel = probe().without(part)
@@ -439,6 +440,7 @@ def test_accepted_parts_are_still_used_where_they_are(make_rig: MakeRig) -> None
     assert result.value == "(2, False)"
 
 
+@pytest.mark.slow
 def test_warm_calls_are_much_faster_than_a_new_interpreter(rig: Rig) -> None:
     """A ratio within the run, since the machine is shared: the benchmark holds the figures."""
 
