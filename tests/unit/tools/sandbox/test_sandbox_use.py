@@ -169,7 +169,13 @@ plt.show()
 
 def test_pictures_come_back_when_shown_or_last(rig: Rig) -> None:
     pytest.importorskip("PIL")
-    code = "from PIL.Image import new\nred = new('RGB', (8, 9), 'red')\ndisplay(red, 'text')\nred.resize((5, 6)).show()\nnew('CMYK', (3, 4))"
+    code = """
+from PIL.Image import new
+red = new('RGB', (8, 9), 'red')
+display(red, 'text')
+red.resize((5, 6)).show()
+new('CMYK', (3, 4))
+"""
     result = rig.python(code)
     assert result.error is None
     assert result.stdout == "'text'\n"
