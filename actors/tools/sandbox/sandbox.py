@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,7 @@ class Sandbox:
         self._kernel = kernel
         self._zygote: Zygote | None = None
         self._folder = ""
-        self._spare: Guest | None = None
+        self._spares: deque[Guest] = deque()
         self._sessions: dict[str, _Session] = {}
         self._ending: set[Guest] = set()
         self._calls = 0
@@ -81,16 +82,15 @@ class Sandbox:
         assert self._kernel is not None
         self._zygote = Zygote(self.config, self._kernel, self._folder)
         await self._zygote.start()
-        self._spare = self._zygote.order()
+        self._spares.append(self._zygote.order())
 
     async def close(self) -> None:
         """End every process and wait until all are gone. Results that were not released are deleted."""
         for session in self._sessions.values():
             self._let_go(session.guest)
         self._sessions.clear()
-        if self._spare is not None:
-            self._let_go(self._spare)
-            self._spare = None
+        while self._spares:
+            self._let_go(self._spares.popleft())
         for guest in list(self._ending):
             await guest.wait_gone()
         self._ending.clear()
@@ -243,23 +243,26 @@ class Sandbox:
         self._let_go(entry.guest)
 
     async def _take(self) -> Guest:
-        """A sandbox that is ready: the spare, while the next one is made. Where that went wrong, another; where the
+        """A sandbox that is ready: a spare, while the next ones are made. Where that went wrong, another; where the
         zygote is gone, of a new one."""
         for attempt in (1, 2):
             zygote = self._zygote
             if zygote is None:
                 raise SandboxError("the sandbox is not open")
-            guest, self._spare = self._spare, None
+            guest = self._spares.popleft() if self._spares else None
             try:
                 guest = guest or zygote.order()
                 await guest.wait_ready()
                 if guest.gone:  # it was ready, and has been killed while it waited
                     raise EOFError
-                self._spare = self._spare or zygote.order()
+                while len(self._spares) < self.config.spares:
+                    self._spares.append(zygote.order())
             except (EOFError, SandboxError) as error:
                 if guest is not None:
                     self._let_go(guest)
                 ending = await zygote.is_ending()
+                while self._spares:  # whatever ended this one may have ended them
+                    self._let_go(self._spares.popleft())
                 if attempt == 2:
                     said = error if isinstance(error, SandboxError) else SandboxError("a sandbox ended as it began")
                     raise (zygote.failure() if ending else said) from error
