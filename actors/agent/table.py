@@ -78,6 +78,7 @@ class Table:
             if (live := self.live.get(run)) is None:
                 events = await self._journal.history(run)
                 if not events:
+                    del self._locks[run]
                     raise NoSuchRun(f"there is no run {run}")
                 one = self._kept.get(run)
                 moved = one.moved if one is not None else len(events)
