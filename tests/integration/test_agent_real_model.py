@@ -16,7 +16,7 @@ from callboard.actors.agent.react_text import read_turn
 from callboard.actors.agent.runs import Runs
 from callboard.actors.models.store import ModelStore
 from callboard.actors.serve.engine import Engine, EngineConfig
-from callboard.runtime.actor import Actor, handler
+from callboard.runtime.actor import Actor, NoConfig, handler
 from callboard.runtime.bus import BusOptions
 from callboard.runtime.node import Node
 from callboard.schemas.agent import AgentRun
@@ -45,7 +45,7 @@ ADD = ToolInfo(
 )
 
 
-class Adder(Actor):
+class Adder(Actor[NoConfig]):
     """The directory, and its one tool."""
 
     @handler(concurrent=True)
