@@ -7,13 +7,14 @@ import time
 from fractions import Fraction
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from callboard.actors.tools.errors import ToolArguments
 from callboard.actors.tools.included.calculator.calculate import Calculation, calculate
 from callboard.actors.tools.included.calculator.errors import CalculationError
 from callboard.actors.tools.included.calculator.limits import MAX_SECONDS
 from callboard.actors.tools.included.calculator.tool import calculator
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 _WHOLE = st.integers(-(10**30), 10**30)
 
@@ -78,8 +79,10 @@ def test_functions_agree_with_the_standard_library(x: float, name: str) -> None:
 def test_any_text_is_a_value_or_an_error_with_its_place(text: str) -> None:
     try:
         calculate(text)
+        position = 0
     except CalculationError as error:
-        assert 0 <= error.position <= len(text)
+        position = error.position
+    assert 0 <= position <= len(text)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +225,7 @@ def test_many_large_operations_end_in_time() -> None:
     ],
 )
 def test_errors_say_what_and_where(expression: str, position: int, says: str) -> None:
-    with pytest.raises(CalculationError, match=".") as caught:
+    with pytest.raises(CalculationError) as caught:
         calculate(expression)
     assert says in str(caught.value)
     assert caught.value.position == pytest.approx(position, abs=2 if len(expression) > 500 else 0)

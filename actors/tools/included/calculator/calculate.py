@@ -70,7 +70,7 @@ def _shown(value: Quantity, arithmetic: Arithmetic) -> Calculation:
 
 def _approximate_digits(x: Real, arithmetic: Arithmetic) -> str:
     context = arithmetic.context
-    return context.nstr(arithmetic.approximate(x), arithmetic.digits, strip_zeros=True).removesuffix(".0")
+    return str(context.nstr(arithmetic.approximate(x), arithmetic.digits, strip_zeros=True)).removesuffix(".0")
 
 
 def _num_decimals(x: Fraction) -> int | None:

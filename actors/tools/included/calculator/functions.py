@@ -77,13 +77,14 @@ def _whole(x: Real, what: str, position: int) -> int:
 
 def _log(a: Arithmetic, args: tuple[Real, ...], position: int) -> Real:
     """log(x) is to the base 10, log(x, b) to the base b; exact where both are powers of one number."""
-    base = args[1] if len(args) > 1 else Fraction(10)
-    if args[0] <= 0 or base <= 0 or base == 1:
+    x, *rest = args
+    base = rest[0] if rest else Fraction(10)
+    if x <= 0 or base <= 0 or base == 1:
         raise CalculationError("log takes a positive number, and a positive base other than 1", position)
-    result = a.context.log(a.approximate(args[0])) / a.context.log(a.approximate(base))
+    result = a.context.log(a.approximate(x)) / a.context.log(a.approximate(base))
     whole = Fraction(int(a.context.nint(result)))
-    if isinstance(args[0], Fraction) and isinstance(base, Fraction) and abs(whole) < 10_000:
-        if a.power(base, whole, position) == args[0]:
+    if isinstance(x, Fraction) and isinstance(base, Fraction) and abs(whole) < 10_000:
+        if a.power(base, whole, position) == x:
             return whole
     return a.checked(result, position)
 
@@ -173,10 +174,11 @@ def _lcm(a: Arithmetic, args: tuple[Real, ...], position: int) -> Real:
 
 
 def _round(a: Arithmetic, args: tuple[Real, ...], position: int) -> Real:
-    places = _whole(args[1], "round's second argument", position) if len(args) > 1 else 0
+    x, *rest = args
+    places = _whole(rest[0], "round's second argument", position) if rest else 0
     if abs(places) > 1000:
         raise CalculationError("round takes up to 1000 places", position)
-    return a.round(args[0], places, position)
+    return a.round(x, places, position)
 
 
 def _root(a: Arithmetic, args: tuple[Real, ...], position: int) -> Real:
