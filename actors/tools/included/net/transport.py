@@ -10,7 +10,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpcore2
@@ -40,7 +40,7 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
     def __init__(self, allowed: Iterable[Network], resolver: Resolve) -> None:
         self._allowed = tuple(allowed)
         self._resolve = resolver
-        self._inner = httpcore2.AnyIOBackend()
+        self._inner = cast(httpcore2.AsyncNetworkBackend, httpcore2.AnyIOBackend())
 
     async def connect_tcp(
         self,

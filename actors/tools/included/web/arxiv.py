@@ -21,7 +21,9 @@ INTERVAL_S = 3.0
 _NAMES = {"a": "http://www.w3.org/2005/Atom", "x": "http://arxiv.org/schemas/atom"}
 # 2301.00001, 2301.00001v2, hep-th/9901001v1, with or without an address or `arXiv:` before it.
 _ID = re.compile(
-    r"(?:.*arxiv\.org/(?:abs|pdf)/|arxiv:)?((?:\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7})(?:v\d+)?)(?:\.pdf)?", re.I
+    r"(?:.*arxiv\.org/(?:abs|pdf)/|arxiv:)?"
+    r"((?:\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7})(?:v\d+)?)(?:\.pdf)?",
+    re.IGNORECASE,
 )
 
 

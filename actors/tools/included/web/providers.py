@@ -51,7 +51,7 @@ class Provider(Protocol):
 class SearXNG:
     """An instance of one's own; its settings must allow the format json."""
 
-    name = "searxng"
+    name: ClassVar[str] = "searxng"
 
     def __init__(self, options: SearchOptions) -> None:
         if not options.url:
@@ -67,7 +67,7 @@ class SearXNG:
 
 
 class Brave:
-    name = "brave"
+    name: ClassVar[str] = "brave"
 
     def __init__(self, options: SearchOptions) -> None:
         self._url = options.url or "https://api.search.brave.com/res/v1/web/search"
@@ -86,7 +86,7 @@ class Brave:
 
 
 class Tavily:
-    name = "tavily"
+    name: ClassVar[str] = "tavily"
 
     def __init__(self, options: SearchOptions) -> None:
         self._url = options.url or "https://api.tavily.com/search"
@@ -102,7 +102,7 @@ class Tavily:
 
 
 class Serper:
-    name = "serper"
+    name: ClassVar[str] = "serper"
 
     def __init__(self, options: SearchOptions) -> None:
         self._url = options.url or "https://google.serper.dev/search"
@@ -117,7 +117,7 @@ class Serper:
 class DuckDuckGo:
     """Its page for browsers without JavaScript: no key, few requests, and it may ask for a human."""
 
-    name = "duckduckgo"
+    name: ClassVar[str] = "duckduckgo"
 
     def __init__(self, options: SearchOptions) -> None:
         self._url = options.url or "https://html.duckduckgo.com/html/"

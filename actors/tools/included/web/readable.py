@@ -1,4 +1,4 @@
-"""What was fetched, as a text for a model: the article of an HTML page as Markdown, the text of a PDF, JSON, plain text.
+"""What was fetched, as a text for a model: the article of an HTML page as Markdown, the text of a PDF, JSON, texts.
 
 Pictures and everything else are media. Run in a thread: a large page takes a second.
 """

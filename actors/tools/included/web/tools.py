@@ -27,7 +27,7 @@ _ANYWHERE = ("0.0.0.0/0", "::/0")
 
 
 class WebOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`allow`: networks that are not public and may be fetched from all the same. `seconds`, `max_bytes`: of a fetch."""
+    """`allow`: networks that are not public and may be fetched from all the same. `seconds`, `max_bytes`: a fetch's."""
 
     allow: tuple[str, ...] = ()
     seconds: Annotated[float, msgspec.Meta(gt=0, le=600)] = 30.0
