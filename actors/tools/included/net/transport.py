@@ -6,6 +6,7 @@ at the name that could give another answer. TLS still verifies the certificate a
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
 import ssl
@@ -89,6 +90,12 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
         await anyio.sleep(seconds)
 
 
+@functools.cache
+def _usual_tls() -> ssl.SSLContext:
+    """Reading the authorities' certificates takes a tenth of a second: once in a process."""
+    return httpx2.create_ssl_context(trust_env=False)
+
+
 class _Body(httpx2.AsyncByteStream):
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -113,7 +120,7 @@ class CheckedTransport(httpx2.AsyncBaseTransport):
         self, allowed: Iterable[Network] = (), resolver: Resolve = resolve, tls: ssl.SSLContext | None = None
     ) -> None:
         self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=tls or httpx2.create_ssl_context(trust_env=False),
+            ssl_context=tls or _usual_tls(),
             max_connections=16,
             keepalive_expiry=15.0,
             network_backend=CheckedBackend(allowed, resolver),
