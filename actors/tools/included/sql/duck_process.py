@@ -1,4 +1,4 @@
-"""The process that DuckDB runs a statement in: one statement on stdin, what came of it on stdout.
+"""The process that DuckDB runs in: statements on stdin, what came of each on stdout, a line of JSON each.
 
 It limits itself before it opens anything: address space, processor time, no files written unless the database may be,
 and an alarm that ends it whatever DuckDB does.
@@ -66,6 +66,7 @@ def answer(statement: Statement) -> Said:
     """What DuckDB says."""
     duckdb = need("duckdb", "tools", "asking a DuckDB database")
     interrupter: Interrupter | None = None
+    connection: Any = None
     try:
         connection = duckdb.connect(statement.path, read_only=not statement.writable, config=closed_configuration())
         parsed = connection.extract_statements(statement.sql)
@@ -80,7 +81,7 @@ def answer(statement: Statement) -> Said:
             columns = [entry[0] for entry in connection.description or ()]
             limits = Limits(statement.rows, statement.max_bytes, statement.seconds)
             found = collected(columns, connection.fetchone, limits)
-        connection.close()
+        return Said(found.columns, found.rows, found.complete)
     except duckdb.PermissionException as error:
         return Said(error=f"this statement is not allowed here: {error}", refused=True)
     except SqlError as error:
@@ -90,21 +91,27 @@ def answer(statement: Statement) -> Said:
     except (duckdb.Error, ValueError, OverflowError, RuntimeError) as error:
         failure = interrupter.failure(error) if interrupter else SqlError(f"the database does not take it: {error}")
         return Said(error=str(failure), hint=failure.hint)
-    return Said(found.columns, found.rows, found.complete)
+    finally:
+        if connection is not None:
+            connection.close()
 
 
 def main() -> None:
-    statement = msgspec.json.decode(sys.stdin.buffer.read(), type=Statement)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if not statement.writable:
-        # A pipe is no file: the answer still gets out.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     need("duckdb", "tools", "asking a DuckDB database")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, statement.seconds + _GRACE_S)
-    sys.stdout.buffer.write(msgspec.json.encode(answer(statement)))
-    sys.stdout.buffer.flush()
+    for line in sys.stdin.buffer:
+        statement = msgspec.json.decode(line, type=Statement)
+        if not statement.writable:
+            # A pipe is no file: the answer still gets out.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        signal.setitimer(signal.ITIMER_REAL, statement.seconds + _GRACE_S)
+        said = answer(statement)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.stdout.buffer.write(msgspec.json.encode(said) + b"\n")
+        sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
