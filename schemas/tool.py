@@ -40,7 +40,7 @@ class ToolAnnotations(msgspec.Struct, frozen=True):
     open_world: bool = True
 
 
-class ToolInfo(msgspec.Struct, frozen=True):
+class ToolInfo(Message, frozen=True, tag="tool.info"):
     """One tool. `address` is the actor to ask, empty while nobody runs it. `input_schema`, `output_schema`: JSON.
 
     `version` changes with what the tool does. `timeout` is in seconds; `concurrency`: calls that it works on at once.
@@ -92,6 +92,41 @@ class CallTool(StreamRequest[ToolProgress | ToolPiece, ToolResult], frozen=True,
     media: tuple[Media, ...] = ()
     session: str = ""
     key: str = ""
+
+
+class MediaTaken(Message, frozen=True, tag="tool.taken"):
+    """Tell a tool that media of its results were read: the blobs of these ids may go. Untold, they stay for minutes."""
+
+    ids: tuple[str, ...]
+
+
+class MediaPut(Message, frozen=True, tag="tool.put.result"):
+    """`received` bytes are there; `blob` once all are, to be named in the call."""
+
+    received: int
+    blob: Blob | None = None
+
+
+class PutMedia(Request[MediaPut], frozen=True, tag="tool.put"):
+    """A piece of a medium of `size` bytes for a tool on another host, which cannot fetch blobs. In order, from 0 on.
+
+    `upload` is a name of the caller's making for the whole.
+    """
+
+    upload: str
+    offset: int
+    size: int
+    data: bytes
+
+
+class MediaPart(Message, frozen=True, tag="tool.part"):
+    data: bytes
+
+
+class GetMedia(StreamRequest[MediaPart, None], frozen=True, tag="tool.get"):
+    """Ask a tool of another host for the bytes of a medium of its results, by its blob's id."""
+
+    id: str
 
 
 class DescribeTool(Request[ToolInfo], frozen=True, tag="tool.describe"):
