@@ -1,7 +1,8 @@
-"""Where a set's options come from when nobody gave them, and how keys are named without being written down.
+"""Where a set's options come from, and how keys are named without being written down.
 
-The options of a set are a msgspec Struct. What is left at its default is taken from the environment variable
-`CALLBOARD_TOOLS_<SET>`, a JSON object of the same fields, so that a set needs no company file to be of use.
+The options of a set are a msgspec Struct; the directory gives it what the settings' table `[tools.<set>]` says. What is
+left at its default there is taken from the environment variable `CALLBOARD_TOOLS_<SET>`, a JSON object of the same
+fields, for a container or a trial that has no file.
 """
 
 from __future__ import annotations

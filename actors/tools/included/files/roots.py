@@ -17,7 +17,8 @@ class Roots:
     def __init__(self, folders: Mapping[str, str]) -> None:
         if not folders:
             raise ConfigError(
-                "no folder may be read", hint='CALLBOARD_TOOLS_FILES=\'{"roots": {"docs": "/home/me/docs"}}\''
+                "no folder may be read",
+                hint='`[tools.files.roots]` of callboard.toml names them: docs = "/home/me/docs"',
             )
         self._open: dict[str, int] = {}
         self.paths: dict[str, Path] = {}

@@ -144,6 +144,6 @@ def tools(options: OpenApiOptions) -> list[Tool]:
     given = with_environment(options, "openapi")
     if not given.apis:
         raise ConfigError(
-            "there is no API", hint='CALLBOARD_TOOLS_OPENAPI=\'{"apis": {"weather": {"document": "weather.yaml"}}}\''
+            "there is no API", hint='`[tools.openapi.apis.weather]` of callboard.toml: document = "weather.yaml"'
         )
     return [tool for name, api in given.apis.items() for tool in tools_of_api(name, api)]

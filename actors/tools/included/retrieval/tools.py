@@ -67,7 +67,7 @@ class Shared:
             if not self._options.roots:
                 raise ConfigError(
                     "there are no documents",
-                    hint='CALLBOARD_TOOLS_DOCUMENTS=\'{"roots": {"notes": "/home/me/notes"}}\'',
+                    hint='`[tools.documents.roots]` of callboard.toml names them: notes = "/home/me/notes"',
                 )
             self._roots = Roots(self._options.roots)
             self._open = Index(self._place(), self._roots)

@@ -48,7 +48,8 @@ class Databases:
     def names(self) -> list[str]:
         if not self._options.databases:
             raise ConfigError(
-                "there is no database", hint='CALLBOARD_TOOLS_SQL=\'{"databases": {"shop": "sqlite:/srv/shop.db"}}\''
+                "there is no database",
+                hint='`[tools.sql.databases]` of callboard.toml names them: shop = "sqlite:/srv/shop.db"',
             )
         return list(self._options.databases)
 

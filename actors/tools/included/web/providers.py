@@ -150,7 +150,7 @@ def provider_of(options: SearchOptions) -> Provider:
     if not options.provider:
         raise ConfigError(
             "no search provider is set",
-            hint='CALLBOARD_TOOLS_WEB=\'{"search": {"provider": "brave", "key": "env:BRAVE_API_KEY"}}\'',
+            hint='`[tools.web.search]` of callboard.toml: provider = "brave", key = "env:BRAVE_API_KEY"',
         )
     found = PROVIDERS.get(options.provider)
     if found is None:
