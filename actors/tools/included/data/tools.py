@@ -31,7 +31,7 @@ Media = Annotated[list[File], msgspec.Meta(max_length=20)]
 
 class DataOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`roots`: folders with tables, by the name that paths begin with. `accept`: locks of the sandbox that may be
-    lacking here, by name (docs/tools-sandbox.md)."""
+    lacking here, by name (docs/sandbox.md)."""
 
     roots: dict[str, str] = {}
     accept: tuple[Part, ...] = ()

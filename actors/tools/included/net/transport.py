@@ -73,12 +73,12 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
             except ValueError:
                 why = "no address"
             if why:
-                refused = f"{text} ({why})"
+                refused = f"{host} is {text}, which is {why}" if text != host else f"{host} is {why}"
             else:
                 kept.append(text)
         if not kept and refused:
             raise FetchRefused(
-                f"{host} is at {refused}, where this tool may not go",
+                f"{refused}: this tool may not go there",
                 hint="give a public address; the tool's option `allow` excepts networks",
             )
         return kept

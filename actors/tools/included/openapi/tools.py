@@ -107,6 +107,7 @@ class OperationTool(SchemaTool):
             idempotent=operation.method in _IDEMPOTENT,
             timeout=api.options.seconds + 5.0,
             tags=operation.tags,
+            version=str((api.document.get("info") or {}).get("version", "")),
         )
         self._api = api
 
