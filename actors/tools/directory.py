@@ -61,7 +61,8 @@ class Directory(Actor[DirectoryConfig]):
         self._sets: dict[str, tuple[ToolInfo, ...]] = {}
         self._described: asyncio.Task[dict[str, Described]] | None = None
         self._starting: dict[str, asyncio.Task[tuple[ToolInfo, ...]]] = {}
-        self._coming_back: dict[str, asyncio.Task[None]] = {}
+        # Sets that are started anew, by address: what their tools' names begin with, and who waits for them.
+        self._coming_back: dict[str, tuple[set[str], asyncio.Task[None]]] = {}
         self._learning: set[str] = set()
         # The sets that this directory started, by their names: the addresses.
         self._own: dict[str, str] = {}
@@ -73,7 +74,8 @@ class Directory(Actor[DirectoryConfig]):
         self.start_soon(self._follow)
 
     async def stopped(self) -> None:
-        for task in (self._described, *self._starting.values(), *self._coming_back.values()):
+        back = (task for _, task in self._coming_back.values())
+        for task in (self._described, *self._starting.values(), *back):
             if task is not None:
                 task.cancel()
 
@@ -96,8 +98,8 @@ class Directory(Actor[DirectoryConfig]):
         """Raises NoSuchTool, and what the start of its set does."""
         name = parse_name(message.name)[0]
         own = name.partition(".")[0]
-        for address, task in tuple(self._coming_back.items()):
-            if address.partition(".")[0] == own or own in address:
+        for names, task in tuple(self._coming_back.values()):
+            if own in names:
                 await asyncio.shield(task)
         with contextlib.suppress(NoSuchTool):
             return await self._found(message.name)
@@ -120,10 +122,11 @@ class Directory(Actor[DirectoryConfig]):
     @handler
     async def terminated(self, event: Terminated) -> None:
         """What ends is offered no more, from this moment on."""
-        self._sets.pop(event.address, None)
+        known = self._sets.pop(event.address, ())
         if event.restarting and event.address not in self._coming_back:
+            names = {event.address, *(info.name.partition(".")[0] for info in known)}
             task = asyncio.get_running_loop().create_task(self._come_back(event.address))
-            self._coming_back[event.address] = task
+            self._coming_back[event.address] = names, task
             task.add_done_callback(lambda _: self._coming_back.pop(event.address, None))
 
     async def _found(self, name: str) -> ToolInfo:
