@@ -16,10 +16,10 @@ from pdf_files import pdf
 from web_server import Handler, WebServer, serving
 
 from callboard.actors.tools.errors import ToolError
+from callboard.actors.tools.included.keys import secret
 from callboard.actors.tools.included.net.addresses import networks, why_refused
 from callboard.actors.tools.included.net.client import Answer, Bounds, Client
 from callboard.actors.tools.included.net.errors import FetchFailed, FetchRefused
-from callboard.actors.tools.included.options import secret, with_environment
 from callboard.actors.tools.included.web.arxiv import arxiv_id
 from callboard.actors.tools.included.web.providers import PROVIDERS, SearchOptions
 from callboard.actors.tools.included.web.tools import ArxivOptions, WebOptions, arxiv, web
@@ -482,13 +482,6 @@ def test_a_provider_must_be_named_and_have_its_key(tmp_path: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         secret("sk-a-key-itself")
     assert "sk-a" not in str(caught.value)
-
-
-def test_options_are_completed_from_the_environment() -> None:
-    there = {"CALLBOARD_TOOLS_WEB": '{"allow": ["10.0.0.0/8"], "seconds": 5}'}
-    assert with_environment(WebOptions(seconds=9.0), "web", there) == WebOptions(allow=("10.0.0.0/8",), seconds=9.0)
-    with pytest.raises(ConfigError, match="CALLBOARD_TOOLS_WEB"):
-        with_environment(WebOptions(), "web", {"CALLBOARD_TOOLS_WEB": '{"alow": []}'})
 
 
 # arXiv.

@@ -17,7 +17,6 @@ from ...sandbox.parts import Part
 from ...tool import Tool
 from ...values import File, Image
 from ..files.roots import Roots
-from ..options import with_environment
 from ..sql.database import Rows
 from ..sql.tools import table_text
 from .tables import Tables, gathered
@@ -241,6 +240,6 @@ def _failure(result: RunResult) -> str:
 
 
 def tools(options: DataOptions) -> list[Tool]:
-    """The set, over the folders of its options or of CALLBOARD_TOOLS_DATA."""
-    workshop = Workshop(with_environment(options, "data"))
+    """The set, over the folders of its options."""
+    workshop = Workshop(options)
     return [Describe(workshop), Query(workshop), Plot(workshop), Python(workshop)]

@@ -12,7 +12,6 @@ import msgspec
 from ...outcome import Reply
 from ...tool import Tool, ToolContext
 from ...values import Audio, File, Image
-from ..options import with_environment
 from .read import TextPart
 from .read import read as read_file
 from .roots import Roots
@@ -182,6 +181,5 @@ def _search_text(found: SearchResult) -> str:
 
 
 def tools(options: FilesOptions) -> list[Tool]:
-    """The set, over the folders of its options or of CALLBOARD_TOOLS_FILES."""
-    given = with_environment(options, "files")
-    return [ListFiles(given), SearchFiles(given), ReadFile(given)]
+    """The set, over the folders of its options."""
+    return [ListFiles(options), SearchFiles(options), ReadFile(options)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .....runtime.errors import ConfigError
-from ..options import secret
+from ..keys import secret
 from .document import References
 from .operations import Operation
 

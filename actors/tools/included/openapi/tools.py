@@ -18,7 +18,6 @@ from ...schema_tool import SchemaTool
 from ...tool import Tool
 from ..net.addresses import networks
 from ..net.client import Bounds, Client
-from ..options import with_environment
 from .document import fetch_document, read_document
 from .operations import Operation, base_url, operations_of
 from .request import prepared, value_of
@@ -141,10 +140,9 @@ def tools_of_api(name: str, options: ApiOptions) -> list[Tool]:
 
 
 def tools(options: OpenApiOptions) -> list[Tool]:
-    """The set, over the APIs of its options or of CALLBOARD_TOOLS_OPENAPI."""
-    given = with_environment(options, "openapi")
-    if not given.apis:
+    """The set, over the APIs of its options."""
+    if not options.apis:
         raise ConfigError(
             "there is no API", hint='`[tools.openapi.apis.weather]` of callboard.toml: document = "weather.yaml"'
         )
-    return [tool for name, api in given.apis.items() for tool in tools_of_api(name, api)]
+    return [tool for name, api in options.apis.items() for tool in tools_of_api(name, api)]

@@ -16,7 +16,6 @@ from ...outcome import Reply
 from ...tool import Tool
 from ..files.roots import Roots
 from ..files.walking import Deadline
-from ..options import with_environment
 from .index import Index, Passage, Refreshed
 
 # A search looks for changes first, but does not keep anybody waiting for long.
@@ -156,6 +155,6 @@ def _text(found: list[Cited], refreshed: Refreshed) -> str:
 
 
 def tools(options: DocumentsOptions) -> list[Tool]:
-    """The set, over the folders of its options or of CALLBOARD_TOOLS_DOCUMENTS."""
-    shared = Shared(with_environment(options, "documents"))
+    """The set, over the folders of its options."""
+    shared = Shared(options)
     return [Search(shared), Refresh(shared)]

@@ -13,7 +13,6 @@ from ...context import ToolContext
 from ...errors import ToolError
 from ...outcome import Reply
 from ...tool import Tool
-from ..options import with_environment
 from .database import MAX_SQL, Database, Limits, Rows, Table
 from .duck import Duck
 from .sqlite import Sqlite
@@ -157,9 +156,8 @@ def _line(values: list[Any]) -> str:
 
 
 def tools(options: SqlOptions) -> list[Tool]:
-    """The set, over the databases of its options or of CALLBOARD_TOOLS_SQL."""
-    given = with_environment(options, "sql")
-    databases = Databases(given)
-    reads_only = not given.writable
-    query = Query(given, databases).named(read_only=reads_only, idempotent=reads_only)
-    return [Tables(given, databases), query]
+    """The set, over the databases of its options."""
+    databases = Databases(options)
+    reads_only = not options.writable
+    query = Query(options, databases).named(read_only=reads_only, idempotent=reads_only)
+    return [Tables(options, databases), query]

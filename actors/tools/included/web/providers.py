@@ -16,10 +16,10 @@ import msgspec
 
 from .....runtime.errors import ConfigError
 from ...errors import ToolError
+from ..keys import secret
 from ..net.client import Answer, Client
 from ..net.errors import FetchFailed
 from ..optional import need
-from ..options import secret
 
 
 class SearchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

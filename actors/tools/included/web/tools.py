@@ -15,7 +15,6 @@ from ...values import File, Image
 from ..net.addresses import networks
 from ..net.client import USER_AGENT, Bounds, Client
 from ..net.errors import FetchFailed
-from ..options import with_environment
 from .arxiv import API_URL, INTERVAL_S, PDF_URL, Arxiv, Paper
 from .providers import Hit, SearchOptions, provider_of
 from .readable import pdf_text, readable
@@ -203,12 +202,10 @@ def paper_text(paper: Paper) -> str:
 
 def web(options: WebOptions) -> list[Tool]:
     """The set `web`."""
-    given = with_environment(options, "web")
-    return [Fetch(given), Search(given)]
+    return [Fetch(options), Search(options)]
 
 
 def arxiv(options: ArxivOptions) -> list[Tool]:
     """The set `arxiv`."""
-    given = with_environment(options, "arxiv")
     shared: list[tuple[Client, Arxiv]] = []
-    return [ArxivSearch(given, shared), ArxivPaper(given, shared), ArxivRead(given, shared)]
+    return [ArxivSearch(options, shared), ArxivPaper(options, shared), ArxivRead(options, shared)]
