@@ -73,10 +73,11 @@ def test_a_long_line_is_cut_and_says_so(folder: Path) -> None:
 
 
 def test_what_is_no_text_is_given_as_a_medium(folder: Path) -> None:
-    picture = _call("read", folder, path="picture")
+    picture = _call("read", folder, path="root/picture")
     (file,) = picture.media.values()
     assert (file.mime, file.bytes()) == ("image/png", PNG)
-    assert picture.data["image"] in picture.media
+    assert picture.data["image"] is file
+    assert picture.text == "root/picture: [image picture, image/png, 32 bytes]"
     (binary,) = _call("read", folder, path="data.bin").media.values()
     assert binary.bytes() == bytes(range(256))
 

@@ -263,7 +263,7 @@ def test_rows_and_bytes_are_bounded(url: str) -> None:
     assert not some["complete"]
 
 
-@pytest.mark.parametrize("size", [10**9, 2**31 - 1])
+@pytest.mark.parametrize("size", [10**9, pytest.param(2**31 - 1, marks=pytest.mark.slow)])
 def test_a_value_cannot_fill_the_memory(url: str, size: int) -> None:
     sql = f"SELECT length(zeroblob({size}))" if url.startswith("sqlite") else f"SELECT sum(length(repeat('x', {size})))"
     with pytest.raises(SqlError):

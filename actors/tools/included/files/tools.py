@@ -157,14 +157,21 @@ class ReadFile(_OfRoots, name="read", read_only=True, idempotent=True, open_worl
             max_chars: The most characters to give back.
         """
         found = read_file(self.roots, path, first_line, num_lines, max_chars)
-        if isinstance(found, Image):
-            return ReadResult(path, image=found)
-        if isinstance(found, Audio):
-            return ReadResult(path, audio=found)
         if isinstance(found, File):
-            return ReadResult(path, file=found)
+            result = ReadResult(
+                path,
+                image=found if isinstance(found, Image) else None,
+                audio=found if isinstance(found, Audio) else None,
+                file=found if not isinstance(found, (Image, Audio)) else None,
+            )
+            return Reply(result, f"{path}: {shown(found)}")  # pyright: ignore[reportReturnType]
         result = ReadResult(path, found.text, found.first_line, found.last_line, found.num_lines, found.more)
         return Reply(result, _read_text(found))  # pyright: ignore[reportReturnType]
+
+
+def shown(file: File) -> str:
+    """A medium in a text for a model."""
+    return f"[{file.kind.value} {file.name}, {file.mime}, {file.size} bytes]"
 
 
 def _read_text(found: TextPart) -> str:

@@ -12,6 +12,7 @@ from ...context import ToolContext
 from ...outcome import Reply
 from ...tool import Tool
 from ...values import File, Image
+from ..files.tools import shown
 from ..net.addresses import networks
 from ..net.client import USER_AGENT, Bounds, Client
 from ..net.errors import FetchFailed
@@ -92,10 +93,10 @@ class Fetch(Tool, name="fetch", read_only=True, idempotent=True, concurrency=8, 
             hint = "the address is wrong or the page is gone" if answer.status in (404, 410) else "try another source"
             raise FetchFailed(f"{answer.url} answers with status {answer.status}", hint=hint)
         found = await context.in_thread(partial(readable, answer, lambda: context.cancelled))
-        if isinstance(found.file, Image):
-            return Page(answer.url, answer.status, found.file.mime, image=found.file)
         if found.file is not None:
-            return Page(answer.url, answer.status, found.file.mime, file=found.file)
+            image = found.file if isinstance(found.file, Image) else None
+            page = Page(answer.url, answer.status, found.file.mime, image=image, file=None if image else found.file)
+            return Reply(page, f"{answer.url}: {shown(found.file)}")  # pyright: ignore[reportReturnType]
         text, total = found.text[start : start + max_chars], len(found.text)
         page = Page(answer.url, answer.status, answer.mime, found.title, text, start, total)
         heading = f"# {found.title}\n\n" if found.title and not text.startswith("# ") and not start else ""
