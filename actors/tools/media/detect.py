@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from ..context import ToolContext
 from ..errors import ToolError
 from ..values import Image
-from .drawing import with_outlines
-from .model_tool import ModelTool, corners
+from .drawing import corners, with_outlines
+from .model_tool import ModelTool
 from .models import LoadedModel, ModelKind
 from .pictures import open_picture, png
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
 
 _OBJECTS = "OBJECT_DETECTION"
 _BY_NAME = "ZERO_SHOT_OBJECT_DETECTION"
@@ -23,7 +26,7 @@ _MIN_SCORE, _MIN_SCORE_BY_NAME = 0.5, 0.1
 
 
 class Found(msgspec.Struct, frozen=True):
-    """`score`: 0 to 1. `box`: left, top, right, bottom in pixels."""
+    """`score`: 0 to 1. `box`: left, top, right, bottom in pixels, within the picture."""
 
     label: str
     score: float
@@ -95,14 +98,14 @@ class Detect(
             except (ValueError, RuntimeError, IndexError, TypeError) as error:
                 raise ToolError(f"the model '{self.loaded.name}' cannot take this image: {error}") from error
         context.check()
-        found = sorted((_found(entry) for entry in raw), key=lambda thing: -thing.score)
+        found = sorted((_found(entry, picture) for entry in raw), key=lambda thing: -thing.score)
         if wanted and not self._by_name:
             found = self._of_labels(found, wanted)
         found = found[:max_objects]
         drawn = None
         if marked:
             names = [f"{thing.label} {thing.score:.0%}" for thing in found]
-            outlined = with_outlines(picture, [corners(thing.box, picture) for thing in found], names)
+            outlined = with_outlines(picture, [corners(thing.box) for thing in found], names)
             drawn = Image.from_bytes(png(outlined), "image/png", "marked.png")
         return Detections(tuple(found), drawn)
 
@@ -118,9 +121,11 @@ class Detect(
         return [thing for thing in found if thing.label.lower() in asked]
 
 
-def _found(entry: dict[str, Any]) -> Found:
+def _found(entry: dict[str, Any], picture: PILImage.Image) -> Found:
+    """Models put a corner of what the picture's edge cuts outside of it."""
     box = entry["box"]
-    left, top, right, bottom = (float(box[name]) for name in ("xmin", "ymin", "xmax", "ymax"))
+    left, right = (min(max(float(box[x]), 0.0), float(picture.width)) for x in ("xmin", "xmax"))
+    top, bottom = (min(max(float(box[y]), 0.0), float(picture.height)) for y in ("ymin", "ymax"))
     return Found(str(entry["label"]), round(float(entry["score"]), 4), (left, top, right, bottom))
 
 

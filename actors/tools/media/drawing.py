@@ -46,6 +46,13 @@ def with_outlines(
     return copy
 
 
+def corners(box: tuple[float, float, float, float]) -> list[Point]:
+    """The outline of a box (left, top, right, bottom), whose right and bottom are just outside of it."""
+    left, top, right, bottom = box
+    right, bottom = max(left, right - 1), max(top, bottom - 1)
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
 def with_masks(picture: PILImage.Image, masks: Sequence[PILImage.Image], labels: Sequence[str]) -> PILImage.Image:
     """A copy with each mask (mode L, 255 where the thing is) as coloured glass, its name in the middle of it."""
     from PIL import Image, ImageDraw

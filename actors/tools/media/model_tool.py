@@ -6,15 +6,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..context import ToolContext
 from ..tool import Tool
 from .models import LoadedModel, ModelKind, find_model, importing, load_model, unload
 from .settings import model_hint, model_key, tool_setting
-
-if TYPE_CHECKING:
-    from PIL import Image as PILImage
 
 
 class ModelTool(Tool):
@@ -89,10 +86,3 @@ def stopping(context: ToolContext) -> Any:
             return torch.full((input_ids.shape[0],), context.cancelled, device=input_ids.device, dtype=torch.bool)
 
     return StoppingCriteriaList([Stop()])
-
-
-def corners(box: tuple[float, float, float, float], picture: PILImage.Image) -> list[tuple[float, float]]:
-    """The outline of a box (left, top, right, bottom), as far as it is within the picture."""
-    left, right = (min(max(x, 0.0), picture.width - 1.0) for x in (box[0], box[2]))
-    top, bottom = (min(max(y, 0.0), picture.height - 1.0) for y in (box[1], box[3]))
-    return [(left, top), (right, top), (right, bottom), (left, bottom)]

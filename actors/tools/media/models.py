@@ -85,14 +85,17 @@ def find_model(name: str, tool: str, setting: str) -> Path:
     """The folder of the model that is set for a tool. ToolSetupFailed where none is, or it is not there."""
     if not name:
         raise ToolSetupFailed(
-            f"no model is set for the tool '{tool}'", hint=f"set {setting} to a model's folder, or to hf:ORG/NAME"
+            f"no model is set for the tool '{tool}'",
+            hint=f"whoever runs it sets {setting} to a model's folder, or to hf:ORG/NAME",
         )
     if is_path(name):
         path = Path(name).expanduser()
         if (path / CONFIG).is_file() or (path / PIPELINE_INDEX).is_file():
             return path
         problem = f"has neither {CONFIG} nor {PIPELINE_INDEX}" if path.is_dir() else "is not there"
-        raise ToolSetupFailed(f"the model of the tool '{tool}', the folder {path}, {problem}")
+        raise ToolSetupFailed(
+            f"the model of the tool '{tool}', the folder {path}, {problem}", hint=f"look at what {setting} is set to"
+        )
     try:
         path = ModelStore().path(name)
     except CallboardError as error:
@@ -143,7 +146,7 @@ def class_for(name: str, folder: Path, kind: ModelKind, tool: str) -> str:
     else the first of its family that does. ToolSetupFailed where there is none."""
     if not (folder / CONFIG).is_file():
         raise _wrong_kind(name, folder, kind, tool, "; it is a pipeline of diffusers")
-    config = _config(name, folder)
+    config = config_of(name, folder)
     family, holds = config.get("model_type"), config.get("architectures") or []
     usable = [cls for known, cls in kind.classes() if known == family]
     if not usable:
@@ -191,7 +194,7 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def _config(name: str, folder: Path) -> dict[str, Any]:
+def config_of(name: str, folder: Path) -> dict[str, Any]:
     try:
         return read_json(folder / CONFIG)
     except CallboardError as error:
@@ -200,7 +203,7 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
 
 def _wrong_kind(name: str, folder: Path, kind: ModelKind, tool: str, why: str = "") -> ToolError:
     if (folder / CONFIG).is_file():
-        config = _config(name, folder)
+        config = config_of(name, folder)
         what = " and ".join(config.get("architectures") or []) or f"a model of the family '{config.get('model_type')}'"
     else:
         what = str(read_json(folder / PIPELINE_INDEX).get("_class_name", "a pipeline"))

@@ -51,7 +51,7 @@ class Paint(
             with quietly(), _quiet():
                 pipeline = DiffusionPipeline.from_pretrained(
                     str(folder),
-                    torch_dtype=dtype,
+                    dtype=dtype,
                     local_files_only=True,
                     use_safetensors=True,
                     trust_remote_code=False,

@@ -13,7 +13,7 @@ def model_key(tool: str) -> str:
 
 def model_hint(tool: str) -> str:
     """How to set it, for an error."""
-    return f"`{model_key(tool)}` in [tools], or CALLBOARD_TOOLS_{model_key(tool).upper()},"
+    return f"CALLBOARD_TOOLS_{model_key(tool).upper()} (or `{model_key(tool)}` in the table [tools])"
 
 
 def tool_setting(key: str, given: str = "") -> str:
