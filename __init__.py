@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .actors.tools.client import open_tool as open_tool
     from .actors.tools.context import ToolContext as ToolContext
     from .actors.tools.errors import ToolError as ToolError
     from .actors.tools.tool import Tool as Tool
@@ -73,6 +74,7 @@ _HOME = {
     "connect": "runtime.client",
     "connect_sync": "runtime.blocking",
     "handler": "runtime.actor",
+    "open_tool": "actors.tools.client",
     "tool": "actors.tools.tool",
 }
 

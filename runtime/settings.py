@@ -102,8 +102,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     engine: dict[str, Any] = msgspec.field(default_factory=dict)
     """Table `[engine]`: options of the model engine, checked by the engine's own configuration."""
 
-    tools: dict[str, Any] = msgspec.field(default_factory=dict)
-    """Table `[tools]`: options of the tools that come with Callboard, `paint_model` say, each checked by its tool."""
+    tools: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    """Tables `[tools.NAME]`: options of the set of tools NAME, checked by the function that makes the set."""
 
 
 _FOLDERS = frozenset({"STATE_DIR", "DATA_DIR", "CACHE_DIR", "RUNTIME_DIR"})

@@ -120,3 +120,12 @@ class OpenTool(Request[ToolInfo], frozen=True, tag="tool.open"):
     """Ask the directory for a tool that runs: it is started where it is not yet, and `address` is set in the answer."""
 
     name: str
+
+
+class OfferTools(Request[ToolList], frozen=True, tag="tool.offer"):
+    """Tell the directory of a set of tools at `address`, which it asks for them, and forgets when that actor ends.
+
+    It finds a set by itself within seconds; who starts one in a process of its own on another node says so at once.
+    """
+
+    address: str

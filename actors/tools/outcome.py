@@ -21,17 +21,27 @@ class Reply:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`value` is JSON as the output schema says; a medium in it is the name of an entry of `media`."""
+    """`value` is JSON as the output schema says; a medium in it is the name of an entry of `media`.
+
+    `schema` is that output schema, which says where media are.
+    """
 
     value: str
     text: str
     media: Mapping[str, File] = field(default_factory=dict)
+    schema: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def data(self) -> Any:
-        """The value read: text, numbers, lists, dictionaries; a medium that is the whole value as the `File` it is."""
+        """The value read: text, numbers, lists, dictionaries, with each medium in the place of its name."""
         found = msgspec.json.decode(self.value)
-        return self.media.get(found, found) if isinstance(found, str) else found
+        if isinstance(found, str) and not self.schema:
+            return self.media.get(found, found)
+        if not self.media:
+            return found
+        from .media_json import with_media
+
+        return with_media(found, self.schema, self.media)
 
 
 def text_of(value: Any, encoded: str, media: Mapping[str, File]) -> str:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import msgspec
 
 from .docstring import parse_docstring
-from .errors import ToolArguments, ToolDefinition, ToolResultInvalid
+from .errors import ToolDefinition, ToolResultInvalid
 from .explain import explain, integral
 from .forms import Convert, Form, form_of
 from .values import BY_KIND, File, kind_of
@@ -98,6 +98,10 @@ class Outputs:
             except msgspec.DecodeError as error:
                 raise ToolResultInvalid(f"the tool's result does not fit its schema: {error}") from error
         return encoded.decode(), media
+
+
+# For what no schema speaks of.
+ANYTHING = Outputs({}, Any, None)
 
 
 def inputs_of(function: Callable[..., Any], context_type: type, *, skip: int = 0) -> Inputs:
@@ -241,4 +245,4 @@ def _not_given() -> Any:
     return _NOT_GIVEN
 
 
-__all__ = ["Form", "Inputs", "Json", "Media", "Outputs", "ToolArguments", "inputs_of", "outputs_of", "schema_of"]
+__all__ = ["ANYTHING", "Form", "Inputs", "Json", "Media", "Outputs", "inputs_of", "outputs_of", "schema_of"]

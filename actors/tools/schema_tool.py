@@ -12,10 +12,10 @@ from ...runtime.errors import MissingExtra
 from .context import ToolContext
 from .errors import ToolArguments, ToolDefinition, ToolResultInvalid
 from .explain import Problem, describe, integral, name_problems, quoted, refusal
+from .media_json import with_media
 from .outcome import Outcome, Reply, text_of
-from .schema_of import Json, Media, Outputs, media_named
+from .schema_of import Json, Media, Outputs
 from .tool import FUNCTION_CONCURRENCY, Options, Tool, changed
-from .values import BY_KIND, File
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -24,7 +24,6 @@ Run = Callable[[dict[str, Any], ToolContext], Any | Awaitable[Any]]
 
 # A model that got a dozen things wrong mends a few at a time.
 MAX_PROBLEMS = 5
-_FORMATS = {kind.value: cls for kind, cls in BY_KIND.items()}
 
 
 class SchemaTool(Tool):
@@ -67,6 +66,10 @@ class SchemaTool(Tool):
     def converts(self) -> bool:
         return False
 
+    @property
+    def takes_context(self) -> bool:
+        return True
+
     @cached_property
     def _arguments_validator(self) -> Validator:
         return validator_of(self._input_schema)
@@ -81,7 +84,10 @@ class SchemaTool(Tool):
             given = integral(given)
             if _problems(self._arguments_validator, given):
                 raise refusal(problems, self._input_schema)
-        return _with_media(given, self._input_schema, self._input_schema, media)
+        try:
+            return with_media(given, self._input_schema, media)
+        except ValueError as error:
+            raise ToolArguments(str(error), hint="send it in `media`, and its name in the arguments") from error
 
     def prepare(self, values: dict[str, Any], context: ToolContext) -> Callable[[], Any]:
         return lambda: self._run(values, context)
@@ -96,7 +102,8 @@ class SchemaTool(Tool):
             value, text = value.value, value.text
         encoded, media = self.outputs.encode(value)
         self._check_result(encoded)
-        return Outcome(encoded, text_of(value, encoded, media) if text is None else text, media)
+        text = text_of(value, encoded, media) if text is None else text
+        return Outcome(encoded, text, media, self._output_schema)
 
     def _check_result(self, encoded: str) -> None:
         validator = self._result_validator
@@ -154,25 +161,3 @@ def _problems(validator: Validator, given: Any) -> list[Problem]:
         else:
             found.append(Problem(error.json_path, "type", expected, quoted(error.instance)))
     return found[:MAX_PROBLEMS]
-
-
-def _with_media(value: Any, part: Any, schema: Mapping[str, Any], media: Media) -> Any:
-    if not isinstance(part, Mapping):
-        return value
-    if "$ref" in part:
-        part = schema.get("$defs", {}).get(str(part["$ref"]).rpartition("/")[2], {})
-    kind = _FORMATS.get(part.get("format", "")) if isinstance(value, str) else None
-    if kind is not None:
-        try:
-            return media_named(kind, value, media)
-        except ValueError as error:
-            raise ToolArguments(str(error), hint="send it in `media`, and its name in the arguments") from error
-    if isinstance(value, dict):
-        parts, others = part.get("properties", {}), part.get("additionalProperties", {})
-        return {key: _with_media(inner, parts.get(key, others), schema, media) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_with_media(inner, part.get("items", {}), schema, media) for inner in value]
-    return value
-
-
-__all__ = ["File", "SchemaTool", "validator_of"]

@@ -20,7 +20,8 @@ from .docstring import parse_docstring
 from .errors import ToolDefinition, ToolError
 from .outcome import Outcome, Reply, text_of
 from .running import Once, run_tool
-from .schema_of import Inputs, Json, Media, Outputs, inputs_of, outputs_of
+from .schema_of import ANYTHING, Inputs, Json, Media, Outputs, inputs_of, outputs_of
+from .values import File
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -135,7 +136,7 @@ class Tool:
             outcome = await self.call(arguments, media, context)
             if outcome.media and context.has_scratch:
                 kept = {name: await context.in_thread(file.kept) for name, file in outcome.media.items()}
-                outcome = Outcome(outcome.value, outcome.text, kept)
+                outcome = Outcome(outcome.value, outcome.text, kept, outcome.schema)
             return outcome
         finally:
             context.cancel()
@@ -186,6 +187,21 @@ class Tool:
         """Whether what it gives back takes work to encode: a thread is the place for it."""
         return self.outputs.leave is not None
 
+    @cached_property
+    def streams(self) -> bool:
+        """Whether a call may have something to say before its result."""
+        function = self.function
+        is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        return is_generator or self.takes_context
+
+    @property
+    def takes_context(self) -> bool:
+        return bool(self.inputs.context)
+
+    def piece(self, value: Any) -> tuple[str, dict[str, File]]:
+        """What it yields, as JSON and media. Raises ToolResultInvalid."""
+        return ANYTHING.encode(value)
+
     def prepare(self, values: dict[str, Any], context: ToolContext) -> Callable[[], Any]:
         """The call, with media still to be brought into the forms it asks for; that happens in the tool's thread."""
         inputs, function = self.inputs, self.function
@@ -201,7 +217,8 @@ class Tool:
         if isinstance(value, Reply):
             value, text = value.value, value.text
         encoded, media = self.outputs.encode(value)
-        return Outcome(encoded, text_of(value, encoded, media) if text is None else text, media)
+        text = text_of(value, encoded, media) if text is None else text
+        return Outcome(encoded, text, media, self.outputs.schema)
 
 
 class FunctionTool(Tool, Generic[P, R]):

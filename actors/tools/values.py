@@ -148,6 +148,15 @@ class File:
             folder=self._folder,
         )
 
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether its bytes are yet to be read."""
+        return self._data is None
+
+    def sorted_out(self) -> File:
+        """The same as what its MIME type says it is: `Image`, `Audio`, or a plain `File`."""
+        return self.as_kind(BY_KIND[kind_of(self.mime)])
+
     def kept(self: F) -> F:
         """The same with its bytes in memory, so that it outlives whatever file or mapping they are in."""
         return type(self)(data=self.bytes(), mime=self.mime, name=self.name)

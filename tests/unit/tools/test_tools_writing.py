@@ -182,8 +182,8 @@ def test_results_give_media_names_and_bytes() -> None:
         return PIL.Image.new("L", (5, 4))
 
     outcome = call(draw, {"width": 7})
-    assert outcome.data == [{"x": 1, "picture": "image-1"}, {"x": 2, "picture": "image-2"}]
-    second = outcome.media["image-2"]
+    assert json.loads(outcome.value) == [{"x": 1, "picture": "image-1"}, {"x": 2, "picture": "image-2"}]
+    second = outcome.data[1]["picture"]
     assert isinstance(second, Image)
     assert second.pil().size == (8, 2)
     single = call(one)

@@ -1,0 +1,237 @@
+"""Kind `tool.directory`, the actor `tools`: who offers which tools, and the starting of those that nobody runs yet.
+
+It knows what installed packages announce, and finds the sets of tools that run anywhere on the bus. A caller asks it
+once, and from then on the tool itself, so it costs a call nothing, however many tools there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import msgspec
+
+from ...runtime.actor import Actor, handler
+from ...runtime.errors import ActorStopped, BusError, CallboardError, DeadlineExceeded, NameTaken, NoSuchActor
+from ...runtime.log import log
+from ...runtime.placement import Process
+from ...runtime.registry import TOOLS, registry
+from ...runtime.settings import load_settings
+from ...runtime.supervision import Restart, Supervision
+from ...schemas.runtime import ActorInfo, ListActors, Terminated
+from ...schemas.tool import ListTools, OfferTools, OpenTool, ToolInfo, ToolList
+from .describe import Described, Wanted, describe
+from .errors import NoSuchTool, ToolDefinition
+from .relevance import Ranking, chosen, newest, parse_name
+from .tool_set import ToolSetConfig
+
+KIND = "tool.directory"
+ADDRESS = "tools"
+# Roots of such a kind are asked for their tools.
+_KINDS = "tool."
+# Sets in processes of their own, started on other nodes, are announced by nobody: so often everybody is looked at.
+LOOK_EVERY_S = 5.0
+ASK_TIMEOUT_S = 5.0
+# A set that is started again is back within this time, or is looked for as if it were new; nothing tells when it is.
+COME_BACK_S = 60.0
+COME_BACK_EVERY_S = 0.1
+START_TIMEOUT_S = 120.0
+_PAGE = 1000
+_AWAY = (NoSuchActor, ActorStopped, DeadlineExceeded, BusError)
+
+
+class DirectoryConfig(msgspec.Struct, frozen=True):
+    """`options` of sets by their names, over those of the settings' tables `[tools.NAME]`.
+
+    With `announced`, it offers what installed packages announce beside what runs.
+    """
+
+    options: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    announced: bool = True
+
+
+class Directory(Actor[DirectoryConfig]):
+    # How often a set may crash is its own matter, and no reason for the directory to end.
+    supervision = Supervision(max_restarts=1000, period_s=600.0, backoff_s=0.2, backoff_max_s=30.0)
+
+    async def started(self) -> None:
+        self._sets: dict[str, tuple[ToolInfo, ...]] = {}
+        self._described: asyncio.Task[dict[str, Described]] | None = None
+        self._starting: dict[str, asyncio.Task[tuple[ToolInfo, ...]]] = {}
+        self._coming_back: dict[str, asyncio.Task[None]] = {}
+        self._ranking: Ranking | None = None
+        self._looked = False
+        options = {**load_settings().tools, **self.config.options}
+        self._options = {name: msgspec.json.encode(value).decode() for name, value in options.items()}
+        self._entries = registry().entries(TOOLS) if self.config.announced else {}
+        self.start_soon(self._follow)
+
+    async def stopped(self) -> None:
+        for task in (self._described, *self._starting.values(), *self._coming_back.values()):
+            if task is not None:
+                task.cancel()
+
+    # Asking
+
+    @handler(concurrent=True)
+    async def list_tools(self, message: ListTools) -> ToolList:
+        if not self._looked:
+            await self._look_around()
+        tools = await self._all()
+        if not message.query:
+            return chosen(tools, message)
+        if self._ranking is None or self._ranking.tools != tools:
+            self._ranking = Ranking(tools)
+        return chosen(tools, message, self._ranking)
+
+    @handler(concurrent=True)
+    async def open_tool(self, message: OpenTool) -> ToolInfo:
+        """Raises NoSuchTool, and what the start of its set does."""
+        name = parse_name(message.name)[0]
+        own = name.partition(".")[0]
+        for address, task in tuple(self._coming_back.items()):
+            if address.partition(".")[0] == own or own in address:
+                await asyncio.shield(task)
+        with contextlib.suppress(NoSuchTool):
+            return newest(self._running(), message.name)
+        if own in self._entries:
+            with contextlib.suppress(NoSuchTool):
+                return newest(await self._start(own), message.name)
+        await self._look_around()  # it may have come this moment
+        with contextlib.suppress(NoSuchTool):
+            return newest(self._running(), message.name)
+        return newest(await self._all(), message.name)  # which says what there is
+
+    @handler(concurrent=True)
+    async def offer(self, message: OfferTools) -> ToolList:
+        """Raises ToolDefinition where nobody answers there."""
+        await self._learn(message.address)
+        if message.address not in self._sets:
+            raise ToolDefinition(f"nobody at {message.address} says which tools it has")
+        return ToolList(self._sets[message.address], len(self._sets[message.address]))
+
+    @handler
+    async def terminated(self, event: Terminated) -> None:
+        """What ends is offered no more, from this moment on."""
+        known = self._sets.pop(event.address, None)
+        if known is not None and event.restarting:
+            task = asyncio.get_running_loop().create_task(self._come_back(event.address))
+            self._coming_back[event.address] = task
+            task.add_done_callback(lambda _: self._coming_back.pop(event.address, None))
+
+    def _running(self) -> list[ToolInfo]:
+        return [info for address in sorted(self._sets) for info in self._sets[address]]
+
+    async def _all(self) -> tuple[ToolInfo, ...]:
+        """What runs, and what is announced and would be started."""
+        running = self._running()
+        there = {(info.name, info.version) for info in running}
+        announced = [info for found in (await self._announced()).values() for info in found.tools]
+        more = [info for info in announced if (info.name, info.version) not in there]
+        return tuple(sorted([*running, *more], key=lambda info: (info.name, info.version, info.address)))
+
+    async def _announced(self) -> dict[str, Described]:
+        """By the name of the set. They are described once, by a process that loads them all."""
+        if self._described is None:
+            self._described = asyncio.get_running_loop().create_task(self._describe())
+        return await asyncio.shield(self._described)
+
+    async def _describe(self) -> dict[str, Described]:
+        found = await describe([Wanted(name, self._options.get(name, "")) for name in self._entries])
+        for each in found:
+            if each.error is not None:
+                log.warning("the tools '%s' are not offered: %s", each.name, each.error.message)
+        return {each.name: each for each in found}
+
+    # Starting
+
+    async def _start(self, name: str) -> tuple[ToolInfo, ...]:
+        """Start an announced set, once for all who ask for it meanwhile."""
+        task = self._starting.get(name)
+        if task is None:
+            task = self._starting[name] = asyncio.get_running_loop().create_task(self._start_one(name))
+            task.add_done_callback(lambda _: self._starting.pop(name, None))
+        return await asyncio.shield(task)
+
+    async def _start_one(self, name: str) -> tuple[ToolInfo, ...]:
+        config = ToolSetConfig(name, name, options=self._options.get(name, ""), alone=True)
+        where = Process(role="tool", ready_timeout=START_TIMEOUT_S)
+        try:
+            ref = await self.spawn("tool.set", config, name=name, where=where, restart=Restart.PERMANENT)
+        except NameTaken:
+            # Some other actor of the company has that name; the tools keep theirs.
+            ref = await self.spawn("tool.set", config, name=f"tool-{name}", where=where, restart=Restart.PERMANENT)
+        await self._learn(ref.address)
+        return self._sets.get(ref.address, ())
+
+    # Finding
+
+    async def _follow(self) -> None:
+        """Look at each node that comes or changes, and at all of them now and then."""
+        seen: dict[str, tuple[int, tuple[str, ...]]] = {}
+        all_at = float("-inf")
+        loop = asyncio.get_running_loop()
+        while True:
+            links = self.node.links
+            known = {n: (h.info.pid, h.info.roots) for n, h in (links.peers.known if links else {}).items()}
+            if loop.time() - all_at >= LOOK_EVERY_S:
+                all_at = loop.time()
+                await self._look_around()
+            else:
+                await asyncio.gather(*(self._look_at(node) for node in known if seen.get(node) != known[node]))
+            seen = known
+            if links is None:
+                await asyncio.sleep(LOOK_EVERY_S)  # its own period: a node that is alone has no news
+            else:
+                await links.peers.news(LOOK_EVERY_S)
+
+    async def _look_around(self) -> None:
+        links = self.node.links
+        nodes = tuple(links.peers.known) if links is not None else ()
+        await asyncio.gather(self._look_here(), *(self._look_at(node) for node in nodes))
+        self._looked = True
+
+    async def _look_here(self) -> None:
+        await self._learn_all([child.info() for child in tuple(self.node.actors.values())])
+
+    async def _look_at(self, node: str) -> None:
+        found: list[ActorInfo] = []
+        control = self.actor(f"node.{node}")
+        with contextlib.suppress(*_AWAY):
+            while True:
+                after = found[-1].address if found else ""
+                page = await control.ask(ListActors("", _PAGE, after), timeout=ASK_TIMEOUT_S)
+                found.extend(page.actors)
+                if len(page.actors) < _PAGE:
+                    break
+        await self._learn_all(found)
+
+    async def _learn_all(self, actors: list[ActorInfo]) -> None:
+        new = {
+            info.address
+            for info in actors
+            if info.kind.startswith(_KINDS)
+            and info.kind != KIND
+            and info.state == "running"
+            and "." not in info.address
+            and info.address not in self._sets
+        }
+        await asyncio.gather(*map(self._learn, new))
+
+    async def _learn(self, address: str) -> None:
+        """Ask for the tools of a set, and watch it."""
+        try:
+            found = await self.actor(address).ask(ListTools(), timeout=ASK_TIMEOUT_S)
+        except CallboardError as error:
+            log.debug("what tools %s has is not known: %s", address, error)
+            return
+        self._sets[address] = found.tools
+        await self.watch(address)
+
+    async def _come_back(self, address: str) -> None:
+        until = asyncio.get_running_loop().time() + COME_BACK_S
+        while address not in self._sets and asyncio.get_running_loop().time() < until:
+            await self._learn(address)
+            if address not in self._sets:
+                await asyncio.sleep(COME_BACK_EVERY_S)  # nothing tells when it is there

@@ -1,0 +1,207 @@
+"""One call of a tool, from the message to the result: media in, checks, a slot, a time limit, pieces, media out."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing
+from functools import partial
+from typing import Any
+
+from ...runtime.blobs import Blobs
+from ...runtime.errors import Cancelled
+from ...schemas.tool import CallTool, ToolPiece, ToolProgress, ToolResult
+from .context import ToolContext
+from .errors import ToolTimeout
+from .media import media_in, media_out
+from .outcome import Outcome
+from .running import run_tool
+from .slots import Slots
+from .threads import Threads, Worker
+from .tool import Tool
+from .values import File
+
+Item = ToolProgress | ToolPiece | ToolResult
+
+# What a result's media stay for, unless somebody holds them: callers read them at once.
+RESULT_TTL_S = 300.0
+# Beyond its time limit, how long a function may take to see that its call is over before it counts as stuck; one with
+# less time has no more than that.
+STUCK_GRACE_S = 5.0
+# Pieces that may wait for a caller before the tool waits too.
+WINDOW = 64
+
+
+class ToolRunner:
+    """Runs the calls of one tool. `stuck` is called when nothing of it answers any more (see `Slots`)."""
+
+    def __init__(self, tool: Tool, name: str, blobs: Callable[[], Blobs], stuck: Callable[[], None]) -> None:
+        self.tool = tool
+        self.name = name
+        self._blobs = blobs
+        self._timeout = tool.info.timeout
+        self._slots = Slots(name, tool.info.concurrency, stuck)
+        self._threads = Threads(name)
+
+    @property
+    def slots(self) -> Slots:
+        return self._slots
+
+    async def run(self, message: CallTool) -> AsyncGenerator[Item]:
+        """What the call streams, then its result. Closing it gives the call up."""
+        began = time.perf_counter()
+        call = _Call(self._threads, message)
+        try:
+            async with AsyncExitStack() as opened:
+                media: dict[str, File] = {}
+                if message.media:
+                    media = await media_in(self._blobs(), message.media, opened)
+                values = self.tool.accept(message.arguments, media)
+                if not self.tool.once.is_ready:
+                    await self.tool.once.wait(self._threads.run)
+                await self._slots.take()
+                until = time.monotonic() + self._timeout + min(STUCK_GRACE_S, self._timeout)
+                try:
+                    if not self.tool.streams:
+                        outcome = await self._finish(call, values)
+                    else:
+                        task = asyncio.get_running_loop().create_task(self._finish(call, values))
+                        async with aclosing(self._watch(call, task)) as said:
+                            async for item in said:
+                                yield item
+                        outcome = await task
+                finally:
+                    call.context.cancel()
+                    self._leave(call, until)
+                sent = await media_out(self._blobs(), outcome.media, RESULT_TTL_S) if outcome.media else ()
+                yield ToolResult(outcome.value, outcome.text, sent, time.perf_counter() - began)
+        finally:
+            if call.context.has_scratch:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(asyncio.create_task(self._threads.run(call.context.close)))
+
+    async def _finish(self, call: _Call, values: dict[str, Any]) -> Outcome:
+        limit = asyncio.timeout(self._timeout)
+        try:
+            async with limit:
+                return await run_tool(self.tool, values, call.context)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise ToolTimeout(f"the tool {self.name} did not end within {self._timeout:g} s") from error
+        finally:
+            call.end()
+
+    async def _watch(self, call: _Call, task: asyncio.Task[Outcome]) -> AsyncGenerator[Item]:
+        """What the tool says while it works. The task ends before this does."""
+        try:
+            async with aclosing(call.items()) as items:
+                async for item in items:
+                    yield item if isinstance(item, (ToolProgress, ToolPiece)) else await self._piece(item)
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+                if not task.cancelled():
+                    task.exception()  # it was given up: nobody is to hear of it
+
+    async def _piece(self, value: Any) -> ToolPiece:
+        if isinstance(value, str):
+            return ToolPiece(value)
+        encoded, media = self.tool.piece(value)
+        sent = await media_out(self._blobs(), media, RESULT_TTL_S) if media else ()
+        return ToolPiece("" if isinstance(value, File) else encoded, sent)
+
+    def _leave(self, call: _Call, until: float) -> None:
+        """Give the slot back, or have it given back when the call's thread is free."""
+        worker = call.worker
+        if worker is not None and worker.busy:
+            self._slots.give_back_after(worker, until - time.monotonic())
+        else:
+            self._slots.give_back()
+
+    async def close(self) -> None:
+        await self.tool.once.close(self._threads.run)
+        self._threads.close()
+
+
+class _Call:
+    """What one call says while it runs, on its way from the tool's thread or task to the caller."""
+
+    def __init__(self, threads: Threads, message: CallTool) -> None:
+        self.worker: Worker | None = None
+        self._loop = asyncio.get_running_loop()
+        self._items: collections.deque[Any] = collections.deque()
+        self._news: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._ended = False
+        self.context = ToolContext(
+            session=message.session,
+            key=message.key,
+            sink=self,
+            in_thread=partial(threads.run, taken=self._taken),
+        )
+
+    def _taken(self, worker: Worker) -> None:
+        self.worker = worker
+
+    # The sink
+
+    def progress(self, progress: ToolProgress) -> None:
+        self._loop.call_soon_threadsafe(self._put_progress, progress)
+
+    def _put_progress(self, progress: ToolProgress) -> None:
+        # The last word on how far it is stands for those before it, so progress never makes a tool wait.
+        if self._items and isinstance(self._items[-1], ToolProgress):
+            self._items.pop()
+        self._put(progress)
+
+    def piece(self, piece: Any) -> None:
+        """From the tool's thread: waits there for room."""
+        future = asyncio.run_coroutine_threadsafe(self.piece_soon(piece), self._loop)
+        try:
+            future.result()
+        except BaseException as error:
+            raise Cancelled("the call was given up") from error
+
+    async def piece_soon(self, piece: Any) -> None:
+        while len(self._items) >= WINDOW and not self._ended:
+            if self._room is None:
+                self._room = self._loop.create_future()
+            await asyncio.shield(self._room)
+        if self._ended:
+            raise Cancelled("the call was given up")
+        self._put(piece)
+
+    def _put(self, item: Any) -> None:
+        self._items.append(item)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    def end(self) -> None:
+        self._ended = True
+        self._wake()
+        self._make_room()
+
+    def _make_room(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        self._room = None
+
+    async def items(self) -> AsyncGenerator[Any]:
+        """Until the call has ended and all that it said is told."""
+        while True:
+            while self._items:
+                item = self._items.popleft()
+                self._make_room()
+                yield item
+            if self._ended:
+                return
+            self._news = self._loop.create_future()
+            await self._news

@@ -1,0 +1,68 @@
+"""The actor of one tool: it answers `tool.call` and `tool.describe`, as many calls at once as the tool takes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from ...runtime.actor import Actor, handler
+from ...runtime.log import log
+from ...schemas.tool import CallTool, DescribeTool, ToolInfo, ToolPiece, ToolProgress, ToolResult
+from .errors import ToolTimeout
+from .runner import ToolRunner
+from .tool import Tool
+
+Said = ToolProgress | ToolPiece | ToolResult
+
+
+class OneTool(msgspec.Struct, frozen=True):
+    """`tool` is the object itself: the actor lives where it was loaded. `alone`: see `ToolSetConfig`."""
+
+    tool: Any
+    name: str
+    version: str = ""
+    alone: bool = False
+
+
+class ToolActor(Actor[OneTool]):
+    """One tool under its own address. A call that is over gives its place to the next at once; one whose function does
+    not return is written off, and when that is so of all that may run, the process is what gets restarted."""
+
+    async def started(self) -> None:
+        tool: Tool = self.config.tool
+        self.info = described(tool, self.config.name, self.config.version, self.address)
+        self.runner = runner_for(self, tool, self.config.name, alone=self.config.alone)
+
+    async def stopped(self) -> None:
+        await self.runner.close()
+
+    @handler(concurrent=True)
+    async def call(self, message: CallTool) -> AsyncIterator[Said]:
+        async with aclosing(self.runner.run(message)) as said:
+            async for item in said:
+                yield item
+
+    @handler(concurrent=True)
+    async def describe(self, message: DescribeTool) -> ToolInfo:
+        return self.info
+
+
+def described(tool: Tool, name: str, version: str, address: str) -> ToolInfo:
+    """What the company is told of a tool that runs at `address`."""
+    return msgspec.structs.replace(tool.info, name=name, version=version or tool.info.version, address=address)
+
+
+def runner_for(actor: Actor[Any], tool: Tool, name: str, *, alone: bool) -> ToolRunner:
+    """What runs the calls of a tool that this actor offers."""
+
+    def stuck() -> None:
+        error = ToolTimeout(f"the tool {name} hangs in every call that it may work on")
+        if alone:
+            actor._cell.crash(error)  # pyright: ignore[reportPrivateUsage]
+        else:
+            log.error("%s; it takes no more until one of them ends", error)
+
+    return ToolRunner(tool, name, lambda: actor.blobs, stuck)

@@ -1,0 +1,93 @@
+"""Kind `tool.set`: the tools of an entry point or a module, each an actor below this one: `files`, `files.read`.
+
+It is one process as a rule, with the role `tool` on the bus: it answers under its own name and can do nothing else
+there. A set that is one tool has it under its own address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import msgspec
+
+from ...runtime.actor import Actor, handler
+from ...runtime.supervision import Restart, Supervision
+from ...schemas.tool import CallTool, DescribeTool, ListTools, OpenTool, ToolInfo, ToolList
+from .errors import NoSuchTool
+from .load import load_tools
+from .relevance import chosen, newest
+from .runner import ToolRunner
+from .tool_actor import OneTool, Said, ToolActor, described, runner_for
+from .watchdog import Watchdog
+
+
+class ToolSetConfig(msgspec.Struct, frozen=True):
+    """What to load, and how it is offered.
+
+    `load` is the name of an entry point of the group `callboard.tools`, or `module` or `module:attribute` of a module
+    that the node may load. `options` is JSON for the function that makes the set, where there is one. `name` is what
+    its tools are called by, where it is not the set's address: two versions of a set have two addresses and one name.
+    `alone`: the process is this set's own, and to be ended when a tool of it hangs for good.
+    """
+
+    load: str
+    name: str = ""
+    version: str = ""
+    options: str = ""
+    alone: bool = False
+
+
+class ToolSet(Actor[ToolSetConfig]):
+    async def started(self) -> None:
+        config = self.config
+        name = config.name or self.address
+        tools, is_single = load_tools(config.load, config.options, self.node.allow)
+        self.runner: ToolRunner | None = None
+        self._watchdog: Watchdog | None = None
+        if config.alone:
+            # What hangs in a process goes only with it: a child that crashes is to take the process along.
+            self.supervision = Supervision(max_restarts=0)
+        self.infos: tuple[ToolInfo, ...] = ()
+        for tool in tools:
+            called = name if is_single else f"{name}.{tool.info.name}"
+            place = OneTool(tool, called, config.version, config.alone)
+            if is_single:
+                self.infos = (described(tool, called, config.version, self.address),)
+                self.runner = runner_for(self, tool, called, alone=config.alone)
+            else:
+                ref = await self.spawn(ToolActor, place, name=tool.info.name, restart=Restart.PERMANENT)
+                self.infos += (described(tool, called, config.version, ref.address),)
+        if config.alone:
+            self._watchdog = Watchdog(max(info.timeout for info in self.infos))
+
+    async def stopped(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.end()
+        if self.runner is not None:
+            await self.runner.close()
+
+    @handler(concurrent=True)
+    async def call(self, message: CallTool) -> AsyncIterator[Said]:
+        async with aclosing(self._single().run(message)) as said:
+            async for item in said:
+                yield item
+
+    @handler(concurrent=True)
+    async def describe(self, message: DescribeTool) -> ToolInfo:
+        self._single()
+        return self.infos[0]
+
+    def _single(self) -> ToolRunner:
+        if self.runner is None:
+            there = ", ".join(info.address for info in self.infos)
+            raise NoSuchTool(f"{self.address} is a set of tools", hint=f"ask one of them: {there}")
+        return self.runner
+
+    @handler(concurrent=True)
+    async def list_tools(self, message: ListTools) -> ToolList:
+        return chosen(self.infos, message)
+
+    @handler(concurrent=True)
+    async def open_tool(self, message: OpenTool) -> ToolInfo:
+        return newest(self.infos, message.name)
