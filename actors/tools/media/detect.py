@@ -11,7 +11,7 @@ from ..context import ToolContext
 from ..errors import ToolError
 from ..values import Image
 from .drawing import corners, with_outlines
-from .model_tool import ModelTool
+from .model_tool import ModelOptions, ModelTool
 from .models import LoadedModel, ModelKind
 from .pictures import open_picture, png
 
@@ -129,4 +129,6 @@ def _found(entry: dict[str, Any], picture: PILImage.Image) -> Found:
     return Found(str(entry["label"]), round(float(entry["score"]), 4), (left, top, right, bottom))
 
 
-detect = Detect()
+def detect(options: ModelOptions) -> Detect:
+    """The entry point."""
+    return Detect(options.model, options.device)

@@ -13,7 +13,7 @@ import msgspec
 from ..context import ToolContext
 from ..errors import ToolError
 from ..values import Image
-from .model_tool import ModelTool, stopping
+from .model_tool import ModelOptions, ModelTool, stopping
 from .models import LoadedModel, ModelKind
 from .pictures import open_picture
 
@@ -146,5 +146,11 @@ def _new(tokens: Any, inputs: Any) -> Any:
     return tokens
 
 
-describe_image = DescribeImage()
-ask_image = AskImage()
+def describe_image(options: ModelOptions) -> DescribeImage:
+    """The entry point."""
+    return DescribeImage(options.model, options.device)
+
+
+def ask_image(options: ModelOptions) -> AskImage:
+    """The entry point."""
+    return AskImage(options.model, options.device)

@@ -1,4 +1,4 @@
-"""What the tools with a model share: it is chosen by the settings, loaded before the first call, let go at the end."""
+"""What the tools with a model share: it is chosen by their options, loaded before the first call, let go at the end."""
 
 from __future__ import annotations
 
@@ -8,32 +8,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ..context import ToolContext
 from ..tool import Tool
 from .models import LoadedModel, ModelKind, find_model, importing, load_model, unload
-from .settings import model_hint, model_key, tool_setting
+
+
+class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `[tools.NAME]` of a tool with a model: a folder, or a model of the store (`hf:ORG/NAME`); and `cpu`,
+    `cuda`, `cuda:1` and so on, empty for the first card where there is one."""
+
+    model: str = ""
+    device: str = ""
 
 
 class ModelTool(Tool):
-    """Derive, set `kind`, and load what stands beside the model in `load_parts`.
-
-    `model` and `device` win over the settings `[tools] NAME_model`, `NAME_device` and `device`.
-    """
+    """Derive, set `kind`, and load what stands beside the model in `load_parts`."""
 
     kind: ModelKind
 
     def __init__(self, model: str = "", device: str = "") -> None:
-        self._model_name = model
-        self._device = device
+        self.model = model
+        self.device = device
         self._loaded: LoadedModel | None = None
         # A call that was given up may compute still when the next one comes.
         self._computing = threading.Lock()
 
     def setup(self) -> None:
         """Raises ToolSetupFailed, MissingExtra, ConfigError."""
-        folder = self.find()
-        device = self.device_name()
-        loaded = load_model(self.model_name(), folder, self.kind, self.info.name, device)
+        loaded = load_model(self.model, self.find(), self.kind, self.info.name, self.device)
         self.load_parts(loaded)
         self._loaded = loaded
 
@@ -51,14 +55,8 @@ class ModelTool(Tool):
             self.drop_parts()
         unload()
 
-    def model_name(self) -> str:
-        return tool_setting(model_key(self.info.name), self._model_name)
-
-    def device_name(self) -> str:
-        return tool_setting(f"{self.info.name}_device", self._device) or tool_setting("device")
-
     def find(self) -> Path:
-        return find_model(self.model_name(), self.info.name, model_hint(self.info.name))
+        return find_model(self.model, self.info.name, where_set(self.info.name))
 
     @property
     def loaded(self) -> LoadedModel:
@@ -73,6 +71,11 @@ class ModelTool(Tool):
         with self._computing, torch.inference_mode():
             context.check()
             yield
+
+
+def where_set(tool: str) -> str:
+    """What to change for another model, for an error."""
+    return f"`model` in the table [tools.{tool}] of callboard.toml"
 
 
 def stopping(context: ToolContext) -> Any:

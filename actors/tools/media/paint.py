@@ -16,7 +16,7 @@ from ...models.folder import read_json
 from ..context import ToolContext
 from ..errors import ToolError, ToolSetupFailed
 from ..values import Image
-from .model_tool import ModelTool
+from .model_tool import ModelOptions, ModelTool
 from .models import PIPELINE_INDEX, first_line, importing, place, quietly
 from .pictures import png
 
@@ -43,8 +43,8 @@ class Paint(
 
     def setup(self) -> None:
         folder = self.find()
-        index = _index(self.model_name(), folder)
-        where, dtype = place(self.device_name())
+        index = _index(self.model, folder)
+        where, dtype = place(self.device)
         with importing("paint"):
             from diffusers.pipelines.pipeline_utils import DiffusionPipeline
         try:
@@ -58,17 +58,17 @@ class Paint(
                 )
         except ImportError as error:
             raise ToolSetupFailed(
-                f"the model '{self.model_name()}' needs a package that is not installed: {first_line(error)}"
+                f"the model '{self.model}' needs a package that is not installed: {first_line(error)}"
             ) from error
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise ToolSetupFailed(
-                f"the model '{self.model_name()}' cannot be loaded as {index}: {first_line(error)}",
+                f"the model '{self.model}' cannot be loaded as {index}: {first_line(error)}",
                 hint="it may be damaged, or keep its weights in other files than safetensors",
             ) from error
         takes = inspect.signature(pipeline.__call__).parameters
         if "prompt" not in takes or "image" in takes:
             raise ToolSetupFailed(
-                f"the model '{self.model_name()}' is {index}, and the tool '{self.info.name}' needs one that makes an "
+                f"the model '{self.model}' is {index}, and the tool '{self.info.name}' needs one that makes an "
                 "image of a text alone",
                 hint=f"{_EXAMPLE} is one",
             )
@@ -119,7 +119,7 @@ class Paint(
             except CallboardError:
                 raise
             except (ValueError, RuntimeError, IndexError, TypeError) as error:
-                raise ToolError(f"the model '{self.model_name()}' cannot paint this: {first_line(error)}") from error
+                raise ToolError(f"the model '{self.model}' cannot paint this: {first_line(error)}") from error
         if any(getattr(made, "nsfw_content_detected", None) or ()):
             raise ToolError("the model's own safety checker holds the image back", hint="ask for something else")
         return Painted(Image.from_bytes(png(made.images[0]), "image/png", "painting.png"), drawn)
@@ -132,7 +132,7 @@ class Paint(
                 continue
             theirs = _THEIR_NAMES.get(name, name)
             if theirs not in self._takes:
-                raise ToolError(f"the model '{self.model_name()}' takes no `{name}`", hint=f"leave `{name}` out")
+                raise ToolError(f"the model '{self.model}' takes no `{name}`", hint=f"leave `{name}` out")
             options[theirs] = value
         return options
 
@@ -186,4 +186,6 @@ def _quiet() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-paint = Paint()
+def paint(options: ModelOptions) -> Paint:
+    """The entry point."""
+    return Paint(options.model, options.device)

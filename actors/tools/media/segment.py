@@ -10,7 +10,7 @@ from ..context import ToolContext
 from ..errors import ToolError
 from ..values import Image
 from .drawing import with_masks
-from .model_tool import ModelTool
+from .model_tool import ModelOptions, ModelTool
 from .models import LoadedModel, ModelKind
 from .pictures import open_picture, png
 
@@ -120,4 +120,6 @@ def _share(mask: PILImage.Image) -> float:
     return mask.histogram()[255] / (mask.width * mask.height)
 
 
-segment = Segment()
+def segment(options: ModelOptions) -> Segment:
+    """The entry point."""
+    return Segment(options.model, options.device)

@@ -21,6 +21,9 @@ _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 # The low-pass filter of `resampled`.
 _CROSSINGS = 16
 _BETA = 8.6
+_ROWS = 1 << 15
+# Hertz: from the slowest telephone to the fastest sound card. Beyond, the filter would grow without bound.
+_RATES = range(1_000, 768_001)
 _HINT = "give a WAV file; `ffmpeg -i IN OUT.wav` makes one of any other"
 
 
@@ -87,7 +90,7 @@ def resampled(sound: Sound, rate: int) -> Sound:
     cutoff = min(1.0, up / down)  # of the input's band
     half = math.ceil(_CROSSINGS / cutoff)  # input samples that an output sample looks at on each side
     length = -(-len(sound.samples) * up // down)
-    padded = np.pad(sound.samples.astype(np.float64), (half, half + 1))
+    padded = np.pad(sound.samples.astype(np.float32, copy=False), (half, half + 1))
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)  # [num_samples + 1, taps]
     out = np.empty(length, np.float32)
     offsets = np.arange(-half, half + 1)
@@ -98,13 +101,19 @@ def resampled(sound: Sound, rate: int) -> Sound:
         taps = cutoff * np.sinc(cutoff * distance) * np.i0(_BETA * np.sqrt(inside)) / np.i0(_BETA)
         taps /= taps.sum()  # a constant stays what it is
         count = len(range(phase, length, up))
-        out[phase::up] = windows[first : first + (count - 1) * down + 1 : down] @ taps
+        rows = windows[first : first + (count - 1) * down + 1 : down]
+        # In parts: a product copies its rows, each of them as long as the filter.
+        for start in range(0, count, _ROWS):
+            some = rows[start : start + _ROWS] @ taps.astype(np.float32)
+            out[phase + start * up : phase + (start + len(some) - 1) * up + 1 : up] = some
     return Sound(out, rate)
 
 
 def _sound(body: memoryview, kind: int, channels: int, rate: int, bits: int, name: str, max_seconds: float) -> Sound:
     import numpy as np
 
+    if rate not in _RATES:
+        raise ToolError(f"{name} has {rate:,} samples a second; {_RATES[0]:,} to {_RATES[-1]:,} are read", hint=_HINT)
     if (kind, bits) not in ((_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLOAT, 64)):
         raise ToolError(f"{name} holds samples of format {kind} with {bits} bits, not read here", hint=_HINT)
     frame = channels * bits // 8

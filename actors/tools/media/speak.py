@@ -10,7 +10,7 @@ from ..context import ToolContext
 from ..errors import ToolError
 from ..values import Audio
 from . import espeak
-from .model_tool import ModelTool, stopping
+from .model_tool import ModelOptions, ModelTool, stopping
 from .models import LoadedModel, ModelKind
 from .sounds import Sound, pcm16
 
@@ -35,7 +35,7 @@ class Speak(ModelTool, name="speak", read_only=True, idempotent=True, open_world
     _pipeline: Any = None
 
     def setup(self) -> None:
-        if self.model_name():
+        if self.model:
             super().setup()
         else:
             espeak.voices()  # or the error that says how to get it
@@ -105,4 +105,6 @@ class Speak(ModelTool, name="speak", read_only=True, idempotent=True, open_world
         return Sound(samples.reshape(-1), int(made["sampling_rate"]))
 
 
-speak = Speak()
+def speak(options: ModelOptions) -> Speak:
+    """The entry point."""
+    return Speak(options.model, options.device)

@@ -10,9 +10,8 @@ import msgspec
 from ..context import ToolContext
 from ..errors import ToolError
 from ..values import Audio
-from .model_tool import ModelTool, stopping
+from .model_tool import ModelOptions, ModelTool, stopping, where_set
 from .models import LoadedModel, ModelKind
-from .settings import model_hint
 from .sounds import Sound, read_wav, resampled
 from .sphinx import HeardWord, SphinxRecognizer
 
@@ -53,7 +52,7 @@ class Transcribe(
     _sphinx: SphinxRecognizer | None = None
 
     def setup(self) -> None:
-        if self.model_name():
+        if self.model:
             super().setup()
         else:
             self._sphinx = SphinxRecognizer()
@@ -103,7 +102,7 @@ class Transcribe(
             raise ToolError(
                 "without a speech model, English alone is understood, and exactly one of `words`, `keywords` and "
                 "`grammar` must say what can be heard",
-                hint=f"for free speech, whoever runs this sets {model_hint(self.info.name)} to a model such as "
+                hint=f"for free speech, whoever runs this sets {where_set(self.info.name)} to a model such as "
                 f"{_KIND.example}",
             )
         if sound.seconds > MAX_SPHINX_SECONDS:
@@ -156,4 +155,6 @@ def _times(stamps: tuple[float | None, float | None]) -> tuple[float, float | No
     return round(float(start or 0.0), 3), None if end is None else round(float(end), 3)
 
 
-transcribe = Transcribe()
+def transcribe(options: ModelOptions) -> Transcribe:
+    """The entry point."""
+    return Transcribe(options.model, options.device)

@@ -13,7 +13,7 @@ import msgspec
 from ....runtime.matching import did_you_mean
 from ..context import ToolContext
 from ..errors import ToolError, ToolSetupFailed
-from .model_tool import ModelTool, stopping
+from .model_tool import ModelOptions, ModelTool, stopping
 from .models import LoadedModel, ModelKind
 
 _TRANSLATES = ModelKind("translation", ("SEQ_TO_SEQ_CAUSAL_LM", "CAUSAL_LM"), "hf:facebook/nllb-200-distilled-600M")
@@ -170,4 +170,6 @@ def _language_codes(tokenizer: Any, family: str) -> dict[str, int]:
     return {name: int(tokenizer.convert_tokens_to_ids(name)) for name in names}
 
 
-translate = Translate()
+def translate(options: ModelOptions) -> Translate:
+    """The entry point."""
+    return Translate(options.model, options.device)

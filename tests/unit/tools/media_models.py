@@ -131,7 +131,7 @@ def picker(folder: Path) -> Path:
         id2label={0: "yes", 1: "no", 2: "two"},
         label2id={"yes": 0, "no": 1, "two": 2},
     )
-    processor = ViltProcessor(ViltImageProcessorPil(size={"shortest_edge": SIDE}, size_divisor=16), tokenizer)
+    processor = ViltProcessor(ViltImageProcessorPil(size={"shortest_edge": SIDE}), tokenizer)
     return _saved(folder, ViltForQuestionAnswering(config), processor)
 
 
@@ -371,7 +371,8 @@ def painter(folder: Path) -> Path:
         up_block_types=("UpDecoderBlock2D",),
         norm_num_groups=4,
     )
-    pipeline = StableDiffusionPipeline(
+    pipeline = _made(
+        StableDiffusionPipeline,
         vae=vae,
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
