@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -36,6 +37,7 @@ ASK_TIMEOUT_S = 5.0
 # A set that is started again is back within this time, or is looked for as if it were new; nothing tells when it is.
 COME_BACK_S = 60.0
 COME_BACK_EVERY_S = 0.1
+CHECK_TIMEOUT_S = 1.0
 START_TIMEOUT_S = 120.0
 _PAGE = 1000
 _AWAY = (NoSuchActor, ActorStopped, DeadlineExceeded, BusError)
@@ -78,6 +80,7 @@ class Directory(Actor[DirectoryConfig]):
     async def list_tools(self, message: ListTools) -> ToolList:
         if not self._looked:
             await self._look_around()
+        await self._check(self._sets)
         tools = await self._all()
         if not message.query:
             return chosen(tools, message)
@@ -94,13 +97,13 @@ class Directory(Actor[DirectoryConfig]):
             if address.partition(".")[0] == own or own in address:
                 await asyncio.shield(task)
         with contextlib.suppress(NoSuchTool):
-            return newest(self._running(), message.name)
+            return await self._found(message.name)
         if own in self._entries:
             with contextlib.suppress(NoSuchTool):
                 return newest(await self._start(own), message.name)
         await self._look_around()  # it may have come this moment
         with contextlib.suppress(NoSuchTool):
-            return newest(self._running(), message.name)
+            return await self._found(message.name)
         return newest(await self._all(), message.name)  # which says what there is
 
     @handler(concurrent=True)
@@ -114,11 +117,38 @@ class Directory(Actor[DirectoryConfig]):
     @handler
     async def terminated(self, event: Terminated) -> None:
         """What ends is offered no more, from this moment on."""
-        known = self._sets.pop(event.address, None)
-        if known is not None and event.restarting:
+        self._sets.pop(event.address, None)
+        if event.restarting and event.address not in self._coming_back:
             task = asyncio.get_running_loop().create_task(self._come_back(event.address))
             self._coming_back[event.address] = task
             task.add_done_callback(lambda _: self._coming_back.pop(event.address, None))
+
+    async def _found(self, name: str) -> ToolInfo:
+        """One that runs and answers. Raises NoSuchTool."""
+        while True:
+            info = newest(self._running(), name)
+            holders = [address for address, tools in self._sets.items() if info in tools]
+            await self._check(holders)
+            if any(info in self._sets.get(address, ()) for address in holders):
+                return info
+
+    async def _check(self, addresses: Iterable[str]) -> None:
+        """See that sets are still there, and which tools they have by now.
+
+        A process that nobody supervises and that was killed says nothing of its end, and is missed only after a while.
+        """
+        await asyncio.gather(*map(self._check_one, tuple(addresses)))
+
+    async def _check_one(self, address: str) -> None:
+        try:
+            found = await self.actor(address).ask(ListTools(), timeout=CHECK_TIMEOUT_S)
+        except (NoSuchActor, ActorStopped):
+            self._sets.pop(address, None)
+        except CallboardError as error:  # it may only be busy
+            log.debug("whether %s is there is not known: %s", address, error)
+        else:
+            if address in self._sets:
+                self._sets[address] = found.tools
 
     def _running(self) -> list[ToolInfo]:
         return [info for address in sorted(self._sets) for info in self._sets[address]]
@@ -155,6 +185,10 @@ class Directory(Actor[DirectoryConfig]):
         return await asyncio.shield(task)
 
     async def _start_one(self, name: str) -> tuple[ToolInfo, ...]:
+        for address in (name, f"tool-{name}"):
+            if address in self.node.actors:  # it runs, and is on its way back from a crash
+                await self._come_back(address)
+                return self._sets.get(address, ())
         config = ToolSetConfig(name, name, options=self._options.get(name, ""), alone=True)
         where = Process(role="tool", ready_timeout=START_TIMEOUT_S)
         try:

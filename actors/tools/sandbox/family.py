@@ -1,0 +1,123 @@
+"""The processes of one sandbox as its warden sees them, from /proc: who they are, what they use, and ending them.
+
+In a pid namespace these are all but the warden itself. Without one they are those that descend from it, which it
+adopts when their parents end (PR_SET_CHILD_SUBREAPER).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+# After this many rounds of killing, something in there starts processes faster than they can be ended.
+_MAX_ROUNDS = 200
+
+
+@dataclass
+class Member:
+    """One process. `cpu`: seconds, with those of children it has collected. `resident`: bytes, with what it shares."""
+
+    pid: int
+    entry: str
+    parent: int
+    threads: int
+    cpu: float
+    resident: int
+    ended: bool
+
+
+class Family:
+    """`proc`: an open /proc. `translate`: its numbers are those of an outer pid namespace."""
+
+    def __init__(self, proc: int, *, translate: bool) -> None:
+        self._proc = proc
+        self._translate = translate
+        self._own_entry = os.readlink("self", dir_fd=proc)
+        self.guest = 0
+        self.guest_end: int | None = None  # its wait status, once it has ended and was collected
+
+    def members(self) -> list[Member]:
+        """All but the warden."""
+        everyone = {member.entry: member for member in self._everyone()}
+        children: dict[int, list[Member]] = {}
+        for member in everyone.values():
+            children.setdefault(member.parent, []).append(member)
+        found: list[Member] = []
+        waiting = [int(self._own_entry)]
+        while waiting:
+            for child in children.get(waiting.pop(), ()):
+                found.append(child)
+                waiting.append(int(child.entry))
+        return found
+
+    def _everyone(self) -> Iterator[Member]:
+        for entry in os.listdir(self._proc):
+            if entry.isdigit() and entry != self._own_entry:
+                with contextlib.suppress(OSError):  # it ended meanwhile
+                    yield self._member(entry)
+
+    def _member(self, entry: str) -> Member:
+        # The name in parentheses may hold anything; the fields begin after the last one closes (proc_pid_stat(5)).
+        fields = self._read(f"{entry}/stat").rpartition(b")")[2].split()
+        pid = self._inner_pid(entry) if self._translate else int(entry)
+        return Member(
+            pid=pid,
+            entry=entry,
+            parent=int(fields[1]),
+            threads=int(fields[17]),
+            cpu=sum(int(field) for field in fields[11:15]) * _TICK_S,
+            resident=int(fields[21]) * _PAGE,
+            ended=fields[0] in (b"Z", b"X"),
+        )
+
+    def _inner_pid(self, entry: str) -> int:
+        for line in self._read(f"{entry}/status").splitlines():
+            if line.startswith(b"NSpid:"):
+                return int(line.split()[-1])
+        raise ProcessLookupError(entry)
+
+    def own_share(self, member: Member) -> int:
+        """What it holds in memory, with shared pages counted in parts (Pss); `resident` where that is not to be had."""
+        try:
+            for line in self._read(f"{member.entry}/smaps_rollup").splitlines():
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+        except OSError:
+            return member.resident
+        return member.resident
+
+    def _read(self, name: str) -> bytes:
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        try:
+            return os.read(descriptor, 8192)
+        finally:
+            os.close(descriptor)
+
+    def end_all_but(self, keep: int) -> bool:
+        """SIGKILL to everyone else, again until nobody is left. False: they come back faster than they go."""
+        for _ in range(_MAX_ROUNDS):
+            others = [member for member in self.members() if member.pid != keep and not member.ended]
+            if not others:
+                return True
+            for member in others:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(member.pid, signal.SIGKILL)
+            self.collect()
+        return False
+
+    def collect(self) -> None:
+        """Wait for everyone who has ended."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self.guest:
+                self.guest_end = status
