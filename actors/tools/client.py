@@ -21,7 +21,7 @@ from ...schemas.base import Request
 from ...schemas.tool import CallTool, ListTools, Media, OpenTool, ToolInfo, ToolPiece, ToolProgress
 from .directory import ADDRESS, KIND
 from .errors import NoSuchTool
-from .media import media_out, media_read
+from .media_blobs import media_out, media_read
 from .media_json import without_media
 from .outcome import Outcome
 from .values import File

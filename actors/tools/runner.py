@@ -16,7 +16,7 @@ from ...runtime.errors import Cancelled
 from ...schemas.tool import CallTool, ToolPiece, ToolProgress, ToolResult
 from .context import ToolContext
 from .errors import ToolTimeout
-from .media import media_in, media_out
+from .media_blobs import media_in, media_out
 from .outcome import Outcome
 from .running import run_tool
 from .slots import Slots
