@@ -20,6 +20,7 @@ _TRANSLATES = ModelKind("translation", ("SEQ_TO_SEQ_CAUSAL_LM", "CAUSAL_LM"), "h
 _WITH_CODES = ("m2m_100", "nllb-moe", "mbart")
 _TOLD_IN_WORDS = ("t5", "mt5", "umt5", "switch_transformers", "longt5")
 _WITH_FIRST_WORD = "marian"
+_NO_LIMIT = 1 << 20
 _ASKED = "Translate the following text from {source} into {target}. Answer with the translation alone.\n\n{text}"
 
 
@@ -66,11 +67,12 @@ class Translate(
             raise ToolError("there is no language to translate into", hint="name it in `target`")
         with self.computing(context):
             inputs, options = self._prepared(text, source.strip(), target.strip())
+            room = self._room(inputs["input_ids"].shape[1])
             try:
                 tokens = self.loaded.model.generate(
                     **inputs.to(self.loaded.device),
                     **options,
-                    max_new_tokens=max_tokens,
+                    max_new_tokens=min(max_tokens, room),
                     do_sample=False,
                     stopping_criteria=stopping(context),
                 )
@@ -126,10 +128,8 @@ class Translate(
 
     def _check_pair(self, source: str, target: str) -> None:
         """A model of one pair translates that, whatever it is asked for: say so instead."""
-        for argument, given, has in (
-            ("source", source, getattr(self._tokenizer, "source_lang", None)),
-            ("target", target, getattr(self._tokenizer, "target_lang", None)),
-        ):
+        for argument, given in (("source", source), ("target", target)):
+            has = self._tokenizer.init_kwargs.get(f"{argument}_lang")
             if given and has and given.lower() != str(has).lower():
                 raise ToolError(
                     f"the model '{self.loaded.name}' has the {argument} language '{has}', not '{given}'",
@@ -138,16 +138,26 @@ class Translate(
 
     def _fitting(self, inputs: Any) -> Any:
         """The same, unless it is longer than the model reads: what is beyond would be left out in silence."""
-        limit = getattr(self.loaded.model.config, "max_position_embeddings", None)
         length = inputs["input_ids"].shape[1]
-        if limit is not None and length > limit:
+        if length > self._length:
             raise ToolError(
-                f"the text has {length} tokens; the model '{self.loaded.name}' reads {limit}",
+                f"the text has {length} tokens; the model '{self.loaded.name}' reads {self._length}",
                 hint="translate it in parts",
             )
         # Some tokenizers give what no translation model takes.
         inputs.pop("token_type_ids", None)
         return inputs
+
+    def _room(self, num_read: int) -> int:
+        """How many tokens the model can write: it counts those that it read only where it continues them. Two more are
+        where its answer begins."""
+        taken = 2 if self.loaded.model.config.is_encoder_decoder else num_read
+        return max(1, self._length - taken)
+
+    @property
+    def _length(self) -> int:
+        """The positions that the model tells apart; T5 has none and takes any length."""
+        return getattr(self.loaded.model.config, "max_position_embeddings", None) or _NO_LIMIT
 
 
 def _named(source: str) -> str:

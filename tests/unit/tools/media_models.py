@@ -137,7 +137,7 @@ def picker(folder: Path) -> Path:
 
 CHAT_WITH_PICTURES = (
     "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}\n{% endfor %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 
@@ -419,7 +419,7 @@ def polyglot(folder: Path) -> Path:
     tokenizer = NllbTokenizer(
         vocab=vocabulary, merges=[], src_lang="eng_Latn", tgt_lang="deu_Latn", extra_special_tokens=list(LANGUAGES)
     )
-    options = _seq2seq("m2m_100", len(tokenizer)) | {"bos_token_id": 0, "pad_token_id": 1}
+    options = _seq2seq("m2m_100", len(tokenizer)) | {"bos_token_id": 0, "pad_token_id": 1, "init_std": 2.0}
     return _saved(folder, M2M100ForConditionalGeneration(_made(M2M100Config, **options)), tokenizer)
 
 

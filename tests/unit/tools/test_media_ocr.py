@@ -64,7 +64,7 @@ async def test_lines_say_where_they_stand_and_the_marked_picture_shows_it(reader
         assert 60 * row - 5 < top < bottom < 60 * row + 75
         assert left < right
         assert line["confidence"] > 0.8
-    marked = np.asarray(outcome.media["marked.png"].pil())  # pyright: ignore[reportAttributeAccessIssue]
+    marked = np.asarray(found["marked"].pil())
     assert marked.shape == (SIZE[1], SIZE[0], 3)
     changed = (marked != np.asarray(page(ROWS, colour="white", ground="navy"))).any(axis=2)
     (left, top), _, (right, bottom), _ = found["lines"][0]["corners"]

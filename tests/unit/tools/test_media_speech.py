@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from callboard.actors.tools.media.speak import Speak
 from callboard.actors.tools.media.transcribe import Transcribe
 from callboard.runtime.errors import Cancelled
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(shutil.which(espeak.PROGRAM) is None, reason="needs espeak-ng (Debian: espeak-ng)"),
+]
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
