@@ -377,7 +377,7 @@ def painter(folder: Path) -> Path:
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False, num_train_timesteps=100),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
