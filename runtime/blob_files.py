@@ -32,6 +32,8 @@ NEVER = 4_102_444_800.0
 MAKING_S = 60.0
 # Hashing and writing in pieces of this size keeps them in the processor's cache.
 STEP = 1 << 20
+# From this size on it pays to hash and to write at once, on two cores.
+BESIDE = 4 << 20
 
 _LOCK = "lock"
 # A blob's file has its id for a name; the lock, and what is being written, have shorter and longer ones.
@@ -80,11 +82,23 @@ class Writer:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Raises BlobNoRoom when the disk is full."""
         with self._busy, memoryview(data) as view, view.cast("B") as flat:
-            for start in range(0, len(flat), STEP):
-                piece = flat[start : start + STEP]
-                self._hash.update(piece)
-                self._write(piece)
+            if len(flat) >= BESIDE:
+                self._write_beside(flat)
+            else:
+                for start in range(0, len(flat), STEP):
+                    piece = flat[start : start + STEP]
+                    self._hash.update(piece)
+                    self._write(piece)
             self.size += len(flat)
+
+    def _write_beside(self, flat: memoryview) -> None:
+        """Hash in one thread what another writes: both leave the interpreter to others while they are at it."""
+        hashing = threading.Thread(target=self._hash.update, args=(flat,), name="blob-hash")
+        hashing.start()
+        try:
+            self._write(flat)
+        finally:
+            hashing.join()
 
     def _write(self, piece: memoryview) -> None:
         written = 0

@@ -175,6 +175,15 @@ class Blobs:
         """All the bytes, checked, in memory of our own."""
         return b"".join([piece async for piece in self.read(blob)])
 
+    async def is_here(self, blob: Blob) -> bool:
+        """Whether its bytes are in the reference or on this host, so that reading them asks nobody."""
+        if not blob.id:
+            return True
+        reader = await run_sync((await self._ready()).open, blob)
+        if reader is not None:
+            await run_sync(reader.close)
+        return reader is not None
+
     # Holding
 
     async def hold(self, blob: Blob, *, ttl: float | None = None) -> None:

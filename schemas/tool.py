@@ -94,6 +94,41 @@ class CallTool(StreamRequest[ToolProgress | ToolPiece, ToolResult], frozen=True,
     key: str = ""
 
 
+class MediaTaken(Message, frozen=True, tag="tool.taken"):
+    """Tell a tool that media of its results were read: the blobs of these ids may go. Untold, they stay for minutes."""
+
+    ids: tuple[str, ...]
+
+
+class MediaPut(Message, frozen=True, tag="tool.put.result"):
+    """`received` bytes are there; `blob` once all are, to be named in the call."""
+
+    received: int
+    blob: Blob | None = None
+
+
+class PutMedia(Request[MediaPut], frozen=True, tag="tool.put"):
+    """A piece of a medium of `size` bytes for a tool on another host, which cannot fetch blobs. In order, from 0 on.
+
+    `upload` is a name of the caller's making for the whole.
+    """
+
+    upload: str
+    offset: int
+    size: int
+    data: bytes
+
+
+class MediaPart(Message, frozen=True, tag="tool.part"):
+    data: bytes
+
+
+class GetMedia(StreamRequest[MediaPart, None], frozen=True, tag="tool.get"):
+    """Ask a tool of another host for the bytes of a medium of its results, by its blob's id."""
+
+    id: str
+
+
 class DescribeTool(Request[ToolInfo], frozen=True, tag="tool.describe"):
     """Ask a tool what it is."""
 

@@ -297,6 +297,16 @@ def _run_quantize(args: Namespace) -> int:
     return code
 
 
+def _configure_tools(parser: ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="short rounds: a check, not a measurement")
+
+
+def _run_tools(args: Namespace) -> int:
+    from . import tools
+
+    return _show(args, lambda step: tools.run(tools.QUICK if args.quick else tools.Sizes(), step))
+
+
 def _run_train(args: Namespace) -> int:
     from . import train
 
@@ -323,6 +333,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     ),
     "serve": Benchmark(
         "an engine under requests that come at a given rate, as clients see it", _configure_serve, _run_serve
+    ),
+    "tools": Benchmark(
+        "a tool's call beside an ask, a large image through a tool, code in the sandbox", _configure_tools, _run_tools
     ),
     "train": Benchmark(
         "our trainer beside the plain one and TRL's, and what its shards keep in memory",

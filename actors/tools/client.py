@@ -9,18 +9,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import anyio
 import msgspec
 
+from ...runtime.blobs import INLINE_MAX
 from ...runtime.client import Client
-from ...runtime.errors import NameTaken, NoSuchActor
+from ...runtime.errors import CallboardError, NameTaken, NoSuchActor
 from ...runtime.node import Node
 from ...schemas.base import Request
-from ...schemas.tool import CallTool, ListTools, Media, OpenTool, ToolInfo, ToolPiece, ToolProgress
+from ...schemas.tool import CallTool, ListTools, Media, MediaTaken, OpenTool, ToolInfo, ToolPiece, ToolProgress
+from .carrying import send
 from .directory import ADDRESS, KIND
-from .errors import NoSuchTool
+from .errors import MediaAway, NoSuchTool
 from .media_blobs import media_out, media_read
 from .media_json import without_media
 from .outcome import Outcome
@@ -45,6 +47,18 @@ class HasNode(Protocol):
     def node(self) -> Node: ...
 
 
+class _Request(NamedTuple):
+    """One call as its caller has it."""
+
+    arguments: str
+    media: Mapping[str, File]
+    session: str
+    key: str
+    timeout: float
+    on_progress: Callable[[ToolProgress], None] | None
+    on_piece: Callable[[ToolPiece, Mapping[str, File]], None] | None
+
+
 class OpenedTool:
     """A tool that runs. Calls may go on at once; the tool decides how many of them it works on."""
 
@@ -52,6 +66,7 @@ class OpenedTool:
         self.info = info
         self._node = node
         self._name = name
+        self._is_away = False
         self._read(info)
 
     def _read(self, info: ToolInfo) -> None:
@@ -82,43 +97,59 @@ class OpenedTool:
         """
         sent: dict[str, File] = dict(media or {})
         text = arguments if isinstance(arguments, str) else without_media(arguments, self._inputs, sent)
-        blobs = await media_out(self._node.blobs, sent, ARGUMENTS_TTL_S) if sent else ()
-        message = CallTool(text, blobs, session, key)
         seconds = self.info.timeout + PATIENCE_S if timeout is None else timeout
+        call = _Request(text, sent, session, key, seconds, on_progress, on_piece)
         try:
-            try:
-                return await self._ask(message, seconds, on_progress, on_piece)
-            except NoSuchActor:
-                # It was not delivered: the tool's process was started anew elsewhere, or is about to be.
-                self._read(await _opened(self._node, self._name))
-                return await self._ask(message, seconds, on_progress, on_piece)
+            return await self._send(call)
+        except NoSuchActor:
+            # It was not delivered: the tool's process was started anew elsewhere, or is about to be.
+            self._read(await _opened(self._node, self._name))
+        except MediaAway:
+            self._is_away = True  # nothing was run: from now on, media go to it in pieces
+        return await self._send(call)
+
+    async def _send(self, call: _Request) -> Outcome:
+        blobs = await self._blobs(call.media) if call.media else ()
+        try:
+            return await self._ask(CallTool(call.arguments, blobs, call.session, call.key), call)
         finally:
             for each in blobs:
                 await self._node.blobs.release(each.blob)
 
-    async def _ask(
-        self,
-        message: CallTool,
-        timeout: float,
-        on_progress: Callable[[ToolProgress], None] | None,
-        on_piece: Callable[[ToolPiece, Mapping[str, File]], None] | None,
-    ) -> Outcome:
-        if on_progress is None and on_piece is None:
-            result = await self._ref.ask(message, timeout)
+    async def _blobs(self, media: Mapping[str, File]) -> tuple[Media, ...]:
+        if not self._is_away:
+            return await media_out(self._node.blobs, media, ARGUMENTS_TTL_S)
+        small = {name: file for name, file in media.items() if file.size <= INLINE_MAX}
+        large = [
+            Media(name, file.kind, file.mime, await send(self._ref, file.view))
+            for name, file in media.items()
+            if name not in small
+        ]
+        return (*await media_out(self._node.blobs, small, ARGUMENTS_TTL_S), *large)
+
+    async def _ask(self, message: CallTool, call: _Request) -> Outcome:
+        if call.on_progress is None and call.on_piece is None:
+            result = await self._ref.ask(message, call.timeout)
         else:
-            async with self._ref.stream(message, timeout) as said:
+            async with self._ref.stream(message, call.timeout) as said:
                 async for item in said:
                     if isinstance(item, ToolProgress):
-                        if on_progress is not None:
-                            on_progress(item)
-                    elif on_piece is not None:
-                        on_piece(item, await self._media(item.media))
+                        if call.on_progress is not None:
+                            call.on_progress(item)
+                    elif call.on_piece is not None:
+                        call.on_piece(item, await self._media(item.media))
             result = said.result
         media = await self._media(result.media)
         return Outcome(result.value, result.text, media, self._outputs)
 
     async def _media(self, media: tuple[Media, ...]) -> dict[str, File]:
-        return await media_read(self._node.blobs, media) if media else {}
+        if not media:
+            return {}
+        read = await media_read(self._node.blobs, media, self._ref)
+        if ids := tuple(each.blob.id for each in media if each.blob.id):
+            with contextlib.suppress(CallboardError):  # then they go when their time is over
+                await self._ref.tell(MediaTaken(ids))
+        return read
 
 
 @asynccontextmanager

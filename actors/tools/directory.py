@@ -62,6 +62,9 @@ class Directory(Actor[DirectoryConfig]):
         self._described: asyncio.Task[dict[str, Described]] | None = None
         self._starting: dict[str, asyncio.Task[tuple[ToolInfo, ...]]] = {}
         self._coming_back: dict[str, asyncio.Task[None]] = {}
+        self._learning: set[str] = set()
+        # The sets that this directory started, by their names: the addresses.
+        self._own: dict[str, str] = {}
         self._ranking: Ranking | None = None
         self._looked = False
         options = {**load_settings().tools, **self.config.options}
@@ -185,10 +188,10 @@ class Directory(Actor[DirectoryConfig]):
         return await asyncio.shield(task)
 
     async def _start_one(self, name: str) -> tuple[ToolInfo, ...]:
-        for address in (name, f"tool-{name}"):
-            if address in self.node.actors:  # it runs, and is on its way back from a crash
-                await self._come_back(address)
-                return self._sets.get(address, ())
+        own = self._own.get(name)
+        if own is not None and own in self.node.actors:  # it is on its way back from a crash
+            await self._come_back(own)
+            return self._sets.get(own, ())
         config = ToolSetConfig(name, name, options=self._options.get(name, ""), alone=True)
         where = Process(role="tool", ready_timeout=START_TIMEOUT_S)
         try:
@@ -196,6 +199,7 @@ class Directory(Actor[DirectoryConfig]):
         except NameTaken:
             # Some other actor of the company has that name; the tools keep theirs.
             ref = await self.spawn("tool.set", config, name=f"tool-{name}", where=where, restart=Restart.PERMANENT)
+        self._own[name] = ref.address
         await self._learn(ref.address)
         return self._sets.get(ref.address, ())
 
@@ -243,23 +247,29 @@ class Directory(Actor[DirectoryConfig]):
 
     async def _learn_all(self, actors: list[ActorInfo]) -> None:
         new = {
-            info.address
+            info.address: info.state
             for info in actors
             if info.kind.startswith(_KINDS)
             and info.kind != KIND
-            and info.state == "running"
             and "." not in info.address
             and info.address not in self._sets
+            and info.address not in self._learning
         }
-        await asyncio.gather(*map(self._learn, new))
+        for address, state in new.items():
+            if state == "starting":  # it answers once it is there, and nobody is to wait for that
+                self.start_soon(self._learn, address)
+        await asyncio.gather(*(self._learn(address) for address, state in new.items() if state == "running"))
 
     async def _learn(self, address: str) -> None:
         """Ask for the tools of a set, and watch it."""
+        self._learning.add(address)
         try:
             found = await self.actor(address).ask(ListTools(), timeout=ASK_TIMEOUT_S)
         except CallboardError as error:
             log.debug("what tools %s has is not known: %s", address, error)
             return
+        finally:
+            self._learning.discard(address)
         self._sets[address] = found.tools
         await self.watch(address)
 

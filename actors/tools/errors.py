@@ -3,6 +3,7 @@
 ToolError                tool             what a tool itself says: `raise ToolError("what is wrong", hint="...")`
 ├── ToolFailed           tool.failed      the tool raised something that its author did not foresee
 ├── ToolArguments        tool.arguments   arguments that do not fit its input schema; `detail` has the problems as JSON
+│   └── MediaAway        tool.media_away  a medium on another host, which a tool's process cannot fetch: send it
 ├── ToolResultInvalid    tool.result      what the tool gave back does not fit its own output schema
 ├── ToolTimeout          tool.timeout     it took longer than its time
 ├── ToolBusy             tool.busy        it has as many calls in hand and waiting as it takes
@@ -28,6 +29,11 @@ class ToolFailed(ToolError):
 class ToolArguments(ToolError):
     code = "tool.arguments"
     default_hint = "call it again with arguments that fit its schema"
+
+
+class MediaAway(ToolArguments):
+    code = "tool.media_away"
+    default_hint = "send it to the tool in pieces (`tool.put`), and name the blob that it answers with"
 
 
 class ToolResultInvalid(ToolError):

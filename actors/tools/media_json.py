@@ -15,6 +15,9 @@ from .values import BY_KIND, File, Image
 FORMATS: Mapping[str, type[File]] = {kind.value: cls for kind, cls in BY_KIND.items()}
 
 
+_PLAIN = {str, int, float, bool, type(None)}
+
+
 def with_media(value: Any, schema: Mapping[str, Any], media: Media) -> Any:
     """The same value with the media in the place of their names. Raises ValueError where one is not there."""
     return _with(value, schema, schema, media) if media or value else value
@@ -49,12 +52,14 @@ def _followed(part: Any, schema: Mapping[str, Any], value: Any) -> Mapping[str, 
     return {}
 
 
-def without_media(value: Any, schema: Mapping[str, Any], media: dict[str, File]) -> str:
+def without_media(value: Mapping[str, Any], schema: Mapping[str, Any], media: dict[str, File]) -> str:
     """Arguments as JSON, with the media that were in them in `media`.
 
     Paths, PIL images, bytes and arrays become media where the schema says so, `File` anywhere. Raises ToolError.
     """
     try:
+        if all(type(inner) in _PLAIN for inner in value.values()):
+            return msgspec.json.encode(value).decode()
         return msgspec.json.encode(_without(value, schema, schema, media)).decode()
     except (TypeError, ValueError) as error:
         raise ToolError(f"an argument has no form in JSON: {error}") from error

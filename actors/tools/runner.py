@@ -6,19 +6,33 @@ import asyncio
 import collections
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from typing import Any
 
-from ...runtime.blobs import Blobs
-from ...runtime.errors import Cancelled
-from ...schemas.tool import CallTool, ToolPiece, ToolProgress, ToolResult
+from ...runtime.errors import BlobGone, Cancelled
+from ...runtime.node import Node
+from ...schemas.blob import Blob
+from ...schemas.tool import (
+    CallTool,
+    GetMedia,
+    Media,
+    MediaPart,
+    MediaPut,
+    MediaTaken,
+    PutMedia,
+    ToolPiece,
+    ToolProgress,
+    ToolResult,
+)
+from .carrying import Uploads, parts
 from .context import ToolContext
 from .errors import ToolTimeout
 from .media_blobs import media_in, media_out
 from .outcome import Outcome
-from .running import run_tool
+from .recent import Recent
+from .running import Way, run_tool
 from .slots import Slots
 from .threads import Threads, Worker
 from .tool import Tool
@@ -28,27 +42,83 @@ Item = ToolProgress | ToolPiece | ToolResult
 
 # What a result's media stay for, unless somebody holds them: callers read them at once.
 RESULT_TTL_S = 300.0
+# And what callers elsewhere have sent before a call.
+UPLOAD_TTL_S = 600.0
 # Beyond its time limit, how long a function may take to see that its call is over before it counts as stuck; one with
 # less time has no more than that.
 STUCK_GRACE_S = 5.0
 # Pieces that may wait for a caller before the tool waits too.
 WINDOW = 64
 
+_NO_MEDIA: dict[str, File] = {}
+_NO_CONTEXT = ToolContext()
+
 
 class ToolRunner:
     """Runs the calls of one tool. `stuck` is called when nothing of it answers any more (see `Slots`)."""
 
-    def __init__(self, tool: Tool, name: str, blobs: Callable[[], Blobs], stuck: Callable[[], None]) -> None:
+    def __init__(self, tool: Tool, name: str, node: Node, stuck: Callable[[], None]) -> None:
         self.tool = tool
         self.name = name
-        self._blobs = blobs
+        self._node = node
         self._timeout = tool.info.timeout
         self._slots = Slots(name, tool.info.concurrency, stuck)
         self._threads = Threads(name)
+        self._uploads: Uploads | None = None
+        self._sent: dict[str, tuple[Blob, float]] = {}
+        self._recent = Recent()
+        self._plain = tool.way is Way.COROUTINE and not (tool.streams or tool.converts or tool.outputs_convert)
 
-    @property
-    def slots(self) -> Slots:
-        return self._slots
+    def is_plain(self, message: CallTool) -> bool:
+        """Whether nothing but the result can come of the call, and no thread has a part in it: see `run_plain`."""
+        return self._plain and not message.media
+
+    async def run_plain(self, message: CallTool) -> ToolResult:
+        """`run` for such a call. What a tool costs beyond an ask is here, so nothing is made that it does not need."""
+        began = time.perf_counter()
+        tool = self.tool
+        values = tool.accept(message.arguments, _NO_MEDIA)
+        if not tool.once.is_ready:
+            await tool.once.wait(self._threads.run)
+        if not self._slots.take_now():
+            await self._slots.take()
+        limit = asyncio.timeout(self._timeout)
+        try:
+            async with limit:
+                outcome = await run_tool(tool, values, _NO_CONTEXT)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise self._too_late() from error
+        finally:
+            self._slots.give_back()
+        sent = await self._send(outcome.media) if outcome.media else ()
+        return ToolResult(outcome.value, outcome.text, sent, time.perf_counter() - began)
+
+    def _too_late(self) -> ToolTimeout:
+        return ToolTimeout(f"the tool {self.name} did not end within {self._timeout:g} s")
+
+    async def run_once(self, message: CallTool) -> AsyncGenerator[Item]:
+        """`run` for a call with a key: where the same one is under way or has just ended, what comes of that."""
+        known = await self._recent.result_of(message)
+        if known is not None:
+            yield known
+            return
+        self._recent.begin(message)
+        result: ToolResult | None = None
+        error: BaseException | None = None
+        try:
+            async with aclosing(self.run(message)) as said:
+                async for item in said:
+                    if isinstance(item, ToolResult):
+                        result = item
+                        self._recent.end(message, result, None)  # before anybody may stop listening
+                    yield item
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._recent.end(message, result, error)
 
     async def run(self, message: CallTool) -> AsyncGenerator[Item]:
         """What the call streams, then its result. Closing it gives the call up."""
@@ -58,7 +128,7 @@ class ToolRunner:
             async with AsyncExitStack() as opened:
                 media: dict[str, File] = {}
                 if message.media:
-                    media = await media_in(self._blobs(), message.media, opened)
+                    media = await media_in(self._node, message.media, opened)
                 values = self.tool.accept(message.arguments, media)
                 if not self.tool.once.is_ready:
                     await self.tool.once.wait(self._threads.run)
@@ -76,12 +146,19 @@ class ToolRunner:
                 finally:
                     call.context.cancel()
                     self._leave(call, until)
-                sent = await media_out(self._blobs(), outcome.media, RESULT_TTL_S) if outcome.media else ()
+                sent = await self._send(outcome.media) if outcome.media else ()
                 yield ToolResult(outcome.value, outcome.text, sent, time.perf_counter() - began)
         finally:
-            if call.context.has_scratch:
+            if call.context.has_scratch or self._uploads is not None:
                 with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.shield(asyncio.create_task(self._threads.run(call.context.close)))
+                    await asyncio.shield(asyncio.create_task(self._tidy(call, message)))
+
+    async def _tidy(self, call: _Call, message: CallTool) -> None:
+        if call.context.has_scratch:
+            await self._threads.run(call.context.close)
+        if self._uploads is not None:
+            for each in message.media:
+                await self._uploads.let_go(each.blob.id)
 
     async def _finish(self, call: _Call, values: dict[str, Any]) -> Outcome:
         limit = asyncio.timeout(self._timeout)
@@ -91,7 +168,7 @@ class ToolRunner:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise ToolTimeout(f"the tool {self.name} did not end within {self._timeout:g} s") from error
+            raise self._too_late() from error
         finally:
             call.end()
 
@@ -112,8 +189,39 @@ class ToolRunner:
         if isinstance(value, str):
             return ToolPiece(value)
         encoded, media = self.tool.piece(value)
-        sent = await media_out(self._blobs(), media, RESULT_TTL_S) if media else ()
+        sent = await self._send(media) if media else ()
         return ToolPiece("" if isinstance(value, File) else encoded, sent)
+
+    async def _send(self, media: Mapping[str, File]) -> tuple[Media, ...]:
+        """Blobs of them, which stay until the caller has read them, or for their time."""
+        now = time.monotonic()
+        for blob_id in [known for known, (_, until) in self._sent.items() if until < now]:
+            del self._sent[blob_id]
+        sent = await media_out(self._node.blobs, media, RESULT_TTL_S)
+        self._sent.update({each.blob.id: (each.blob, now + RESULT_TTL_S) for each in sent if each.blob.id})
+        return sent
+
+    async def taken(self, message: MediaTaken) -> None:
+        for blob_id in message.ids:
+            blob, _ = self._sent.pop(blob_id, (None, 0.0))
+            if blob is not None:
+                await self._node.blobs.release(blob)
+
+    async def put(self, message: PutMedia) -> MediaPut:
+        """Take a piece of a medium from a caller on another host."""
+        if self._uploads is None:
+            blobs = self._node.blobs
+            self._uploads = Uploads(blobs, UPLOAD_TTL_S, blobs.settings.max_message)
+        return await self._uploads.take(message)
+
+    async def get(self, message: GetMedia) -> AsyncGenerator[MediaPart]:
+        """The bytes of a result's medium for a caller on another host. Raises BlobGone."""
+        blob, _ = self._sent.get(message.id, (None, 0.0))
+        if blob is None:
+            raise BlobGone(f"the tool {self.name} has no medium {message.id} any more")
+        async with aclosing(parts(self._node.blobs, blob)) as found:
+            async for part in found:
+                yield part
 
     def _leave(self, call: _Call, until: float) -> None:
         """Give the slot back, or have it given back when the call's thread is free."""
@@ -126,6 +234,8 @@ class ToolRunner:
     async def close(self) -> None:
         await self.tool.once.close(self._threads.run)
         self._threads.close()
+        if self._uploads is not None:
+            self._uploads.close()
 
 
 class _Call:

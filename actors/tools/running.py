@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import inspect
 import traceback
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,23 @@ if TYPE_CHECKING:
     from .tool import Tool
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+
+class Way(enum.Enum):
+    """What a tool's function is, which says where it runs."""
+
+    COROUTINE = "coroutine"
+    ASYNC_GENERATOR = "async generator"
+    GENERATOR = "generator"
+    FUNCTION = "function"
+
+
+def way_of(function: Callable[..., Any]) -> Way:
+    if inspect.iscoroutinefunction(function):
+        return Way.COROUTINE
+    if inspect.isasyncgenfunction(function):
+        return Way.ASYNC_GENERATOR
+    return Way.GENERATOR if inspect.isgeneratorfunction(function) else Way.FUNCTION
 
 
 class Once:
@@ -79,33 +97,24 @@ class Once:
 
 async def run_tool(tool: Tool, values: dict[str, Any], context: ToolContext) -> Outcome:
     """Run it with arguments that were accepted. Raises what it says, ToolFailed for what it did not foresee."""
-    function = tool.function
     work = tool.prepare(values, context)
+    way = tool.way
     try:
-        if inspect.iscoroutinefunction(function):
-            value = await (await _begun(tool, work, context))
-        elif inspect.isasyncgenfunction(function):
-            value = await _streamed(await _begun(tool, work, context), context)
-        elif inspect.isgeneratorfunction(function):
+        if way is Way.COROUTINE:
+            value = await (await context.in_thread(work) if tool.converts else work())
+        elif way is Way.ASYNC_GENERATOR:
+            value = await _streamed(await context.in_thread(work) if tool.converts else work(), context)
+        elif way is Way.GENERATOR:
             return await context.in_thread(lambda: tool.finish(_drained(work(), context)))
         else:
             return await context.in_thread(lambda: _settled(tool, work()))
-        return await _finished(tool, value, context)
+        return await context.in_thread(lambda: tool.finish(value)) if tool.outputs_convert else tool.finish(value)
     except CallboardError:
         raise
     except Exception as error:
         name = tool.info.name
         log.warning("the tool %s failed: %s", name, error, exc_info=error)
         raise ToolFailed(f"the tool {name} failed: {_said(error)}", detail=traceback.format_exc()) from error
-
-
-async def _begun(tool: Tool, work: Callable[[], Any], context: ToolContext) -> Any:
-    """A coroutine or asynchronous generator. Media that it wants decoded are decoded in a thread."""
-    return await context.in_thread(work) if tool.converts else work()
-
-
-async def _finished(tool: Tool, value: Any, context: ToolContext) -> Outcome:
-    return await context.in_thread(lambda: tool.finish(value)) if tool.outputs_convert else tool.finish(value)
 
 
 def _settled(tool: Tool, value: Any) -> Outcome:

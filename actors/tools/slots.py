@@ -28,12 +28,18 @@ class Slots:
         self._all_stuck = all_stuck
         self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
 
+    def take_now(self) -> bool:
+        """Whether a slot was free, which is the caller's now."""
+        if self.free > 0 and not self._waiters:
+            self.free -= 1
+            return True
+        return False
+
     async def take(self) -> None:
         """Return with a slot. Raises ToolBusy where too many wait already, or nothing is left to wait for."""
         if self.stuck >= self.count:
             raise ToolBusy(f"the tool {self._name} hangs in {self.stuck} calls, which is all it may work on")
-        if self.free > 0 and not self._waiters:
-            self.free -= 1
+        if self.take_now():
             return
         if len(self._waiters) >= WAITING_PER_SLOT * self.count:
             raise ToolBusy(

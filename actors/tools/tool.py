@@ -19,7 +19,7 @@ from .context import ToolContext
 from .docstring import parse_docstring
 from .errors import ToolDefinition, ToolError
 from .outcome import Outcome, Reply, text_of
-from .running import Once, run_tool
+from .running import Once, Way, run_tool, way_of
 from .schema_of import ANYTHING, Inputs, Json, Media, Outputs, inputs_of, outputs_of
 from .values import File
 
@@ -81,8 +81,8 @@ class Tool:
     def named(self: Self_, name: str = "", **options: Any) -> Self_:
         """A copy that goes by another name, or with other options."""
         other = copy.copy(self)
-        other.__dict__.pop("info", None)
-        other.__dict__.pop("once", None)
+        for computed in ("info", "once"):
+            other.__dict__.pop(computed, None)
         other.__dict__["options"] = changed(self.options, {**({"name": name} if name else {}), **options})
         return other
 
@@ -188,11 +188,14 @@ class Tool:
         return self.outputs.leave is not None
 
     @cached_property
+    def way(self) -> Way:
+        """How its function is run."""
+        return way_of(self.function)
+
+    @cached_property
     def streams(self) -> bool:
         """Whether a call may have something to say before its result."""
-        function = self.function
-        is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-        return is_generator or self.takes_context
+        return self.way in (Way.GENERATOR, Way.ASYNC_GENERATOR) or self.takes_context
 
     @property
     def takes_context(self) -> bool:

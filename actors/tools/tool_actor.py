@@ -10,7 +10,19 @@ import msgspec
 
 from ...runtime.actor import Actor, handler
 from ...runtime.log import log
-from ...schemas.tool import CallTool, DescribeTool, ToolInfo, ToolPiece, ToolProgress, ToolResult
+from ...schemas.tool import (
+    CallTool,
+    DescribeTool,
+    GetMedia,
+    MediaPart,
+    MediaPut,
+    MediaTaken,
+    PutMedia,
+    ToolInfo,
+    ToolPiece,
+    ToolProgress,
+    ToolResult,
+)
 from .errors import ToolTimeout
 from .runner import ToolRunner
 from .tool import Tool
@@ -27,7 +39,42 @@ class OneTool(msgspec.Struct, frozen=True):
     alone: bool = False
 
 
-class ToolActor(Actor[OneTool]):
+class AnswersCalls:
+    """What an actor that offers one tool answers, beside its description. `calls` is what runs them."""
+
+    def calls(self) -> ToolRunner:
+        raise NotImplementedError
+
+    @handler(concurrent=True)
+    async def call(self, message: CallTool) -> AsyncIterator[Said]:
+        runner = self.calls()
+        if message.key:
+            async with aclosing(runner.run_once(message)) as said:
+                async for item in said:
+                    yield item
+        elif runner.is_plain(message):
+            yield await runner.run_plain(message)
+        else:
+            async with aclosing(runner.run(message)) as said:
+                async for item in said:
+                    yield item
+
+    @handler(concurrent=True)
+    async def taken(self, message: MediaTaken) -> None:
+        await self.calls().taken(message)
+
+    @handler(concurrent=True)
+    async def put_media(self, message: PutMedia) -> MediaPut:
+        return await self.calls().put(message)
+
+    @handler(concurrent=True)
+    async def get_media(self, message: GetMedia) -> AsyncIterator[MediaPart]:
+        async with aclosing(self.calls().get(message)) as said:
+            async for part in said:
+                yield part
+
+
+class ToolActor(AnswersCalls, Actor[OneTool]):
     """One tool under its own address. A call that is over gives its place to the next at once; one whose function does
     not return is written off, and when that is so of all that may run, the process is what gets restarted."""
 
@@ -39,11 +86,8 @@ class ToolActor(Actor[OneTool]):
     async def stopped(self) -> None:
         await self.runner.close()
 
-    @handler(concurrent=True)
-    async def call(self, message: CallTool) -> AsyncIterator[Said]:
-        async with aclosing(self.runner.run(message)) as said:
-            async for item in said:
-                yield item
+    def calls(self) -> ToolRunner:
+        return self.runner
 
     @handler(concurrent=True)
     async def describe(self, message: DescribeTool) -> ToolInfo:
@@ -65,4 +109,4 @@ def runner_for(actor: Actor[Any], tool: Tool, name: str, *, alone: bool) -> Tool
         else:
             log.error("%s; it takes no more until one of them ends", error)
 
-    return ToolRunner(tool, name, lambda: actor.blobs, stuck)
+    return ToolRunner(tool, name, actor.node, stuck)

@@ -6,19 +6,16 @@ there. A set that is one tool has it under its own address.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-
 import msgspec
 
 from ...runtime.actor import Actor, handler
 from ...runtime.supervision import Restart, Supervision
-from ...schemas.tool import CallTool, DescribeTool, ListTools, OpenTool, ToolInfo, ToolList
+from ...schemas.tool import DescribeTool, ListTools, OpenTool, ToolInfo, ToolList
 from .errors import NoSuchTool
 from .load import load_tools
 from .relevance import chosen, newest
 from .runner import ToolRunner
-from .tool_actor import OneTool, Said, ToolActor, described, runner_for
+from .tool_actor import AnswersCalls, OneTool, ToolActor, described, runner_for
 from .watchdog import Watchdog
 
 
@@ -38,7 +35,7 @@ class ToolSetConfig(msgspec.Struct, frozen=True):
     alone: bool = False
 
 
-class ToolSet(Actor[ToolSetConfig]):
+class ToolSet(AnswersCalls, Actor[ToolSetConfig]):
     async def started(self) -> None:
         config = self.config
         name = config.name or self.address
@@ -68,17 +65,11 @@ class ToolSet(Actor[ToolSetConfig]):
             await self.runner.close()
 
     @handler(concurrent=True)
-    async def call(self, message: CallTool) -> AsyncIterator[Said]:
-        async with aclosing(self._single().run(message)) as said:
-            async for item in said:
-                yield item
-
-    @handler(concurrent=True)
     async def describe(self, message: DescribeTool) -> ToolInfo:
-        self._single()
+        self.calls()
         return self.infos[0]
 
-    def _single(self) -> ToolRunner:
+    def calls(self) -> ToolRunner:
         if self.runner is None:
             there = ", ".join(info.address for info in self.infos)
             raise NoSuchTool(f"{self.address} is a set of tools", hint=f"ask one of them: {there}")

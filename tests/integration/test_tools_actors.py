@@ -59,12 +59,18 @@ async def there(path: Path) -> None:
             await anyio.sleep(0.01)  # another process makes it
 
 
+def node_of(tool: OpenedTool) -> Ref:
+    return tool._node.actor(tool.info.address)
+
+
 async def called_again(tool: OpenedTool, **arguments: Any) -> Any:
     """What it answers once its process is back."""
     with anyio.fail_after(20):
         while True:
             try:
-                return (await tool._ask(CallTool(msgspec.json.encode(arguments).decode()), 10.0, None, None)).data
+                return msgspec.json.decode(
+                    (await node_of(tool).ask(CallTool(msgspec.json.encode(arguments).decode()), 10.0)).value
+                )
             except (NoSuchActor, ActorStopped):
                 await anyio.sleep(0.05)  # nothing tells when it is
 
@@ -157,6 +163,41 @@ async def test_who_goes_away_cancels_the_call(box: dict[str, OpenedTool], tmp_pa
         with anyio.fail_after(5):
             while await anyio.Path(f"{path}.over").read_text() != "cancelled":
                 await anyio.sleep(0.01)  # it is being written
+
+
+async def test_a_call_that_comes_twice_under_one_key_is_run_once(box: dict[str, OpenedTool], tmp_path: Path) -> None:
+    path = tmp_path / "once"
+    call = {"path": str(path)}
+    results: list[str] = []
+
+    async def ask() -> None:
+        results.append((await box["tally"].request(call, key="step-1")).data)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        await there(Path(f"{path}.began"))
+        group.start_soon(ask)
+        path.touch()
+    await ask()
+    assert results == ["1"] * 3
+    assert (await box["tally"].request(call, key="step-2")).data == "2"
+    assert await box["tally"].call(**call) == "3"
+    with pytest.raises(ToolFailed):
+        await box["fail"].request({}, key="step-1")
+    with pytest.raises(ToolFailed):
+        await box["fail"].request({}, key="step-1")
+
+
+async def test_a_call_under_a_key_that_was_given_up_is_run_by_the_next(
+    box: dict[str, OpenedTool], tmp_path: Path
+) -> None:
+    path = tmp_path / "once"
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: box["tally"].request({"path": str(path)}, key="step-1"))
+        await there(Path(f"{path}.began"))
+        group.cancel_scope.cancel()
+    path.touch()
+    assert (await box["tally"].request({"path": str(path)}, key="step-1")).data == "2"
 
 
 async def test_calls_beyond_the_limit_wait_and_beyond_that_are_refused(

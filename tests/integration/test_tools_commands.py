@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -17,9 +19,12 @@ from board import Board, install
 from toolbox import THIS_FILE
 
 import callboard
-from callboard.actors.tools.client import list_tools
+from callboard.actors.tools.client import OpenedTool, list_tools
 from callboard.actors.tools.errors import NoSuchTool
+from callboard.actors.tools.tool_set import ToolSetConfig
 from callboard.runtime.client import Client
+from callboard.runtime.placement import Process
+from callboard.schemas.tool import ListTools
 
 SERVED = '''
 from callboard import tool
@@ -194,3 +199,53 @@ async def test_large_media_reach_a_process_that_may_only_answer(daemon: Board, b
         assert back.bytes() == data
     async with callboard.open_tool(bus, "box.large") as tool:
         assert len(await tool.call(size=16 << 20)) == 16 << 20
+
+
+@pytest.mark.anyio
+async def test_large_media_go_to_a_tool_on_another_host_and_back_by_way_of_the_tool(
+    daemon: Board, bus: Client, tmp_path: Path
+) -> None:
+    """Its folder of blobs is another one, as on another host, and its role lets it ask nobody."""
+    where = Process(role="tool", env={"CALLBOARD_CACHE_DIR": str(tmp_path / "cache")})
+    ref = await bus.node.spawn("tool.set", ToolSetConfig("box", alone=True), name="far", where=where)
+    infos = {info.name: info for info in (await ref.ask(ListTools())).tools}
+    mirror = OpenedTool(bus.node, infos["far.mirror"], "far.mirror")
+    data = b"\x89PNG\r\n\x1a\n" + os.urandom((3 << 20) + 7)
+    for _ in range(2):
+        assert (await mirror.call(image=data)).bytes() == data
+    sizes = OpenedTool(bus.node, infos["far.sizes"], "far.sizes")
+    found = await sizes.call(files=[callboard.File.from_bytes(data), callboard.File.from_bytes(b"small")])
+    assert found["sizes"] == [len(data), 5]
+    blobs = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 1 << 20]
+    assert blobs == []
+
+
+@pytest.mark.anyio
+async def test_the_ten_lines_of_the_page_are_a_tool(
+    daemon: Board, bus: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first program of docs/tools.md, served and called as the page says."""
+    page = (Path(__file__).parents[2] / "docs" / "tools.md").read_text()
+    programs = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_tools.py").write_text(programs[0])
+    PIL.Image.new("RGB", (64, 48), (255, 0, 0)).save("photo.png")
+    served(daemon, tmp_path / "my_tools.py")
+    shell = [line.removeprefix("$ callboard ") for line in page.splitlines() if line.startswith("$ callboard tool")]
+    for line in shell:
+        if not line.startswith("tool serve"):
+            done = daemon.run(*shlex.split(line))
+            assert done.returncode == 0, done.stderr
+    with PIL.Image.open("small.png") as small:
+        assert small.size == (32, 24)
+    async with callboard.open_tool(bus, "my_tools.thumbnail") as thumbnail:
+        assert (await thumbnail.call(image=Path("photo.png"), width=16)).pil().size == (16, 12)
+    for number, program in enumerate(programs[1:3]):
+        (tmp_path / f"more_{number}.py").write_text(program)
+        served(daemon, tmp_path / f"more_{number}.py")
+    async with callboard.open_tool(bus, "more_0.convert") as convert:
+        assert await convert.call(pages=["a", "b"]) == "done"
+        with pytest.raises(callboard.ToolError, match="page 1 is empty"):
+            await convert.call(pages=["a", ""])
+    async with callboard.open_tool(bus, "more_1.answer") as answer:
+        assert await answer.call(question="life") == "42"

@@ -92,6 +92,17 @@ def wait_for(path: str, context: ToolContext) -> str:
 
 
 @tool(concurrency=4)
+async def tally(path: str) -> str:
+    """Note that this began, wait until a file is there, and say how often it has begun."""
+    began = Path(f"{path}.began")
+    with began.open("a") as file:
+        file.write("x")
+    while not Path(path).exists():
+        await asyncio.sleep(0.01)
+    return str(len(began.read_text()))
+
+
+@tool(concurrency=4)
 async def wait_on_loop(path: str) -> str:
     """Wait for ever on the event loop; write `<path>.over` when it is cancelled."""
     Path(f"{path}.began").touch()

@@ -69,7 +69,7 @@ def with_masks(picture: PILImage.Image, masks: Sequence[PILImage.Image], labels:
             left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
             x, y = (box[0] + box[2] - (right - left)) / 2, (box[1] + box[3] - (bottom - top)) / 2
             x, y = _kept_inside(x, y, right - left, bottom - top, picture.size)
-            _text(draw, x, y, label, PALETTE[number % len(PALETTE)], font)
+            _text(draw, x - left, y - top, label, PALETTE[number % len(PALETTE)], font)
     return copy
 
 
@@ -84,13 +84,14 @@ def _label(
     left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
     width, height = right - left, bottom - top
     x, y = min(point[0] for point in outline), min(point[1] for point in outline)
-    above = y - height - 4
-    x, y = _kept_inside(x, above if above >= 0 else y + 2, width, height, size)
-    _text(draw, x, y, label, colour, font)
+    above = y - height - 3
+    x, y = _kept_inside(x, above if above >= 0 else y + 4, width, height, size)
+    _text(draw, x - left, y - top, label, colour, font)
 
 
 def _kept_inside(x: float, y: float, width: float, height: float, size: tuple[int, int]) -> Point:
-    return max(0.0, min(x, size[0] - width - 2)), max(0.0, min(y, size[1] - height - 2))
+    """With the two pixels of ground that a text has around it."""
+    return max(2.0, min(x, size[0] - width - 3)), max(2.0, min(y, size[1] - height - 3))
 
 
 def _text(
