@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from ....runtime.errors import CallboardError
 from ....runtime.extras import missing_extra
-from ...models.folder import CONFIG, read_json
+from ...models.folder import CONFIG, PIPELINE_INDEX, is_model_folder, is_pipeline_folder, read_json
 from ...models.store import ModelStore, is_path
 from ..errors import ToolError, ToolSetupFailed
 
 if TYPE_CHECKING:
     import torch
 
-# Diffusers' file, where transformers has config.json.
-PIPELINE_INDEX = "model_index.json"
 # Used in training only; checkpoints for use leave them out.
 _NOT_NEEDED = ("masked_spec_embed",)
 
@@ -90,7 +88,7 @@ def find_model(name: str, tool: str, setting: str) -> Path:
         )
     if is_path(name):
         path = Path(name).expanduser()
-        if (path / CONFIG).is_file() or (path / PIPELINE_INDEX).is_file():
+        if is_model_folder(path) or is_pipeline_folder(path):
             return path
         problem = f"has neither {CONFIG} nor {PIPELINE_INDEX}" if path.is_dir() else "is not there"
         raise ToolSetupFailed(
@@ -144,7 +142,7 @@ def load_model(name: str, folder: Path, kind: ModelKind, tool: str, device: str 
 def class_for(name: str, folder: Path, kind: ModelKind, tool: str) -> str:
     """The class of transformers to load a folder with: the one that it says it holds, where that does what is wanted,
     else the first of its family that does. ToolSetupFailed where there is none."""
-    if not (folder / CONFIG).is_file():
+    if not is_model_folder(folder):
         raise _wrong_kind(name, folder, kind, tool, "; it is a pipeline of diffusers")
     config = config_of(name, folder)
     family, holds = config.get("model_type"), config.get("architectures") or []
@@ -202,7 +200,7 @@ def config_of(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _wrong_kind(name: str, folder: Path, kind: ModelKind, tool: str, why: str = "") -> ToolError:
-    if (folder / CONFIG).is_file():
+    if is_model_folder(folder):
         config = config_of(name, folder)
         what = " and ".join(config.get("architectures") or []) or f"a model of the family '{config.get('model_type')}'"
     else:

@@ -12,16 +12,16 @@ from typing import Annotated, Any
 import msgspec
 
 from ....runtime.errors import CallboardError
-from ...models.folder import read_json
+from ...models.folder import PIPELINE_INDEX, is_pipeline_folder, read_json
 from ..context import ToolContext
 from ..errors import ToolError, ToolSetupFailed
 from ..values import Image
 from .model_tool import ModelOptions, ModelTool
-from .models import PIPELINE_INDEX, first_line, importing, place, quietly
+from .models import first_line, importing, place, quietly
 from .pictures import png
 
 MAX_PIXELS = 2048 * 2048
-_EXAMPLE = "a folder of stable-diffusion-v1-5 with its model_index.json"
+_EXAMPLE = "hf:stable-diffusion-v1-5/stable-diffusion-v1-5"
 _SEEDS = 1 << 32
 
 Side = Annotated[int, msgspec.Meta(ge=0, le=4096)]
@@ -154,14 +154,13 @@ class _Watch:
 
 def _index(name: str, folder: Path) -> str:
     """The class that a pipeline's folder is for. ToolSetupFailed for a folder that is none."""
-    path = folder / PIPELINE_INDEX
-    if not path.is_file():
+    if not is_pipeline_folder(folder):
         raise ToolSetupFailed(
             f"the model '{name}' has no {PIPELINE_INDEX}, and the tool 'paint' needs a pipeline of diffusers",
             hint=f"{_EXAMPLE} is one",
         )
     try:
-        found = read_json(path).get("_class_name")
+        found = read_json(folder / PIPELINE_INDEX).get("_class_name")
     except CallboardError as error:
         raise ToolSetupFailed(f"the model '{name}': {error}", hint=error.hint) from error
     if not isinstance(found, str):
