@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import weakref
 from collections.abc import Callable
@@ -520,6 +521,32 @@ async def test_a_set_takes_its_model_from_its_options(model: Callable[..., str])
     assert (await run(tool, image="it", min_score=0.0))["objects"]
     with pytest.raises(ConfigError, match="modle"):
         load_tools("detect", '{"modle": "x"}')
+
+
+async def test_a_class_of_ones_own_is_a_second_tool_with_another_model(model: Callable[..., str]) -> None:
+    class StreetDetector(Detect, name="street_detector"):
+        def __init__(self) -> None:
+            super().__init__(model("detector"), device="cpu")
+
+    tool = StreetDetector()
+    assert (tool.info.name, tool.info.input_schema) == ("street_detector", Detect().info.input_schema)
+    assert (await run(tool, image="it", min_score=0.0))["objects"]
+    Empty = type("Empty", (Detect,), {}, name="other")
+    with pytest.raises(ToolSetupFailed, match="the tool 'other'"):
+        await run(Empty(), image="it")
+
+
+def test_describing_the_tools_loads_nothing_heavy() -> None:
+    """`callboard tool list` reads what they are; what they work with is for their own processes."""
+    script = """
+import json, sys
+from callboard.actors.tools.load import load_tools
+names = ["ask_image", "describe_image", "detect", "ocr", "paint", "segment", "speak", "transcribe", "translate"]
+print([load_tools(name)[0][0].info.name for name in names] == names)
+print(sorted({"torch", "transformers", "diffusers", "numpy", "PIL", "rapidocr", "pocketsphinx"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["True", "[]"]
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "RGBA", "P", "L", "I;16", "1"])

@@ -175,5 +175,32 @@ def test_masks_colour_what_they_cover() -> None:
     assert np.abs(np.array([red, green, blue]) - expected).max() <= 2
 
 
+def test_a_name_stands_within_its_own_region() -> None:
+    """A frame around a square: the middle of the frame's box is the middle of the square."""
+    picture = Image.new("RGB", (300, 300), "white")
+    frame, square = Image.new("L", picture.size, 255), Image.new("L", picture.size, 0)
+    frame.paste(0, (80, 80, 220, 220))
+    square.paste(255, (80, 80, 220, 220))
+    glass, named = (np.asarray(with_masks(picture, [frame, square], labels)) for labels in (["", ""], ["O", "II"]))
+    changed = (glass != named).any(axis=2)
+    inside = np.asarray(square) > 0
+    assert changed[inside].any()
+    assert changed[~inside].any()
+    rows, columns = np.nonzero(changed & inside)
+    assert abs(rows.mean() - 150) < 12
+    assert abs(columns.mean() - 150) < 12
+    edge = np.zeros_like(inside)
+    edge[78:222, 78:222] = True
+    edge[90:210, 90:210] = False
+    assert not changed[edge].any()
+
+
+def test_a_mask_of_one_pixel_and_an_empty_one_are_no_trouble() -> None:
+    picture = Image.new("RGB", (500, 20), "white")
+    dot, empty = Image.new("L", picture.size, 0), Image.new("L", picture.size, 0)
+    dot.putpixel((499, 0), 255)
+    assert with_masks(picture, [dot, empty], ["dot", "nothing"]).size == (500, 20)
+
+
 def test_a_picture_in_memory_needs_no_file() -> None:
     assert as_rgb(Image.new("1", (2, 2), 1)).getpixel((0, 0)) == (255, 255, 255)
