@@ -40,7 +40,7 @@ class ToolAnnotations(msgspec.Struct, frozen=True):
     open_world: bool = True
 
 
-class ToolInfo(msgspec.Struct, frozen=True):
+class ToolInfo(Message, frozen=True, tag="tool.info"):
     """One tool. `address` is the actor to ask, empty while nobody runs it. `input_schema`, `output_schema`: JSON.
 
     `version` changes with what the tool does. `timeout` is in seconds; `concurrency`: calls that it works on at once.

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from .errors import SandboxKilled as SandboxKilled
     from .errors import SandboxLacks as SandboxLacks
     from .errors import SnapshotRefused as SnapshotRefused
+    from .kernel import probe as probe
     from .parts import Kernel as Kernel
     from .parts import Part as Part
-    from .probe import probe as probe
     from .results import GuestError as GuestError
     from .results import OutFile as OutFile
     from .results import RunResult as RunResult
@@ -42,7 +42,7 @@ _PLACES = {
     "SessionSnapshot": "snapshot",
     "SnapshotRefused": "errors",
     "Usage": "results",
-    "probe": "probe",
+    "probe": "kernel",
 }
 
 

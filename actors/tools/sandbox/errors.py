@@ -69,7 +69,7 @@ _REASONS = {
     "scratch": ("it filled the scratch folder", "delete files that are done with"),
     "output": ("it printed too much", "print a summary, or write a file"),
     "protocol": ("it broke the sandbox's own conversation", "leave descriptor 3 alone"),
-    "cancelled": ("the call was given up", ""),
+    "gone": ("its process was ended from outside", "call again: a session that is kept is brought back"),
     "host": ("its warden did not answer", ""),
 }
 

@@ -81,15 +81,20 @@ class Family:
                 return int(line.split()[-1])
         raise ProcessLookupError(entry)
 
-    def own_share(self, member: Member) -> int:
-        """What it holds in memory, with shared pages counted in parts (Pss); `resident` where that is not to be had."""
+    def held(self) -> int:
+        """What all hold in memory together, each page that they share counted once (the sum of Pss)."""
+        return sum(self._own_share(member) for member in self.members())
+
+    def _own_share(self, member: Member) -> int:
         try:
             for line in self._read(f"{member.entry}/smaps_rollup").splitlines():
                 if line.startswith(b"Pss:"):
                     return int(line.split()[1]) * 1024
-        except OSError:
+        except PermissionError:
             return member.resident
-        return member.resident
+        except OSError:  # it has ended: nothing is held by it any more
+            return 0
+        return 0
 
     def _read(self, name: str) -> bytes:
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)

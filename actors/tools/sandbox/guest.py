@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import msgspec
@@ -38,8 +38,8 @@ class Answer(msgspec.Struct, frozen=True):
     call: int
     value: str | None = None
     error: _Failure | None = None
-    exit: int | None = None
-    images: int = 0
+    exit: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
+    images: Annotated[int, msgspec.Meta(ge=0)] = 0
     kept: list[str] = []
     lost: dict[str, str] = {}
 
@@ -175,8 +175,12 @@ class Guest:
 
     async def put(self, name: str, source: int) -> None:
         """Copy an open file to `name` below the scratch folder. Between calls only."""
-        await self._warden.send({"do": "put", "name": name}, [source])
-        event = await self._event()
+        try:
+            await self._warden.send({"do": "put", "name": name}, [source])
+            event = await self._event()
+        except (EOFError, OSError) as error:
+            self.close()
+            raise SandboxKilled.of("gone") from error
         if event.event != "put" or event.error:
             raise SandboxError(f"{name} could not be put into the sandbox: {event.error or event.event}")
 
@@ -195,6 +199,9 @@ class Guest:
                 tasks.start_soon(self._await_answer, answers)
                 event = await self._last_event(bounds["wall_s"] + _GRACE_S)
                 tasks.cancel_scope.cancel()
+        except OSError as error:
+            self.close()
+            raise SandboxKilled.of("gone") from error
         except BaseException:
             self.close()
             raise

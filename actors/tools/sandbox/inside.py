@@ -58,8 +58,8 @@ class Session:
                     answer["value"] = _sendable(repr(value))
                     self.module.__dict__["_"] = value
         except SystemExit as end:
-            answer["exit"] = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-            if isinstance(end.code, str):
+            answer["exit"] = end.code & 0xFF if isinstance(end.code, int) else 0 if end.code is None else 1
+            if end.code is not None and not isinstance(end.code, int):
                 print(end.code, file=sys.stderr)
         except BaseException as error:
             answer["error"] = described(error)
@@ -95,13 +95,14 @@ def _sendable(text: str) -> str:
 
 
 def _trim(found: traceback.TracebackException) -> None:
+    """Leave out what of each stack is ours, and the parser that we call."""
     ours = os.path.dirname(__file__)
     for one in (found, found.__cause__, found.__context__):
         if one is not None:
-            kept = [frame for frame in one.stack if os.path.dirname(frame.filename) != ours]
-            one.stack = traceback.StackSummary.from_list(kept)
-            if isinstance(found, SyntaxError):
-                break
+            stack = list(one.stack)
+            while stack and (os.path.dirname(stack[0].filename) == ours or stack[0].filename == ast.__file__):
+                del stack[0]
+            one.stack = traceback.StackSummary.from_list(stack)
 
 
 def main(host: socket.socket, place: str) -> None:
@@ -119,6 +120,7 @@ def main(host: socket.socket, place: str) -> None:
             order = frames.receive(host)
         except EOFError:
             os._exit(0)
+        _bury()
         answer = _do(session, order)
         if os.getpid() != own:  # the code forked, and this is the child: it has no business here
             _flush()
@@ -129,6 +131,13 @@ def main(host: socket.socket, place: str) -> None:
         except (frames.BadFrame, UnicodeError, ValueError) as error:
             frame = frames.pack({"call": order["call"], "error": described(error)})
         host.sendall(frame)
+
+
+def _bury() -> None:
+    """Collect the children that the last call left behind and the warden killed: each still counts as a process."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _do(session: Session, order: dict[str, Any]) -> dict[str, Any]:

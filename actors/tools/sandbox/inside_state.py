@@ -18,6 +18,8 @@ from typing import Any
 from .frames import LENGTH
 
 _NOT_STATE = ("_", "display")
+# Default arguments are values of the time when a function was defined: running its source again would make others.
+_DEFAULTS = " (default arguments)"
 
 
 def save(module: types.ModuleType, sources: dict[str, str], path: str, limit: int) -> dict[str, Any]:
@@ -33,6 +35,8 @@ def save(module: types.ModuleType, sources: dict[str, str], path: str, limit: in
             modules[name] = value.__name__
         elif isinstance(value, type | types.FunctionType) and value.__module__ == "__main__" and name in sources:
             kept_sources[name] = sources[name]
+            if isinstance(value, types.FunctionType) and (value.__defaults__ or value.__kwdefaults__):
+                values[name + _DEFAULTS] = (value.__defaults__, value.__kwdefaults__)
         else:
             values[name] = value
     ordered = [[name, source] for name, source in sources.items() if name in kept_sources]
@@ -40,7 +44,10 @@ def save(module: types.ModuleType, sources: dict[str, str], path: str, limit: in
     body = _together(values, lost, limit - len(header) - LENGTH.size)
     with open(path, "wb") as file:
         file.write(LENGTH.pack(len(header)) + header + body)
-    return {"kept": sorted([*modules, *kept_sources, *values]), "lost": lost}
+    return {
+        "kept": sorted([*modules, *kept_sources, *(name for name in values if not name.endswith(_DEFAULTS))]),
+        "lost": lost,
+    }
 
 
 def _together(values: dict[str, Any], lost: dict[str, str], limit: int) -> bytes:
@@ -87,15 +94,22 @@ def load(module: types.ModuleType, sources: dict[str, str], path: str) -> dict[s
                 names[name] = f"{type(error).__name__}: {error}"
         failed = _define(module, header["sources"])
         try:
-            module.__dict__.update(pickle.load(file))
+            values = pickle.load(file)
         except Exception as error:
+            values = {}
             names["values"] = f"{type(error).__name__}: {error}"
+    defaults = {name: values.pop(name) for name in list(values) if name.endswith(_DEFAULTS)}
+    module.__dict__.update(values)
     # A default argument or a decorator may need a value.
     for name, source in failed:
         try:
             exec(source, module.__dict__)
         except Exception as error:
             names[name] = f"{type(error).__name__}: {error}"
+    for name, (positional, by_keyword) in defaults.items():
+        function = module.__dict__.get(name.removesuffix(_DEFAULTS))
+        if isinstance(function, types.FunctionType):
+            function.__defaults__, function.__kwdefaults__ = positional, by_keyword
     sources.update({name: source for name, source in header["sources"] if name not in names})
     return {"kept": sorted(name for name in module.__dict__ if not name.startswith("__")), "lost": names}
 

@@ -18,6 +18,8 @@ from .guest import Guest
 from .parts import Kernel, Part
 
 _END_S = 5.0
+# Its sockets close a moment before the process is gone.
+_ENDING_S = 1.0
 
 
 class Zygote:
@@ -54,9 +56,12 @@ class Zygote:
             start_new_session=True,
         )
 
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+    async def is_ending(self) -> bool:
+        """Whether it has ended, or does so now."""
+        process = self._process
+        if process is None:
+            return True
+        return await anyio.to_thread.run_sync(_ends_soon, process)
 
     def order(self) -> Guest:
         """A sandbox that is being made. Raises SandboxError when the zygote is gone."""
@@ -93,6 +98,14 @@ class Zygote:
         self._errors.close()
 
 
+def _ends_soon(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(_ENDING_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
 def _wait(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(_END_S)  # it ends when its socket closes
@@ -108,6 +121,7 @@ def plan(config: SandboxConfig, kernel: Kernel) -> dict[str, Any]:
         "parts": [str(part) for part in kernel.parts],
         "landlock_abi": kernel.landlock_abi,
         "read": [os.path.realpath(path) for path in config.read],
+        "aliases": [(path, real) for path in config.read if (real := os.path.realpath(path)) != os.path.normpath(path)],
         "preload": list(config.preload),
         "environment": dict(config.environment),
         "scratch_bytes": limits.scratch_bytes,

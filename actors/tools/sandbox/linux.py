@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 
-MACHINE = platform.machine()
+MACHINE = os.uname().machine
 X86_64, AARCH64 = "x86_64", "aarch64"
 
 # Numbers that are the same on every machine since Linux 5; the others by machine.

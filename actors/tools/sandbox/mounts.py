@@ -36,6 +36,9 @@ class Held:
             with contextlib.suppress(FileNotFoundError):
                 self._trees[path] = _take(path, owner_shift)
 
+    def has_below(self, folder: str) -> bool:
+        return any(path.startswith(f"{folder}/") for path in self._trees)
+
     def attach_below(self, root: str) -> None:
         for path, tree in sorted(self._trees.items()):  # parents first
             target = root + path
@@ -85,14 +88,6 @@ def build(
     os.makedirs(_STAGE + BOX)
     os.makedirs(f"{_STAGE}/proc")
     os.makedirs(f"{_STAGE}/dev")
-    held.attach_below(_STAGE)
-    for path, target in links:
-        if not os.path.lexists(_STAGE + path):
-            os.makedirs(os.path.dirname(_STAGE + path), 0o755, exist_ok=True)
-            os.symlink(target, _STAGE + path)
-    os.symlink(f"{BOX}/tmp", f"{_STAGE}/dev/shm")
-    if not os.path.lexists(f"{_STAGE}/tmp"):
-        os.symlink(f"{BOX}/tmp", f"{_STAGE}/tmp")
     quiet = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOEXEC
     scratch = linux.new_mount(
         b"tmpfs",
@@ -105,8 +100,24 @@ def build(
     )
     linux.attach(scratch, _STAGE + BOX)
     os.close(scratch)
+    os.makedirs(f"{_STAGE}{BOX}/tmp", 0o700)
+    if held.has_below("/tmp"):
+        # Data that was given is there: a folder of ours, with that data mounted in it.
+        os.makedirs(f"{_STAGE}/tmp")
+        temporary = linux.clone_tree(f"{_STAGE}{BOX}/tmp")
+        linux.attach(temporary, f"{_STAGE}/tmp")
+        os.close(temporary)
+    else:
+        os.symlink(f"{BOX}/tmp", f"{_STAGE}/tmp")
+    held.attach_below(_STAGE)
+    for path, target in links:
+        if not os.path.lexists(_STAGE + path):
+            os.makedirs(os.path.dirname(_STAGE + path), 0o755, exist_ok=True)
+            os.symlink(target, _STAGE + path)
+    os.symlink(f"{BOX}/tmp", f"{_STAGE}/dev/shm")
     if Part.PRIVATE_PROC in parts:
-        proc = linux.new_mount(b"proc", quiet | linux.MOUNT_ATTR_RDONLY, subset="pid", hidepid="invisible")
+        # Not `hidepid`: a process that forbids to be traced would be hidden from the warden too.
+        proc = linux.new_mount(b"proc", quiet | linux.MOUNT_ATTR_RDONLY, subset="pid")
         linux.attach(proc, f"{_STAGE}/proc")
         os.close(proc)
     linux.set_mount_attributes(root, quiet | linux.MOUNT_ATTR_RDONLY, recursive=False)

@@ -1,4 +1,4 @@
-"""The program that tries the parts of the kernel, each in a child: `python -I -m ...probing` prints JSON (probe.py)."""
+"""A program that tries the parts of the kernel, each in a child, and prints what it found as JSON (kernel.py)."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -16,9 +17,9 @@ from . import scratch
 from .config import Limits, SandboxConfig
 from .errors import SandboxError, SandboxLacks, SnapshotRefused
 from .guest import Guest, Outcome
+from .kernel import probe
 from .launcher import Zygote
 from .parts import Kernel, Part
-from .probe import probe
 from .results import RunResult
 from .snapshot import SessionSnapshot
 
@@ -69,6 +70,8 @@ class Sandbox:
         if lacking := [part for part in kernel.lacking if part not in self.config.accept or part is Part.LINUX]:
             raise SandboxLacks.of(lacking, kernel)
         self._kernel = kernel
+        for path in self.config.read:
+            _check_readable(path)
         self._folder = tempfile.mkdtemp(prefix="callboard-sandbox-")
         await self._start()
 
@@ -236,7 +239,8 @@ class Sandbox:
         self._let_go(entry.guest)
 
     async def _take(self) -> Guest:
-        """A sandbox that is ready: the spare, while the next one is made; a new zygote where the old one is gone."""
+        """A sandbox that is ready: the spare, while the next one is made. Where that went wrong, another; where the
+        zygote is gone, of a new one."""
         for attempt in (1, 2):
             zygote = self._zygote
             if zygote is None:
@@ -249,12 +253,13 @@ class Sandbox:
             except (EOFError, SandboxError) as error:
                 if guest is not None:
                     self._let_go(guest)
-                if zygote.alive:
-                    raise SandboxError(f"a sandbox could not be made: {error or 'it ended'}") from error
+                ending = await zygote.is_ending()
                 if attempt == 2:
-                    raise zygote.failure() from error
-                if self._zygote is zygote:
+                    said = error if isinstance(error, SandboxError) else SandboxError("a sandbox ended as it began")
+                    raise (zygote.failure() if ending else said) from error
+                if ending and self._zygote is zygote:
                     await self._start()
+                    await zygote.close()
             except BaseException:
                 if guest is not None:
                     self._let_go(guest)
@@ -272,6 +277,14 @@ class Sandbox:
         for guest in [one for one in self._ending if one.gone]:
             guest.release()
             self._ending.discard(guest)
+
+
+def _check_readable(path: str) -> None:
+    real = os.path.realpath(path)
+    if not os.path.isabs(path) or not os.path.exists(real):
+        raise SandboxError(f"there is no {path} that code could read", hint="`read` names folders and files in full")
+    if real == "/" or real.split("/")[1] in ("proc", "sys", "dev"):
+        raise SandboxError(f"{path} is nothing to give to code", hint="name the folder with the data itself")
 
 
 def _relative(name: str) -> str:
@@ -297,7 +310,7 @@ def _result(
     return RunResult(
         stdout=outcome.stdout,
         stderr=outcome.stderr,
-        value=answer.value if answer else None,
+        value=answer.value[: limits.output_bytes] if answer and answer.value is not None else None,
         error=answer.guest_error() if answer else None,
         exit_status=exit_status,
         files=tuple(files.files),

@@ -13,7 +13,7 @@ import os
 import struct
 
 from . import linux
-from .syscalls import ALLOWED, WITH_ARGUMENTS
+from .syscalls import ALLOWED, ON_SHARED_FILES, WITH_ARGUMENTS
 
 _AUDIT_ARCH = {linux.X86_64: 0xC000003E, linux.AARCH64: 0xC00000B7}
 _X32_BIT = 0x40000000
@@ -66,8 +66,8 @@ def _one_of(values: tuple[int, ...], index: int, otherwise: int) -> list[bytes]:
     return [*body, _return(_ERRNO | otherwise)]
 
 
-def program(machine: str) -> bytes:
-    """The whole filter. KeyError where the machine is not known."""
+def program(machine: str, *, own_files: bool = True) -> bytes:
+    """The whole filter. `own_files`: no file of the host is in sight. KeyError where the machine is not known."""
     special = WITH_ARGUMENTS[machine]
     code = [
         _instruction(_LOAD, 4),
@@ -77,9 +77,10 @@ def program(machine: str) -> bytes:
     ]
     if machine == linux.X86_64:
         code += [_instruction(_JGE, _X32_BIT, 0, 1), _return(_KILL_PROCESS)]
-    for number in ALLOWED[machine]:
-        code += [_instruction(_JEQ, number, 0, 1), _return(_ALLOW)]
     refuse = _return(_ERRNO | errno.EPERM)
+    for name, number in ALLOWED[machine].items():
+        allowed = own_files or name not in ON_SHARED_FILES
+        code += [_instruction(_JEQ, number, 0, 1), _return(_ALLOW) if allowed else refuse]
     # A datagram socket could be pointed at another address by sendmsg; a connected stream cannot.
     code += _only(
         special["socketpair"],

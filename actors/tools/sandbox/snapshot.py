@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -50,7 +51,7 @@ class SnapshotFolder:
 
     def _path(self, session: str) -> Path:
         # Any text may name a session; a file's name must not lead elsewhere.
-        return self._folder / f"{session.encode().hex()[:200]}.session"
+        return self._folder / f"{hashlib.sha256(session.encode()).hexdigest()}.session"
 
     def write(self, session: str, snapshot: SessionSnapshot) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)

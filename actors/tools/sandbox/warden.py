@@ -178,9 +178,10 @@ class Warden:
             return "cpu_time"
         held = sum(member.resident for member in living)
         if held > bounds.memory:  # an upper bound; the truth costs more to find out
-            held = sum(self._family.own_share(member) for member in living)
+            held = self._family.held()
         self._peak = max(self._peak, held)
-        if held > bounds.memory:
+        # Twice: while processes end between two readings, the others' parts grow.
+        if held > bounds.memory and self._family.held() > bounds.memory:
             return "memory"
         if bounds.scratch_bytes and now >= self._next_scratch_look:
             return self._scratch_over(bounds)

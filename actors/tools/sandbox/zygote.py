@@ -38,6 +38,7 @@ class Plan:
     parts: list[str]
     landlock_abi: int
     read: list[str]
+    aliases: list[tuple[str, str]]
     preload: list[str]
     environment: dict[str, str]
     scratch_bytes: int
@@ -67,7 +68,9 @@ class Order:
 def serve(host: socket.socket) -> None:
     """Fork a sandbox for each order, until the host is gone."""
     plan = Plan(**frames.receive(host))
-    filter_code = seccomp.program(linux.MACHINE) if plan.has(Part.SECCOMP) else b""
+    filter_code = (
+        seccomp.program(linux.MACHINE, own_files=plan.has(Part.MOUNT_NAMESPACE)) if plan.has(Part.SECCOMP) else b""
+    )
     for name in plan.preload:
         importlib.import_module(name)
     if len(os.listdir("/proc/self/task")) != 1:
@@ -164,7 +167,7 @@ def ward(plan: Plan, order: Order, filter_code: bytes, held: mounts.Held, host_p
         linux.sethostname(b"sandbox")
     if plan.has(Part.MOUNT_NAMESPACE):
         place = mounts.BOX
-        scratch = mounts.build(held, plan.links, parts, plan.scratch_bytes, plan.scratch_files)
+        scratch = mounts.build(held, [*plan.links, *plan.aliases], parts, plan.scratch_bytes, plan.scratch_files)
     else:
         place = order.scratch
         scratch = mounts.open_scratch(place)
@@ -223,7 +226,7 @@ def rules(plan: Plan, place: str) -> list[tuple[str, int]]:
     if plan.has(Part.PRIVATE_PROC):
         found += [("/proc", landlock.READ)]
     if plan.has(Part.MOUNT_NAMESPACE):
-        found += [("/", landlock.LIST)]
+        found += [("/", landlock.LIST), ("/tmp", landlock.write_rights(plan.landlock_abi))]
     return found
 
 

@@ -1,0 +1,75 @@
+"""The set `sandbox` on the bus: in a process of its own with the role `tool`, code in it far from both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import psutil
+import pytest
+
+from callboard.actors.tools.client import OpenedTool
+from callboard.actors.tools.errors import ToolError
+from callboard.actors.tools.sandbox import probe
+from callboard.actors.tools.tool_set import ToolSetConfig
+from callboard.runtime.errors import ActorStopped, NoSuchActor
+from callboard.runtime.node import Node
+from callboard.runtime.placement import Process
+from callboard.runtime.supervision import Restart
+from callboard.schemas.tool import ListTools
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(bool(probe().lacking), reason=f"this kernel lacks {', '.join(probe().lacking)}"),
+]
+
+
+@pytest.fixture
+async def box(node: Node, tmp_path: Path) -> dict[str, OpenedTool]:
+    options = {"sessions": str(tmp_path / "sessions"), "limits": {"wall_s": 20.0, "output_bytes": 10_000}}
+    config = ToolSetConfig("sandbox", options=json.dumps(options), alone=True)
+    where = Process(role="tool")
+    ref = await node.spawn("tool.set", config, name="sandbox", where=where, restart=Restart.PERMANENT)
+    found = await ref.ask(ListTools())
+    return {info.name.partition(".")[2]: OpenedTool(node, info, info.name) for info in found.tools}
+
+
+async def ask(tool: OpenedTool, session: str = "", **arguments: object) -> str:
+    """Its text, once its process is there."""
+    with anyio.fail_after(30):
+        while True:
+            try:
+                return (await tool.request(arguments, session=session)).text
+            except (NoSuchActor, ActorStopped):
+                await anyio.sleep(0.05)  # nothing tells when it is
+
+
+async def test_code_runs_and_finds_nothing_of_the_company(box: dict[str, OpenedTool], node: Node) -> None:
+    code = """
+import os
+print(sorted(name for name in os.environ if 'CALLBOARD' in name or 'NATS' in name))
+print([name for name in os.listdir('/proc') if name.isdigit()])
+for path in ('/proc/1/environ', '/etc/passwd'):
+    try:
+        open(path).read()
+        print('read', path)
+    except OSError:
+        pass
+"""
+    assert await ask(box["python"], code=code) == "[]\n['1', '2']"
+    with pytest.raises(ToolError, match="printed too much"):
+        await ask(box["python"], code="while True: print('x' * 1000)")
+
+
+async def test_session_survives_kill_9_of_its_owner(box: dict[str, OpenedTool], node: Node) -> None:
+    assert await ask(box["python"], "run", code="x = [1, 2, 3]\nopen('f', 'w').write('kept')") == "4\n(made: f)"
+    (owner,) = [one for one in psutil.Process().children() if any("runtime.worker" in word for word in one.cmdline())]
+    below = owner.children(recursive=True)
+    assert below
+    owner.kill()
+    _, alive = await anyio.to_thread.run_sync(psutil.wait_procs, below, 10)
+    assert not alive, "what it started dies with it"
+    assert await ask(box["python"], "run", code="x, open('f').read()") == "([1, 2, 3], 'kept')"
+    assert await ask(box["shell"], "run", command="cat f") == "kept"
