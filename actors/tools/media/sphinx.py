@@ -6,6 +6,7 @@ pass. English as the United States speak it.
 
 from __future__ import annotations
 
+import itertools
 import re
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 RATE = 16_000
 _FRAMES_A_SECOND = 100
 _SEARCH = "call"
+# The time that a grammar takes to read grows fast with how deep its brackets nest.
+MAX_GRAMMAR = 10_000
+MAX_NESTING = 20
 # Wide beams cost little where few words can come. The second pass, over the lattice of the first, is for language
 # models: with a grammar it loses words. A word must be a little better than none at all.
 _OPTIONS = {
@@ -72,6 +76,14 @@ class SphinxRecognizer:
 
     def hear_grammar(self, sound: Sound, grammar: str) -> list[HeardWord]:
         """What was said, by a grammar in JSGF (https://www.w3.org/TR/jsgf/). ToolError where it is none."""
+        if len(grammar) > MAX_GRAMMAR or _nesting(grammar) > MAX_NESTING:
+            raise ToolError(
+                f"the grammar is too large: {MAX_GRAMMAR:,} characters, and brackets {MAX_NESTING} deep, are read",
+                hint="name its parts in rules of their own",
+            )
+        # A weight where the decoder expects none ends its whole process.
+        if re.search(r"/\s*[\d.]", grammar):
+            raise ToolError("a grammar with weights is not read here", hint="leave out what is between two '/'")
         if re.search(r"\bimport\b", grammar):
             raise ToolError("a grammar cannot import others", hint="write the rules out")
         self._check_words_of(grammar)
@@ -114,7 +126,7 @@ class SphinxRecognizer:
 
     def _check_words_of(self, grammar: str) -> None:
         """The decoder itself would leave out what it does not know, and tell nobody."""
-        body = re.sub(r"//[^\n]*|/\*.*?\*/|<[^>]*>|\{[^}]*\}|/[\d.eE+-]+/", " ", grammar, flags=re.DOTALL)
+        body = re.sub(r"//[^\n]*|/\*.*?\*/|<[^>]*>|\{[^}]*\}", " ", grammar, flags=re.DOTALL)
         words = []
         for statement in body.split(";"):
             text = statement.strip()
@@ -136,6 +148,11 @@ class SphinxRecognizer:
             return [_heard(piece) for piece in decoder.seg() or () if not _NO_WORD.match(piece.word)]
         finally:
             decoder.remove_search(_SEARCH)
+
+
+def _nesting(grammar: str) -> int:
+    steps = [1 if letter in "([" else -1 for letter in grammar if letter in "([)]"]
+    return max(itertools.accumulate(steps), default=0)
 
 
 def _threshold(phrase: str) -> float:

@@ -106,6 +106,9 @@ async def test_silence_has_no_words(ear: Transcribe, samples: np.ndarray) -> Non
         ({"grammar": "#JSGF V1.0; grammar a; public <a> = one ("}, "no grammar"),
         ({"grammar": "#JSGF V1.0; grammar a; public <a> = one qwrtzpf;"}, "qwrtzpf"),
         ({"grammar": "#JSGF V1.0; grammar a; public <a> = <b>;"}, "<b>"),
+        ({"grammar": f"#JSGF V1.0; grammar a; public <a> = {'(' * 21} one {')' * 21};"}, "too large"),
+        ({"grammar": f"#JSGF V1.0; grammar a; public <a> = {'one ' * 3000};"}, "too large"),
+        ({"grammar": "#JSGF V1.0; grammar a; public <a> = one /2/ two;"}, "weights"),
         ({"grammar": "#JSGF V1.0; grammar a; import <etc.passwd>; public <a> = one;"}, "import"),
     ],
 )
