@@ -6,7 +6,6 @@ pass. English as the United States speak it.
 
 from __future__ import annotations
 
-import itertools
 import re
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ToolError
+from .grammar_size import grammar_words
 from .models import importing
 from .sounds import Sound, pcm16, resampled
 
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 RATE = 16_000
 _FRAMES_A_SECOND = 100
 _SEARCH = "call"
-# The time that a grammar takes to read grows fast with how deep its brackets nest.
-MAX_GRAMMAR = 10_000
-MAX_NESTING = 20
+# The decoder writes rules out where they are used, and twice where `+` follows: a few lines can become billions.
+MAX_WORDS = 20_000
 # Wide beams cost little where few words can come. The second pass, over the lattice of the first, is for language
 # models: with a grammar it loses words. A word must be a little better than none at all.
 _OPTIONS = {
@@ -76,10 +75,10 @@ class SphinxRecognizer:
 
     def hear_grammar(self, sound: Sound, grammar: str) -> list[HeardWord]:
         """What was said, by a grammar in JSGF (https://www.w3.org/TR/jsgf/). ToolError where it is none."""
-        if len(grammar) > MAX_GRAMMAR or _nesting(grammar) > MAX_NESTING:
+        if grammar_words(grammar) > MAX_WORDS:
             raise ToolError(
-                f"the grammar is too large: {MAX_GRAMMAR:,} characters, and brackets {MAX_NESTING} deep, are read",
-                hint="name its parts in rules of their own",
+                f"the grammar is too large: written out it would have over {MAX_WORDS:,} words",
+                hint="take fewer rules within rules, and fewer of `+` within brackets",
             )
         # A weight where the decoder expects none ends its whole process.
         if re.search(r"/\s*[\d.]", grammar):
@@ -148,11 +147,6 @@ class SphinxRecognizer:
             return [_heard(piece) for piece in decoder.seg() or () if not _NO_WORD.match(piece.word)]
         finally:
             decoder.remove_search(_SEARCH)
-
-
-def _nesting(grammar: str) -> int:
-    steps = [1 if letter in "([" else -1 for letter in grammar if letter in "([)]"]
-    return max(itertools.accumulate(steps), default=0)
 
 
 def _threshold(phrase: str) -> float:

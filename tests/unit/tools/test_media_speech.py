@@ -15,6 +15,7 @@ import pytest
 from callboard import Audio, Image, ToolContext
 from callboard.actors.tools.errors import ToolArguments, ToolError, ToolSetupFailed
 from callboard.actors.tools.media import espeak
+from callboard.actors.tools.media.grammar_size import grammar_words
 from callboard.actors.tools.media.sounds import read_wav, resampled
 from callboard.actors.tools.media.speak import Speak
 from callboard.actors.tools.media.transcribe import Transcribe
@@ -26,6 +27,8 @@ pytestmark = [
 ]
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+# Forty short rules that written out have a million million words.
+DOUBLED = "<r0> = one; " + " ".join(f"<r{n}> = <r{n - 1}> <r{n - 1}>;" for n in range(1, 41))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +110,8 @@ async def test_silence_has_no_words(ear: Transcribe, samples: np.ndarray) -> Non
         ({"grammar": "#JSGF V1.0; grammar a; public <a> = one qwrtzpf;"}, "qwrtzpf"),
         ({"grammar": "#JSGF V1.0; grammar a; public <a> = <b>;"}, "<b>"),
         ({"grammar": f"#JSGF V1.0; grammar a; public <a> = {'(' * 21} one {')' * 21};"}, "too large"),
-        ({"grammar": f"#JSGF V1.0; grammar a; public <a> = {'one ' * 3000};"}, "too large"),
+        ({"grammar": f"#JSGF V1.0; grammar a; public <a> = {'(' * 15} one {')+' * 15};"}, "too large"),
+        ({"grammar": f"#JSGF V1.0; grammar a; {DOUBLED} public <a> = <r40>;"}, "too large"),
         ({"grammar": "#JSGF V1.0; grammar a; public <a> = one /2/ two;"}, "weights"),
         ({"grammar": "#JSGF V1.0; grammar a; import <etc.passwd>; public <a> = one;"}, "import"),
     ],
@@ -120,6 +124,21 @@ async def test_what_cannot_be_listened_for_is_an_error(
         await heard(ear, audio, **expected)
     assert caught.value.hint
     assert (await heard(ear, audio, words=DIGITS))["text"] == "one"
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ("public <a> = one two;", 2),
+        ("public <a> = ( one | two )+;", 4),
+        ("public <a> = one <b>; <b> = two three; // four five", 5),
+        ("public <a> = one <a>;", 2),
+        ("public <a> = one <b>; <b> = two <a>;", 5),
+        ("<z> = " + " ".join(["one"] * 500) + "; public <a> = <z> <z>;", 1500),
+    ],
+)
+def test_the_size_of_a_grammar_is_known_before_it_is_read(rules: str, words: int) -> None:
+    assert grammar_words(f"#JSGF V1.0; grammar a; {rules}") in range(words, 2 * words + 1)
 
 
 @pytest.mark.parametrize("data", [b"", b"RIFF", b"\xff\xfb\x90\x00 an mp3", b"RIFF\0\0\0\0WAVE"])
