@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import msgspec
 from anyio.to_thread import run_sync
 
 from ..schemas.blob import Blob, ShareBlob
@@ -198,6 +199,18 @@ class Blobs:
             if not await run_sync(files.hold, blob, self._expires(ttl)):
                 await self._bring(blob, self._expires(ttl))
             self._held.setdefault(blob.id, _Held(blob, 0)).count += 1
+
+    async def adopt(self, blob: Blob, *, ttl: float | None = None) -> Blob:
+        """`hold`, and a reference that names this node as the one to ask for it from another host.
+
+        For what comes from a process that may not put it where other hosts read it.
+        """
+        if not blob.id:
+            return blob
+        await self.hold(blob, ttl=ttl)
+        files = await self._ready()
+        own = self._held[blob.id].blob = msgspec.structs.replace(blob, lease=files.lease, owner=self._node.name)
+        return own
 
     async def release(self, blob: Blob) -> None:
         """Let go what `put` or `hold` held, once. Nothing happens where it is not held: its time may be over."""

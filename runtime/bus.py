@@ -62,9 +62,9 @@ class BusOptions:
 
 @dataclass
 class Events:
-    """What the bus tells its owner. `lost` and `back` come from disconnects, `denied` from a refused subject,
-    `nobody` from a published message whose subject nobody listens to (its reply subject is given). `refused` is the
-    last: the server does not let this user in any more, and the bus does not come back."""
+    """What the bus tells its owner. `lost` and `back` come from disconnects, `denied` from a refused subject, which
+    nats-py gives in lower case, `nobody` from a published message whose subject nobody listens to (its reply subject is
+    given). `refused` is the last: the server does not let this user in any more, and the bus does not come back."""
 
     lost: Callable[[], None]
     back: Callable[[], None]

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from ..schemas.base import Message, Request
-from ..schemas.runtime import ActorInfo, ListActors, ListNodes, NodeInfo, Spawn, StopActor, Tapped, TapRequest
+from ..schemas.runtime import ActorInfo, ListNodes, NodeInfo, Spawn, StopActor, Tapped, TapRequest
 from .actor import Actor
+from .census import actors_of, seen_by
 from .context import current_place
-from .errors import ActorStopped, DeadlineExceeded, NoSuchActor, NotReachable
+from .errors import NoSuchActor, NotReachable
 from .node import ASK_TIMEOUT_S, Node
 from .placement import OnNode, Ray
 from .refs import Ref
@@ -33,10 +34,6 @@ R = TypeVar("R")
 MAIN = "node.main"
 # How long an observer's request for mirrored messages holds; it is renewed at a third of that.
 TAP_LEASE_S = 6.0
-# A node that does not list its actors by then is left out.
-LIST_TIMEOUT_S = 3.0
-# A page of actors is well within the least payload that a server is set to.
-ACTORS_PER_PAGE = 1000
 # Starting an actor may load a model.
 SPAWN_TIMEOUT_S = 150.0
 
@@ -181,7 +178,7 @@ class Client:
 
         It finishes what it has within `timeout` seconds. Raises NoSuchActor.
         """
-        hosts = {info.place: f"node.{info.node}" for info in await self._list(address) if info.address == address}
+        hosts = {info.place: f"node.{info.node}" for info in await self._seen(address) if info.address == address}
         host = hosts.get("remote") or hosts.get("process") or hosts.get("here")
         request, patience = StopActor(address, timeout), timeout + 10.0
         if host is None:
@@ -202,31 +199,10 @@ class Client:
         An actor in a process of its own is there once: as its own node sees it, and with its supervisor's count of
         restarts.
         """
-        found: dict[str, ActorInfo] = {}
-        for info in await self._list(prefix):
-            known = found.get(info.address)
-            if known is not None and known.place != info.place:
-                own = info if info.place == "here" else known
-                info = msgspec.structs.replace(own, restarts=max(info.restarts, known.restarts))
-            found[info.address] = info
-        return sorted(found.values(), key=lambda info: info.address)
+        return await actors_of(self.node, [info.node for info in await self.nodes()], prefix)
 
-    async def _list(self, prefix: str) -> list[ActorInfo]:
-        """What each node says it has. A node that left meanwhile, or is stuck, says nothing."""
-        listings = [self._list_node(node.node, prefix) for node in await self.nodes()]
-        return [info for listing in await asyncio.gather(*listings) for info in listing]
-
-    async def _list_node(self, name: str, prefix: str) -> list[ActorInfo]:
-        found: list[ActorInfo] = []
-        control = self.actor(f"node.{name}")
-        with contextlib.suppress(NoSuchActor, ActorStopped, DeadlineExceeded):
-            while True:
-                after = found[-1].address if found else ""
-                page = await control.ask(ListActors(prefix, ACTORS_PER_PAGE, after), timeout=LIST_TIMEOUT_S)
-                found.extend(page.actors)
-                if len(page.actors) < ACTORS_PER_PAGE:
-                    break
-        return found
+    async def _seen(self, prefix: str) -> list[ActorInfo]:
+        return await seen_by(self.node, [info.node for info in await self.nodes()], prefix)
 
     async def _ask_main(self, request: Request[R], timeout: float | None = None) -> R:
         main = self.actor(MAIN)

@@ -32,12 +32,18 @@ def _configure_node(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--load", action="append", default=[], metavar="FILE", help="a Python file whose actor kinds it may run"
     )
+    parser.add_argument(
+        "--allow-tools-from",
+        action="append",
+        metavar="KEY",
+        help="run the tools that this signer deploys (`callboard tool key show`); may be repeated",
+    )
     parser.add_argument("--token", metavar="TOKEN", help="a join token from `callboard creds token`, with --nats URL")
     add_bus_options(parser)
 
 
 def _node(args: Namespace) -> int:
-    settings = settings_of(args)
+    settings = settings_of(args, **{"node.allow_tools_from": args.allow_tools_from})
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     async def run() -> int:
@@ -47,7 +53,8 @@ def _node(args: Namespace) -> int:
         from .worker import load_file
 
         allow = tuple(load_file(path) for path in args.load)
-        offer = Offer(labels_of(args.labels), parse_size(args.memory) if args.memory else 0, args.cpus)
+        memory = parse_size(args.memory) if args.memory else 0
+        offer = Offer(labels_of(args.labels), memory, args.cpus, settings.node.allow_tools_from)
         name = args.name or _host_name()
         tls = tls_of(args) or settings.tls
         creds = await _joined(args, name, tls) if args.token else args.creds or ""

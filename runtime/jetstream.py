@@ -172,7 +172,7 @@ class JetStream:
         self._bus.on_lost.append(lambda: self._fail(lambda _: True, Disconnected("the connection broke")))
         self._bus.on_denied.append(
             lambda subject: self._fail(
-                lambda talk: talk.subject == subject,
+                lambda talk: talk.subject.lower() == subject,
                 Forbidden(f"this user may not use {subject}", hint="it needs a role that may keep durable state"),
             )
         )

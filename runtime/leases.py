@@ -26,11 +26,25 @@ LAST_WORK_S = 1.0
 
 @dataclass(frozen=True)
 class Offer:
-    """What others may place here: `memory` in bytes and `cpus` in all, 0 for what the machine has."""
+    """What others may place here: `memory` in bytes and `cpus` in all, 0 for what the machine has.
+
+    `signers` are the public keys of those whose code a kind may run here; what is signed, and how, is the kind's to
+    check. Each is a label too (`signer_label`), so that such an actor is placed where it has a chance.
+    """
 
     labels: tuple[str, ...] = ()
     memory: int = 0
     cpus: float = 0.0
+    signers: tuple[str, ...] = ()
+
+    @property
+    def all_labels(self) -> tuple[str, ...]:
+        return (*self.labels, *(signer_label(signer) for signer in self.signers))
+
+
+def signer_label(signer: str) -> str:
+    """The label of a node that runs what this signer signed."""
+    return f"signer={signer}"
 
 
 @dataclass
@@ -83,7 +97,7 @@ class Leases:
         offer = self._node.offer
         if offer is None:
             raise NoNodeFits(f"node {self._node.name} takes no actors of others")
-        if missing := set(spawn.labels) - set(offer.labels):
+        if missing := set(spawn.labels) - set(offer.all_labels):
             raise NoNodeFits(f"node {self._node.name} has no label {', '.join(sorted(missing))}")
         memory, cpus = self.free(offer)
         if spawn.memory > memory or spawn.cpus > cpus:

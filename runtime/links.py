@@ -322,7 +322,7 @@ class Links:
     def _denied(self, subject: str) -> None:
         self.refused.add(subject)
         for conversation in tuple(self.conversations.values()):
-            if subject in (f"actor.{conversation.address}", conversation.address):
+            if subject in (f"actor.{conversation.address}".lower(), conversation.address.lower()):
                 conversation.fail(self.forbidden(f"publish to {subject}"))
 
     def forbidden(self, what: str) -> Forbidden:
@@ -413,10 +413,10 @@ class Links:
     async def subscribe_to(self, subject: str, receive: Receive) -> Any:
         """Returns once the server has it. Raises Forbidden where it refuses."""
         self.bus.check()
-        self.refused.discard(subject)
+        self.refused.discard(subject.lower())
         subscription = await self.bus.subscribe(subject, receive)
         await self.bus.flush()
-        if subject in self.refused:
+        if subject.lower() in self.refused:
             self.unsubscribe_from(subscription)
             raise self.forbidden(f"listen to {subject}")
         return subscription

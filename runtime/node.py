@@ -180,7 +180,7 @@ class Node:
             __version__,
             roots,
             accepts=True,
-            labels=offer.labels,
+            labels=offer.all_labels,
             memory=memory,
             cpus=cpus,
             keeps=keeps,

@@ -77,15 +77,19 @@ class Here:
 class Process:
     """In a process of its own, which ends when this one does.
 
-    `env` is added to its environment. `load` are Python files whose actor kinds it may run as `<stem>:<Class>`.
+    `env` is added to its environment. `load` are Python files whose actor kinds it may run as `<stem>:<Class>`, `allow`
+    are modules that it may run them from.
     `ready_timeout` bounds the time from its start to the end of the actor's `started`, in seconds. With `role` "tool"
-    its user may answer for the actor and nothing else: it asks nobody and reaches no durable state.
+    its user may answer for the actor and nothing else: it asks nobody and reaches no durable state. `python` is the
+    interpreter (default: this one); callboard must be importable there, in this release.
     """
 
     env: dict[str, str] = field(default_factory=dict)
     load: tuple[str, ...] = ()
     ready_timeout: float = 120.0
     role: Literal["node", "tool"] = "node"
+    allow: tuple[str, ...] = ()
+    python: str = ""
     root: bool = field(default=True, init=False)
 
     def child(self, spec: ChildSpec) -> Child:

@@ -101,7 +101,7 @@ class ProcessChild(Child):
             creds=creds.creds,
             account=creds.account if self._where.role == "node" else "",
             load=self._where.load,
-            allow=node.allow,
+            allow=(*node.allow, *self._where.allow),
             ask_timeout=node.ask_timeout,
             drain_timeout=node.drain_timeout,
             log_level=_log_level(),
@@ -120,7 +120,7 @@ class ProcessChild(Child):
             output = (node.logs / f"{self.address}.log").open("ab")
         try:
             process = await anyio.open_process(
-                [sys.executable, "-m", self._module, self.address],
+                [self._where.python or sys.executable, "-m", self._module, self.address],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,

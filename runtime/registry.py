@@ -1,4 +1,5 @@
-"""What installed packages announce as entry points: actor kinds, checks, commands, tools.
+"""What installed packages announce as entry points: actor kinds, checks, commands, planners of
+agents, tools.
 
 Nothing is imported to list them. Reading the metadata of a full environment takes 40 ms, which `callboard --help`
 cannot spare, so what was found is kept in the cache folder until a folder of the module search path changes, as it does
@@ -24,9 +25,10 @@ from .folders import Paths
 ACTORS = "callboard.actors"
 CHECKS = "callboard.checks"
 COMMANDS = "callboard.commands"
+PLANNERS = "callboard.planners"
 TOOLS = "callboard.tools"
 
-_GROUPS = (ACTORS, CHECKS, COMMANDS, TOOLS)
+_GROUPS = (ACTORS, CHECKS, COMMANDS, PLANNERS, TOOLS)
 _OURS = "callboard"
 
 

@@ -25,6 +25,9 @@ PROJECT_FILE = "callboard.toml"
 
 _MIB = 1 << 20
 
+# Ed25519, as `callboard tool key show` prints it: 32 bytes in base64url.
+PublicKey = Annotated[str, msgspec.Meta(pattern="^ed25519:[A-Za-z0-9_-]{43}$")]
+
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -65,6 +68,13 @@ class BlobSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that a single message may have, by whatever way it comes: it is in memory whole."""
 
 
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Table `[node]`: what `callboard node` takes on this machine."""
+
+    allow_tools_from: tuple[PublicKey, ...] = ()
+    """Public keys of those whose tools it runs. Their tools have this person's rights."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings with their defaults. Tables are Structs of their own, or dictionaries that a capability checks."""
 
@@ -98,6 +108,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     server: ServerSettings = ServerSettings()
 
     blobs: BlobSettings = BlobSettings()
+
+    node: NodeSettings = NodeSettings()
 
     engine: dict[str, Any] = msgspec.field(default_factory=dict)
     """Table `[engine]`: options of the model engine, checked by the engine's own configuration."""
@@ -160,6 +172,15 @@ def _fields(struct: type[msgspec.Struct], table: str = "") -> Iterator[str]:
 
 def _is_free(field: msgspec.structs.FieldInfo) -> bool:
     return getattr(field.type, "__origin__", None) is dict
+
+
+def _is_list(field: msgspec.structs.FieldInfo) -> bool:
+    return getattr(field.type, "__origin__", None) is tuple
+
+
+def _listed(text: str) -> list[str]:
+    """A list as the environment has it: its parts between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _from_file(path: Path) -> dict[str, _Given]:
@@ -241,7 +262,8 @@ def _build_table(struct: Any, table: str, given: Mapping[str, _Given]) -> Any:
         elif key in given:
             found = given[key]
             try:
-                values[field.name] = msgspec.convert(found.value, field.type, strict=not found.is_text)
+                value = _listed(found.value) if found.is_text and _is_list(field) else found.value
+                values[field.name] = msgspec.convert(value, field.type, strict=not found.is_text)
             except msgspec.ValidationError as error:
                 raise ConfigError(f"{found.source}: {key} = {found.value!r} does not fit: {error}") from error
     return struct(**values)

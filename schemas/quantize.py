@@ -53,7 +53,7 @@ class QuantizeReport(Message, frozen=True, kw_only=True, tag="quantize.report"):
 class Quantize(StreamRequest[QuantizeProgress, QuantizeReport], frozen=True, kw_only=True, tag="quantize.run"):
     """Quantize `model` (a name of the store, or a path) into the folder `out`, both on the machine of the actor that
     is asked. What fields mean is said by `callboard quantize --help`; `data` "" is the built-in text. Asked again after
-    an interruption, it goes on after the last finished layer.
+    an interruption, it goes on after the last finished layer. `group_size` 0: the largest of the usual ones that fits.
 
     `layers_per_actor`: 0 for one actor with all layers. With several groups each starts from the unquantized model's
     hidden states, and they run beside each other. `labels`: groups go to nodes that have all of these; with none, into
@@ -75,6 +75,7 @@ class Quantize(StreamRequest[QuantizeProgress, QuantizeReport], frozen=True, kw_
     seed: int = 0
     layers_per_actor: int = 0
     labels: tuple[str, ...] = ()
+    template: str = ""
 
 
 class LayerQuantized(Message, frozen=True, tag="quantize.layer"):

@@ -16,11 +16,32 @@ class FinishReason(enum.StrEnum):
     LENGTH = "length"
 
 
+class ModelToolCall(msgspec.Struct, frozen=True):
+    """A tool call as a model makes it. `id` is the call's own, by which its answer names it; `arguments`: JSON."""
+
+    id: str
+    name: str
+    arguments: str = "{}"
+
+
+class OfferedTool(msgspec.Struct, frozen=True):
+    """A tool that a model may call. `parameters`: the JSON Schema of its arguments, as JSON."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object"}'
+
+
 class ChatMessage(msgspec.Struct, frozen=True):
-    """One turn of a conversation. `role` is what the model's chat template knows: system, user, assistant."""
+    """One turn of a conversation. `role` is what the model's chat template knows: system, user, assistant, tool.
+
+    `tool_calls`: what an assistant's turn called. `tool_call_id`: the call that a tool's turn answers.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ModelToolCall, ...] = ()
+    tool_call_id: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -71,13 +92,16 @@ class Token(Message, frozen=True, tag="serve.token"):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """One of several answers to one prompt. `likelihood`: the mean log-probability of its tokens."""
+    """One of several answers to one prompt. `likelihood`: the mean log-probability of its tokens. `stop`: the string of
+    the request's `stop` that ended it, "" for none."""
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     likelihood: float | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ModelToolCall, ...] = ()
+    stop: str = ""
 
 
 class Completion(Message, frozen=True, tag="serve.completion"):
@@ -93,6 +117,8 @@ class Completion(Message, frozen=True, tag="serve.completion"):
     timings: Timings
     choices: tuple[Choice, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ModelToolCall, ...] = ()
+    cost: float = 0.0
 
 
 class GrammarKind(enum.StrEnum):
@@ -104,10 +130,15 @@ class GrammarKind(enum.StrEnum):
 
 
 class Grammar(msgspec.Struct, frozen=True):
-    """What an answer must look like: a JSON Schema, a regular expression, a grammar in GBNF, or one of some strings."""
+    """What an answer must look like: a JSON Schema, a regular expression, a grammar in GBNF, or one of some strings.
+
+    `compact`: JSON with one space after commas and colons and none elsewhere, as models mostly saw it in training; else
+    space is free.
+    """
 
     kind: GrammarKind
     text: str = ""
+    compact: bool = False
 
 
 class Generate(StreamRequest[Token, Completion], frozen=True, kw_only=True, tag="serve.generate"):
@@ -168,6 +199,8 @@ class Generate(StreamRequest[Token, Completion], frozen=True, kw_only=True, tag=
     grammar: Grammar | None = None
     adapter: str = ""
     speculative: bool | None = None
+    tools: tuple[OfferedTool, ...] = ()
+    tool_choice: str = ""
 
 
 class Pooling(enum.StrEnum):
@@ -273,6 +306,86 @@ class CloseSession(Request[SessionClosed], frozen=True, tag="serve.close_session
     """Let go what a session keeps."""
 
     session: str
+
+
+class SessionInfo(msgspec.Struct, frozen=True):
+    """`num_blocks`: of keys and values that are kept for it, `expires_in_s`: unless another turn comes before."""
+
+    session: str
+    num_blocks: int
+    expires_in_s: float
+
+
+class SessionList(Message, frozen=True, tag="serve.session_list"):
+    """The conversations that are kept, the one whose last turn is longest ago first."""
+
+    sessions: tuple[SessionInfo, ...]
+
+
+class ListSessions(Request[SessionList], frozen=True, tag="serve.list_sessions"):
+    """Ask which conversations are kept."""
+
+
+class SessionPinned(Message, frozen=True, tag="serve.session_pinned"):
+    """`known`: whether there is such a session."""
+
+    known: bool
+
+
+class PinSession(Request[SessionPinned], frozen=True, tag="serve.pin_session"):
+    """Keep what a session has for `ttl_s` seconds from now (0: the engine's default)."""
+
+    session: str
+    ttl_s: float = 0.0
+
+
+class TokenIds(Message, frozen=True, tag="serve.token_ids"):
+    token_ids: tuple[int, ...]
+
+
+class Tokenize(Request[TokenIds], frozen=True, kw_only=True, tag="serve.tokenize"):
+    """Ask for the tokens of a text, or of a conversation as the model would be asked to go on with it.
+
+    `add_special`: with the tokens that the model wants around a text; of a conversation its template decides.
+    """
+
+    text: str = ""
+    messages: tuple[ChatMessage, ...] = ()
+    tools: tuple[OfferedTool, ...] = ()
+    add_special: bool = True
+
+
+class TokenText(Message, frozen=True, tag="serve.token_text"):
+    """`pieces`: the bytes of each token as they are in a text, often a part of a character; of control tokens as they
+    are written, which `text` leaves out."""
+
+    text: str
+    pieces: tuple[bytes, ...]
+
+
+class Detokenize(Request[TokenText], frozen=True, tag="serve.detokenize"):
+    """Ask for the text of tokens."""
+
+    token_ids: tuple[int, ...]
+
+
+class ModelDescription(Message, frozen=True, kw_only=True, tag="serve.model"):
+    """What an engine serves. `started`: when, in seconds since 1970. `tool_format`: how it writes tool calls."""
+
+    model: str
+    dtype: str
+    context_length: int
+    default_max_tokens: int
+    vocab_size: int
+    has_chat_template: bool
+    tool_format: str
+    eos_id: int | None
+    adapters: tuple[str, ...]
+    started: float
+
+
+class DescribeModel(Request[ModelDescription], frozen=True, tag="serve.describe"):
+    """Ask an engine or a scheduler what it serves."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):

@@ -314,7 +314,16 @@ def _run_train(args: Namespace) -> int:
     return _show(args, lambda step: train.run(options, step))
 
 
+def _run_agents(args: Namespace) -> int:
+    from . import agents
+
+    return _show(args, lambda step: agents.run(args.loop, agents.QUICK if args.quick else agents.Sizes(), step))
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
+    "agents": Benchmark(
+        "steps and plans of agents, runs that wait, beside synced publishes and LangGraph", _configure_bus, _run_agents
+    ),
     "bus": Benchmark(
         "actors and the bus beside their floors (bare asyncio, raw nats-py) and their peers", _configure_bus, _run_bus
     ),

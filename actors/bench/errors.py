@@ -21,3 +21,9 @@ class DatasetInvalid(BenchFailed):
     """A data set that is not what it should be, or holds nothing of use."""
 
     code = "bench.dataset"
+
+
+class AgentsFailed(BenchFailed):
+    """A run that did not do what it is measured by."""
+
+    code = "bench.agents"

@@ -1,8 +1,8 @@
 """The benchmark's other process: `python -m callboard.actors.bench.other_side ROLE LOOP [URL [FOLDER]]`.
 
 Roles: `raw` and `ours` serve the counter of that name on the bus until standard input ends, `blobs` reads blobs, `host`
-takes actors of others. `bare-population` and `our-population` measure a crowd in a process that has done nothing else,
-print it, and end.
+takes actors of others. `bare-population`, `our-population` and `paused-runs` measure a crowd in a process that has done
+nothing else, print it, and end.
 """
 
 from __future__ import annotations
@@ -73,6 +73,12 @@ async def _our_population(url: str) -> None:
         print(json.dumps({"spawns_per_s": POPULATION / found.seconds, "kb_per_actor": found.kb_per_actor}))
 
 
+async def _paused_runs(url: str) -> None:
+    from .agents_paused import paused_runs
+
+    print(json.dumps(await paused_runs(url)))
+
+
 def main() -> None:
     role, loop, *rest = sys.argv[1:]
     work = {
@@ -82,6 +88,7 @@ def main() -> None:
         "host": _host,
         "bare-population": _bare_population,
         "our-population": _our_population,
+        "paused-runs": _paused_runs,
     }[role]
     with asyncio.Runner(loop_factory=new_event_loop(loop)) as runner:
         runner.run(work(*rest))

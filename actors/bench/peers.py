@@ -28,12 +28,15 @@ class PeerFailed(CallboardError):
 
 @dataclass(frozen=True)
 class Peer:
+    """`what`: the benchmark whose work its program does, `bench` for that of the bus."""
+
     name: str
     python: Path
+    what: str = "bench"
 
     def measure(self) -> dict[str, list[float]]:
         """Its figures by the names of ours, each a list of rounds. Raises PeerFailed."""
-        program = _PROGRAMS / f"bench_{self.name}.py"
+        program = _PROGRAMS / f"{self.what}_{self.name}.py"
         try:
             done = subprocess.run(
                 dying_with_us([str(self.python), str(program)]),
@@ -61,3 +64,14 @@ def installed() -> list[Peer]:
         elif name == "ray" and importlib.util.find_spec("ray") is not None:
             found.append(Peer(name, Path(sys.executable)))
     return found
+
+
+def installed_for(what: str) -> dict[str, Peer]:
+    """The peers of another benchmark that can be measured here, by name: their programs are `<what>_<name>.py`."""
+    names = [program.stem.removeprefix(f"{what}_") for program in sorted(_PROGRAMS.glob(f"{what}_*.py"))]
+    found = {name: _CHECKOUT / ".venv-peers" / name for name in names}
+    return {
+        name: Peer(name, venv / "bin" / "python", what)
+        for name, venv in found.items()
+        if (venv / ".installed").exists()
+    }

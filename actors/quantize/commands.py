@@ -26,7 +26,9 @@ def _configure(parser: ArgumentParser) -> None:
         help="plain rounding, AWQ, GPTQ, both, SmoothQuant (default: gptq for 4 bits, smooth for 8)",
     )
     parser.add_argument("--bits", type=int, choices=(4, 8), default=4, help="4: weights alone; 8: inputs too")
-    parser.add_argument("--group-size", type=int, default=128, metavar="N", help="inputs that share a scale (4 bits)")
+    parser.add_argument(
+        "--group-size", type=int, default=0, metavar="N", help="inputs that share a scale (default: 128 or what fits)"
+    )
     parser.add_argument("--symmetric", action="store_true", help="4 bits without zero points")
     parser.add_argument("--alpha", type=float, default=0.5, metavar="A", help="SmoothQuant's share for the weights")
     parser.add_argument("--kv", choices=("int8", "int4"), default="", help="also say how keys and values are kept")
@@ -38,7 +40,8 @@ def _configure(parser: ArgumentParser) -> None:
         help="the layout of the checkpoint",
     )
     text = parser.add_argument_group("calibration")
-    text.add_argument("--data", metavar="FILE", default="", help="text, or JSON or JSONL of a training format")
+    text.add_argument("--data", metavar="DATA", default="", help="as for `callboard train` (default: a small text)")
+    text.add_argument("--template", default="", metavar="NAME", help="chat template (default: the model's own)")
     text.add_argument("--samples", type=int, default=64, metavar="N", help="sequences at most (default: 64)")
     text.add_argument("--length", type=int, default=512, metavar="L", help="tokens of each (default: 512)")
     text.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed draws the same sequences")
@@ -82,7 +85,8 @@ def _request(args: Namespace) -> Quantize:
         layout=args.layout,
         kv=args.kv,
         alpha=args.alpha,
-        data=str(Path(args.data).expanduser().absolute()) if args.data else "",
+        data=str(Path(args.data).absolute()) if Path(args.data).is_file() else args.data,
+        template=args.template,
         samples=args.samples,
         length=args.length,
         seed=args.seed,

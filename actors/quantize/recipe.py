@@ -14,6 +14,8 @@ from ..models.errors import UnsupportedModel
 
 # Where the range of inputs and weights is divided between both (Xiao et al., "SmoothQuant", 2022).
 ALPHA = 0.5
+# What is tried where none is asked for: sizes that other engines' kernels take too.
+GROUP_SIZES = (128, 64, 32, 16)
 
 
 class Scaling(enum.Enum):
@@ -100,18 +102,29 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self, config: LlamaConfig) -> None:
         """Raises UsageError where the model's matrices cannot be laid out so, and UnsupportedModel."""
-        sizes = {
-            "hidden size": config.hidden_size,
-            "inner size": config.intermediate_size,
-            "attention's width": config.num_heads * config.head_dim,
-        }
-        for name, size in sizes.items():
+        for name, size in _widths(config).items():
             if self.bits == 4 and size % self.group_size:
-                fits = [str(one) for one in (256, 128, 96, 64, 48, 32, 16) if not any(s % one for s in sizes.values())]
-                hint = f"--group-size {fits[0]} fits" if fits else ""
+                fits = fitting_group_size(config)
+                hint = f"--group-size {fits} fits" if fits != self.group_size else ""
                 raise UsageError(f"the {name} of this model, {size}, is no multiple of {self.group_size}", hint=hint)
         kv_size = config.num_kv_heads * config.head_dim
         if self.layout is Layout.AWQ and any(
             size % 8 for size in (config.hidden_size, config.intermediate_size, kv_size)
         ):
             raise UnsupportedModel("AWQ's layout needs matrices whose outputs come in eights")
+
+
+def _widths(config: LlamaConfig) -> dict[str, int]:
+    """Inputs of the matrices that are quantized."""
+    return {
+        "hidden size": config.hidden_size,
+        "inner size": config.intermediate_size,
+        "attention's width": config.num_heads * config.head_dim,
+    }
+
+
+def fitting_group_size(config: LlamaConfig) -> int:
+    """The largest usual group that divides every row of the model's matrices; 128 where none does, which is then
+    refused by its name."""
+    widths = _widths(config).values()
+    return next((size for size in GROUP_SIZES if not any(width % size for width in widths)), GROUP_SIZES[0])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from ...runtime.errors import RequestInvalid
-from ...schemas.serve import Embed, Generate, Score
+from ...schemas.serve import ChatMessage, Embed, Generate, OfferedTool, Score
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
@@ -36,13 +36,33 @@ def check_generate(request: Generate) -> None:
     _check_penalties(request)
     _check_length(request)
     _check_choices(request)
-    if not 0 <= request.session_ttl_s <= MAX_TTL_S:
-        refuse(f"session_ttl_s {request.session_ttl_s} is not between 0 and {MAX_TTL_S:.0f}")
+    check_ttl(request.session_ttl_s)
     _check_names({"session": request.session, "client": request.client, "adapter": request.adapter})
     _check_priority(request.priority)
-    texts = [request.prompt, *(text for message in request.messages for text in (message.role, message.content))]
+    texts = [request.prompt, *texts_of(request.messages), *(text for tool in request.tools for text in _words(tool))]
     grammar = [request.grammar.text] if request.grammar is not None else []
     _check_unicode((*texts, *request.stop, *grammar))
+
+
+def texts_of(messages: Sequence[ChatMessage]) -> list[str]:
+    """All that is said in messages, calls and ids included."""
+    return [
+        text
+        for one in messages
+        for text in (
+            *(one.role, one.content, one.tool_call_id),
+            *(part for call in one.tool_calls for part in (call.id, call.name, call.arguments)),
+        )
+    ]
+
+
+def _words(tool: OfferedTool) -> tuple[str, ...]:
+    return tool.name, tool.description, tool.parameters
+
+
+def check_ttl(seconds: float) -> None:
+    if not 0 <= seconds <= MAX_TTL_S:
+        refuse(f"session_ttl_s {seconds} is not between 0 and {MAX_TTL_S:.0f}")
 
 
 def check_embed(request: Embed) -> None:

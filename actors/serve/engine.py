@@ -25,20 +25,31 @@ from ...schemas.serve import (
     Adapters,
     CloseSession,
     Completion,
+    DescribeModel,
+    Detokenize,
     Embed,
     Embeddings,
     EngineStats,
     Generate,
     GetStats,
     ListAdapters,
+    ListSessions,
     LoadAdapter,
+    ModelDescription,
+    PinSession,
     Score,
     Scores,
     SessionClosed,
+    SessionList,
+    SessionPinned,
     Token,
+    TokenIds,
+    Tokenize,
+    TokenText,
     UnloadAdapter,
 )
 from ..models.store import ModelStore
+from ..models.tool_formats import tool_format
 from .cache_size import block_bytes, blocks_on_card, blocks_on_cpu
 from .starting import START_TIMEOUT_S
 
@@ -70,7 +81,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     which requests are divided; `replica_process` gives each a process of its own, whose death the engine survives.
     `max_sessions`, `session_ttl_s`: conversations that keep their keys and values, and how long after a turn.
     `draft`: what guesses ahead, "" for nothing, "ngram", or a smaller model; `num_draft` is how many tokens at most.
-    `adapters`: LoRA adapters to begin with, folders by name.
+    `adapters`: LoRA adapters to begin with, folders by name. `tool_format`: how the model writes tool calls, hermes,
+    llama3, internlm or mistral; "" for what its chat template shows.
     """
 
     model: str = "smollm2"
@@ -97,6 +109,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     draft: str = ""
     num_draft: Annotated[int, msgspec.Meta(ge=0, le=32)] = 4
     adapters: dict[str, str] = {}
+    tool_format: str = ""
     step_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 120.0
 
 
@@ -119,6 +132,8 @@ class Engine(Actor[EngineConfig]):
         from .scheduler import Scheduler, SchedulerConfig
 
         config = self.config
+        if config.tool_format:
+            tool_format("", config.tool_format)
         if config.max_batch_tokens < config.max_running:
             raise ConfigError(
                 f"max_batch_tokens ({config.max_batch_tokens}) is below max_running ({config.max_running})",
@@ -151,6 +166,7 @@ class Engine(Actor[EngineConfig]):
                 num_draft=config.num_draft if config.draft else 0,
                 max_sessions=config.max_sessions,
                 session_ttl_s=config.session_ttl_s,
+                tool_format=config.tool_format,
             ),
             name="scheduler",
             restart=Restart.PERMANENT,
@@ -214,6 +230,26 @@ class Engine(Actor[EngineConfig]):
 
     @handler(concurrent=True)
     async def close_session(self, message: CloseSession) -> SessionClosed:
+        return await self._scheduler.ask(message)
+
+    @handler(concurrent=True)
+    async def list_sessions(self, message: ListSessions) -> SessionList:
+        return await self._scheduler.ask(message)
+
+    @handler(concurrent=True)
+    async def pin_session(self, message: PinSession) -> SessionPinned:
+        return await self._scheduler.ask(message)
+
+    @handler(concurrent=True)
+    async def tokenize(self, message: Tokenize) -> TokenIds:
+        return await self._scheduler.ask(message, timeout=math.inf)
+
+    @handler(concurrent=True)
+    async def detokenize(self, message: Detokenize) -> TokenText:
+        return await self._scheduler.ask(message)
+
+    @handler(concurrent=True)
+    async def describe(self, message: DescribeModel) -> ModelDescription:
         return await self._scheduler.ask(message)
 
     @handler(concurrent=True)

@@ -83,7 +83,15 @@ class Generation:
         choices = tuple(_choice(sequence, self.request.logprobs is not None) for sequence in chosen)
         first = self.sequences[0]
         scores = tuple(entry for entry in first.scores if entry is not None)
-        return Completion(choices[0].text, choices[0].finish_reason, self._usage(), self._timings(), choices, scores)
+        return Completion(
+            choices[0].text,
+            choices[0].finish_reason,
+            self._usage(),
+            self._timings(),
+            choices,
+            scores,
+            choices[0].tool_calls,
+        )
 
     @property
     def best(self) -> Sequence:
@@ -137,6 +145,8 @@ def _choice(sequence: Sequence, with_logprobs: bool) -> Choice:
         finish_reason=sequence.finish_reason,
         likelihood=_likelihood(sequence),
         logprobs=tuple(sequence.logprobs) if with_logprobs else (),
+        tool_calls=sequence.text.tool_calls,
+        stop=sequence.text.stop,
     )
 
 

@@ -125,7 +125,13 @@ def _source(grammar: Grammar) -> XGrammar:
 
     if grammar.kind in (GrammarKind.JSON, GrammarKind.JSON_SCHEMA):
         schema = prepare_schema(grammar.text) if grammar.kind is GrammarKind.JSON_SCHEMA else "{}"
-        text = str(XGrammar.from_json_schema(schema, max_whitespace_cnt=MAX_WHITESPACE))
+        text = str(
+            XGrammar.from_json_schema(
+                schema,
+                any_whitespace=not grammar.compact,
+                max_whitespace_cnt=None if grammar.compact else MAX_WHITESPACE,
+            )
+        )
         # Strings of bounded length would let control characters through, which are no JSON.
         return XGrammar.from_ebnf(text.replace(r"[^\"\\\r\n]", r"[^\0-\x1f\"\\\r\n]"))
     if grammar.kind is GrammarKind.REGEX:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 
-from ...schemas.serve import Embed, Generate, Pooling, Sampling, Score
+from ...schemas.serve import Detokenize, Embed, Generate, Pooling, Sampling, Score, Tokenize, TokenText
 from ..models.tokenizer import Tokenizer
 from .adapter_book import AdapterBook
-from .checks import check_embed, check_generate, check_score, refuse
+from .checks import check_embed, check_generate, check_score, refuse, texts_of
 from .sampling import new_seed, uniform
 from .sequence import Sequence
 from .text import Text
+from .tool_use import ToolUse, check_tools, uses_tools
 
 # A text of this many characters is tokenized in one or two milliseconds; a thread would not help anybody.
 QUICK_CHARACTERS = 2000
@@ -27,6 +29,7 @@ class IntakeConfig(msgspec.Struct, frozen=True):
     default_max_tokens: int
     num_draft: int = 0
     cache_tokens: int = 0
+    tool_format: str = ""
 
 
 @dataclass
@@ -38,17 +41,23 @@ class Intake:
     tokenizer: Tokenizer
     adapters: AdapterBook
 
+    @cached_property
+    def _tools(self) -> ToolUse:
+        return ToolUse(self.tokenizer, self.config.tool_format)
+
     def generate(self, request: Generate) -> list[Sequence]:
         """A sequence for each answer that is to be computed."""
         check_generate(request)
+        check_tools(request)
         self._check_target(request)
         self._check_ids(request)
         prompt_ids = tuple(self._encode(request))
         max_tokens = self._max_tokens(request, len(prompt_ids))
-        if request.grammar is not None:
+        grammar = self._tools.grammar(request) if request.tools else request.grammar
+        if grammar is not None:
             from .grammar import check_grammar
 
-            check_grammar(request.grammar, self.tokenizer)
+            check_grammar(grammar, self.tokenizer)
         seed = new_seed() if request.seed is None else request.seed
         stop_ids = frozenset() if request.ignore_eos else self.tokenizer.stop_ids
         sampling = Sampling(
@@ -63,7 +72,7 @@ class Intake:
             min_tokens=min(request.min_tokens, max_tokens),
             stop_ids=tuple(sorted(stop_ids)),
             logprobs=self._num_logprobs(request),
-            grammar=request.grammar,
+            grammar=grammar,
         )
         return [
             Sequence(
@@ -71,7 +80,7 @@ class Intake:
                 max_tokens,
                 msgspec.structs.replace(sampling, seed=choice_seed(seed, index)),
                 stop_ids,
-                Text(self.tokenizer, request.stop),
+                self._text(request),
                 client=request.client,
                 priority=request.priority,
                 adapter=request.adapter,
@@ -139,6 +148,28 @@ class Intake:
             )
         return sequences
 
+    def tokenize(self, request: Tokenize) -> tuple[int, ...]:
+        if bool(request.text) == bool(request.messages):
+            refuse("give either a `text` or `messages` to tokenize")
+        if not request.messages:
+            if request.tools:
+                refuse("tools are offered in a conversation: give `messages`")
+            return self._encode_text(request.text, bare=not request.add_special)
+        conversation = Generate(messages=request.messages, tools=request.tools)
+        check_generate(conversation)
+        check_tools(conversation)
+        return tuple(self._encode(conversation))
+
+    def detokenize(self, request: Detokenize) -> TokenText:
+        ids = request.token_ids
+        self._check_known("token_ids", ids)
+        pieces = tuple(self.tokenizer.token_bytes(one, skip_control=False) for one in ids)
+        return TokenText(self.tokenizer.decode(ids), pieces)
+
+    @property
+    def tool_format(self) -> str:
+        return self._tools.format.name
+
     # What requests are held against
 
     def _check_target(self, request: Generate | Embed | Score) -> None:
@@ -151,14 +182,14 @@ class Intake:
             self.adapters.check(request.adapter)
 
     def _check_ids(self, request: Generate) -> None:
+        self._check_known("prompt_ids", request.prompt_ids)
+        self._check_known("logit_bias", tuple(token_id for token_id, _ in request.logit_bias))
+
+    def _check_known(self, name: str, ids: tuple[int, ...]) -> None:
         num_tokens = self.tokenizer.vocab_size
-        for name, ids in (
-            ("prompt_ids", request.prompt_ids),
-            ("logit_bias", tuple(token_id for token_id, _ in request.logit_bias)),
-        ):
-            if ids and not (min(ids) >= 0 and max(ids) < num_tokens):
-                wrong = next(token_id for token_id in ids if not 0 <= token_id < num_tokens)
-                refuse(f"{name} has the token {wrong}; the vocabulary has {num_tokens:,}, counted from 0")
+        if ids and not (min(ids) >= 0 and max(ids) < num_tokens):
+            wrong = next(token_id for token_id in ids if not 0 <= token_id < num_tokens)
+            refuse(f"{name} has the token {wrong}; the vocabulary has {num_tokens:,}, counted from 0")
 
     @staticmethod
     def _num_logprobs(request: Generate) -> int:
@@ -191,13 +222,18 @@ class Intake:
     def _encode(self, request: Generate) -> list[int]:
         if request.prompt_ids:
             return list(request.prompt_ids)
-        self._check_size(
-            sum(len(message.content.encode()) for message in request.messages) + len(request.prompt.encode())
-        )
+        self._check_size(sum(len(text.encode()) for text in (request.prompt, *texts_of(request.messages))))
+        if uses_tools(request):
+            return self.tokenizer.encode(self._tools.prompt(request), add_bos=False)
         if request.messages:
             turns = [{"role": turn.role, "content": turn.content} for turn in request.messages]
             return self.tokenizer.encode_chat(turns)
         return self.tokenizer.encode(request.prompt)
+
+    def _text(self, request: Generate) -> Text:
+        if not request.tools:
+            return Text(self.tokenizer, request.stop)
+        return Text(self.tokenizer, request.stop, self._tools.parser(request), self._tools.marks)
 
     def _encode_text(self, text: str, *, bare: bool = False) -> tuple[int, ...]:
         """`bare`: without what the model wants around a text."""
@@ -236,7 +272,7 @@ def choice_seed(seed: int, index: int) -> int:
 def needs_a_thread(request: Generate | Embed | Score) -> bool:
     """Whether making sequences of it may take longer than others should wait for."""
     if isinstance(request, Generate):
-        if request.grammar is not None:
+        if request.grammar is not None or request.tools:
             return True
         num_characters = len(request.prompt) + sum(len(message.content) for message in request.messages)
         return num_characters + len(request.prompt_ids) > QUICK_CHARACTERS

@@ -25,22 +25,33 @@ from ...schemas.serve import (
     Adapters,
     CloseSession,
     Completion,
+    DescribeModel,
+    Detokenize,
     Embed,
     Embeddings,
     EngineStats,
     Generate,
     GetStats,
     ListAdapters,
+    ListSessions,
     LoadAdapter,
+    ModelDescription,
+    PinSession,
     Score,
     Scores,
     SessionClosed,
+    SessionList,
+    SessionPinned,
     Token,
+    TokenIds,
+    Tokenize,
+    TokenText,
     UnloadAdapter,
 )
 from ..models.loading import load_tokenizer
 from .adapter_book import AdapterBook
 from .admission import Admission
+from .checks import check_ttl
 from .errors import ReplicaLost
 from .fairness import Accounts
 from .generation import Generation
@@ -73,6 +84,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_draft: int = 0
     max_sessions: int = 256
     session_ttl_s: float = 300.0
+    tool_format: str = ""
 
 
 @dataclass
@@ -101,12 +113,14 @@ class Scheduler(Actor[SchedulerConfig]):
         config = self.config
         tokenizer = await anyio.to_thread.run_sync(load_tokenizer, Path(config.path))
         self._adapters = AdapterBook()
+        self._started = time.time()
         limits = IntakeConfig(
             model=config.model,
             context_length=config.context_length,
             default_max_tokens=config.default_max_tokens,
             num_draft=config.num_draft,
             cache_tokens=config.num_blocks * config.block_size,
+            tool_format=config.tool_format,
         )
         self._intake = Intake(limits, tokenizer, self._adapters)
         self._admission = Admission(config.max_running * len(config.replicas) + config.max_waiting)
@@ -161,6 +175,44 @@ class Scheduler(Actor[SchedulerConfig]):
     async def close_session(self, message: CloseSession) -> SessionClosed:
         closed = [lane.planner.sessions.close(message.session) for lane in self._lanes]
         return SessionClosed(any(closed))
+
+    @handler
+    async def list_sessions(self, message: ListSessions) -> SessionList:
+        now = time.perf_counter()
+        for lane in self._lanes:
+            lane.planner.sessions.expire(now)
+        return SessionList(tuple(info for lane in self._lanes for info in lane.planner.sessions.infos(now)))
+
+    @handler
+    async def pin_session(self, message: PinSession) -> SessionPinned:
+        check_ttl(message.ttl_s)
+        now = time.perf_counter()
+        pinned = [lane.planner.sessions.pin(message.session, now, message.ttl_s) for lane in self._lanes]
+        return SessionPinned(any(pinned))
+
+    @handler(concurrent=True)
+    async def tokenize(self, message: Tokenize) -> TokenIds:
+        return TokenIds(await anyio.to_thread.run_sync(self._intake.tokenize, message))
+
+    @handler(concurrent=True)
+    async def detokenize(self, message: Detokenize) -> TokenText:
+        return self._intake.detokenize(message)
+
+    @handler
+    async def describe(self, message: DescribeModel) -> ModelDescription:
+        config, tokenizer = self.config, self._intake.tokenizer
+        return ModelDescription(
+            model=config.model,
+            dtype=config.dtype,
+            context_length=config.context_length,
+            default_max_tokens=config.default_max_tokens,
+            vocab_size=tokenizer.vocab_size,
+            has_chat_template=tokenizer.chat_template is not None,
+            tool_format=self._intake.tool_format,
+            eos_id=tokenizer.eos_id,
+            adapters=self._adapters.names,
+            started=self._started,
+        )
 
     async def _look_at(self, message: R, make: Callable[[R], list[Sequence]]) -> list[Sequence]:
         sequences = await self._admit(message, make)

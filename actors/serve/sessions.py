@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ...schemas.serve import SessionInfo
 from .prefix_tree import Node, PrefixTree
 
 
@@ -46,6 +47,20 @@ class Sessions:
         if len(self._sessions) > self._max_sessions:
             self.let_go_oldest()
 
+    def pin(self, name: str, now: float, ttl_s: float = 0.0) -> bool:
+        """Keep a session for that long from now; whether it was there."""
+        session = self._sessions.get(name)
+        if session is not None:
+            session.expires_at = now + (ttl_s or self._ttl_s)
+            self._next_expiry = min(self._next_expiry, session.expires_at)
+        return session is not None
+
+    def infos(self, now: float) -> list[SessionInfo]:
+        return [
+            SessionInfo(name, _depth(session.node), max(0.0, session.expires_at - now))
+            for name, session in self._sessions.items()
+        ]
+
     def close(self, name: str) -> bool:
         """Let go of a session; whether it was there."""
         session = self._sessions.pop(name, None)
@@ -70,3 +85,13 @@ class Sessions:
         """The cache is lost, and the tree flushed: nothing is kept any more."""
         self._sessions.clear()
         self._next_expiry = math.inf
+
+
+def _depth(node: Node) -> int:
+    """How many blocks lead to it, itself included."""
+    depth = 0
+    at: Node | None = node
+    while at is not None and at.block >= 0:
+        depth += 1
+        at = at.parent
+    return depth

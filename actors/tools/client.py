@@ -16,13 +16,13 @@ import msgspec
 
 from ...runtime.blobs import INLINE_MAX
 from ...runtime.client import Client
-from ...runtime.errors import CallboardError, NameTaken, NoSuchActor
+from ...runtime.errors import CallboardError, NameTaken, NoSuchActor, RemoteError
 from ...runtime.node import Node
 from ...schemas.base import Request
 from ...schemas.tool import CallTool, ListTools, Media, MediaTaken, OpenTool, ToolInfo, ToolPiece, ToolProgress
 from .carrying import send
 from .directory import ADDRESS, KIND
-from .errors import MediaAway, NoSuchTool
+from .errors import MediaAway, NoSuchTool, as_tool_error
 from .media_blobs import media_out, media_read
 from .media_json import without_media
 from .outcome import Outcome
@@ -112,6 +112,8 @@ class OpenedTool:
         blobs = await self._blobs(call.media) if call.media else ()
         try:
             return await self._ask(CallTool(call.arguments, blobs, call.session, call.key), call)
+        except RemoteError as error:
+            raise as_tool_error(error) from error
         finally:
             for each in blobs:
                 await self._node.blobs.release(each.blob)

@@ -13,6 +13,12 @@ SUBCOMMANDS = {
     "show": "commands_list:show",
     "call": "commands_call:call",
     "serve": "commands_serve:serve",
+    "deploy": "commands_deploy:deploy",
+    "deployments": "commands_deploy:deployments",
+    "switch": "commands_deploy:switch",
+    "undeploy": "commands_deploy:undeploy",
+    "key": "commands_deploy:key",
+    "mcp": "mcp.commands_mcp:mcp",
 }
 
 
@@ -43,11 +49,12 @@ def _run(args: Namespace) -> int:
 
 
 tool = Command(
-    "the company's tools: list, show, call, serve your own",
+    "the company's tools: list, show, call, serve your own, deploy them elsewhere",
     _configure,
     _run,
     details="examples:\n"
     "  callboard tool list 'read a file'\n"
     "  callboard tool call calculator expression='2 + 2'\n"
-    "  callboard tool serve my_tools.py",
+    "  callboard tool serve my_tools.py\n"
+    "  callboard tool deploy my_tools.py --on gpu",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import secrets
@@ -14,7 +15,7 @@ import anyio
 
 from ...runtime.command import Command, add_bus_options, run_async, settings_of, tls_of
 from ...runtime.errors import CallboardError, ConfigError
-from ...schemas.tool import ListTools
+from ...schemas.tool import ListTools, OfferTools
 
 
 def _configure(parser: ArgumentParser) -> None:
@@ -39,6 +40,7 @@ def _serve(args: Namespace) -> int:
 async def _run(args: Namespace) -> int:
     from ...runtime.access import bus_access
     from ...runtime.node import Node
+    from .directory import ADDRESS
     from .tool_set import ToolSetConfig
 
     module, load = load_source(args.source)
@@ -64,6 +66,8 @@ async def _run(args: Namespace) -> int:
             ref = await node.spawn("tool.set", config, name=address)
             for info in (await ref.ask(ListTools())).tools:
                 print(f"offers {info.name}{'@' + info.version if info.version else ''}", file=sys.stderr)
+            with contextlib.suppress(CallboardError):  # a directory that is not there yet finds it when it is
+                await node.actor(ADDRESS).ask(OfferTools(address))
             print(f"{address} is on {bus.url}; Ctrl-C ends it", file=sys.stderr, flush=True)
             tasks.start_soon(_until_signal, over)
             await over.wait()

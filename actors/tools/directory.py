@@ -14,7 +14,15 @@ from typing import Any
 import msgspec
 
 from ...runtime.actor import Actor, handler
-from ...runtime.errors import ActorStopped, BusError, CallboardError, DeadlineExceeded, NameTaken, NoSuchActor
+from ...runtime.errors import (
+    ActorStopped,
+    BusError,
+    CallboardError,
+    DeadlineExceeded,
+    NameTaken,
+    NoSuchActor,
+    NotUnderstood,
+)
 from ...runtime.log import log
 from ...runtime.placement import Process
 from ...runtime.registry import TOOLS, registry
@@ -24,6 +32,7 @@ from ...schemas.runtime import ActorInfo, ListActors, Terminated
 from ...schemas.tool import ListTools, OfferTools, OpenTool, ToolInfo, ToolList
 from .describe import Described, Wanted, describe
 from .errors import NoSuchTool, ToolDefinition
+from .mcp.starting import start_configured
 from .relevance import Ranking, chosen, newest, parse_name
 from .tool_set import ToolSetConfig
 
@@ -61,7 +70,8 @@ class Directory(Actor[DirectoryConfig]):
         self._sets: dict[str, tuple[ToolInfo, ...]] = {}
         self._described: asyncio.Task[dict[str, Described]] | None = None
         self._starting: dict[str, asyncio.Task[tuple[ToolInfo, ...]]] = {}
-        self._coming_back: dict[str, asyncio.Task[None]] = {}
+        # Sets that are started anew, by address: what their tools' names begin with, and who waits for them.
+        self._coming_back: dict[str, tuple[set[str], asyncio.Task[None]]] = {}
         self._learning: set[str] = set()
         # The sets that this directory started, by their names: the addresses.
         self._own: dict[str, str] = {}
@@ -71,9 +81,12 @@ class Directory(Actor[DirectoryConfig]):
         self._options = {name: msgspec.json.encode(value).decode() for name, value in options.items()}
         self._entries = registry().entries(TOOLS) if self.config.announced else {}
         self.start_soon(self._follow)
+        if self.config.announced:
+            self.start_soon(start_configured, self)
 
     async def stopped(self) -> None:
-        for task in (self._described, *self._starting.values(), *self._coming_back.values()):
+        back = (task for _, task in self._coming_back.values())
+        for task in (self._described, *self._starting.values(), *back):
             if task is not None:
                 task.cancel()
 
@@ -96,11 +109,14 @@ class Directory(Actor[DirectoryConfig]):
         """Raises NoSuchTool, and what the start of its set does."""
         name = parse_name(message.name)[0]
         own = name.partition(".")[0]
-        for address, task in tuple(self._coming_back.items()):
-            if address.partition(".")[0] == own or own in address:
+        for names, task in tuple(self._coming_back.values()):
+            if own in names:
                 await asyncio.shield(task)
         with contextlib.suppress(NoSuchTool):
             return await self._found(message.name)
+        if "@" in message.name and own in self._sets:  # a set may run in several versions and list one
+            with contextlib.suppress(NoSuchTool, NotUnderstood, *_AWAY):
+                return await self.actor(own).ask(OpenTool(message.name), timeout=ASK_TIMEOUT_S)
         if own in self._entries:
             with contextlib.suppress(NoSuchTool):
                 return newest(await self._start(own), message.name)
@@ -120,10 +136,11 @@ class Directory(Actor[DirectoryConfig]):
     @handler
     async def terminated(self, event: Terminated) -> None:
         """What ends is offered no more, from this moment on."""
-        self._sets.pop(event.address, None)
+        known = self._sets.pop(event.address, ())
         if event.restarting and event.address not in self._coming_back:
+            names = {event.address, *(info.name.partition(".")[0] for info in known)}
             task = asyncio.get_running_loop().create_task(self._come_back(event.address))
-            self._coming_back[event.address] = task
+            self._coming_back[event.address] = names, task
             task.add_done_callback(lambda _: self._coming_back.pop(event.address, None))
 
     async def _found(self, name: str) -> ToolInfo:
@@ -212,7 +229,7 @@ class Directory(Actor[DirectoryConfig]):
         loop = asyncio.get_running_loop()
         while True:
             links = self.node.links
-            known = {n: (h.info.pid, h.info.roots) for n, h in (links.peers.known if links else {}).items()}
+            known = self._nodes()
             if loop.time() - all_at >= LOOK_EVERY_S:
                 all_at = loop.time()
                 await self._look_around()
@@ -221,8 +238,13 @@ class Directory(Actor[DirectoryConfig]):
             seen = known
             if links is None:
                 await asyncio.sleep(LOOK_EVERY_S)  # its own period: a node that is alone has no news
-            else:
+            elif self._nodes() == seen:  # else there was news meanwhile
                 await links.peers.news(LOOK_EVERY_S)
+
+    def _nodes(self) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """The other nodes, as they last said: process and roots."""
+        links = self.node.links
+        return {n: (h.info.pid, h.info.roots) for n, h in (links.peers.known if links is not None else {}).items()}
 
     async def _look_around(self) -> None:
         links = self.node.links

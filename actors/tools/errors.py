@@ -8,17 +8,35 @@ ToolError                tool             what a tool itself says: `raise ToolEr
 ├── ToolTimeout          tool.timeout     it took longer than its time
 ├── ToolBusy             tool.busy        it has as many calls in hand and waiting as it takes
 ├── ToolSetupFailed      tool.setup       what it needs before its first call could not be made ready
+├── ForeignToolError     tool.*           an error of a tool's own kind, whose class this process has not loaded
 ├── NoSuchTool           tool.none        nobody offers a tool of that name
 └── ToolDefinition       tool.definition  what was written or announced as a tool is none
 """
 
 from __future__ import annotations
 
-from ...runtime.errors import CallboardError
+from ...runtime.errors import CallboardError, RemoteError
+from ...schemas.base import ErrorInfo
 
 
 class ToolError(CallboardError):
     code = "tool"
+
+
+class ForeignToolError(ToolError):
+    """`info.code` is the code as sent; it goes on under that code."""
+
+    def __init__(self, info: ErrorInfo) -> None:
+        super().__init__(info.message, hint=info.hint, detail=info.detail)
+        self.info = info
+
+    def to_info(self) -> ErrorInfo:
+        return self.info
+
+
+def as_tool_error(error: RemoteError) -> CallboardError:
+    """A `ToolError` where the code says that it is one, so that whoever handles those handles all of them."""
+    return ForeignToolError(error.info) if error.info.code.startswith("tool.") else error
 
 
 class ToolFailed(ToolError):

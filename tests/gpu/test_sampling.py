@@ -1,11 +1,13 @@
 """Greedy and drawn tokens, masks and penalties against the reference in float64.
 
 A draw is decided by sums in float32 at a cut and at the number drawn: where those fall between two tokens by less than
-its errors, either is right. So a token must be what the reference draws with shares and numbers moved by 1e-5 at most.
+its errors, either is right. So a token must be what the reference draws with shares and numbers moved by 1e-5 at most,
+and with one token more where that weighs as much as the last of the `top_k` to a millionth.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -42,20 +44,28 @@ def parameters(rows: list[Row], device: torch.device) -> tuple[torch.Tensor, ...
 
 def is_near(rows: list[Row], logits: torch.Tensor, tokens: torch.Tensor) -> bool:
     is_open = torch.ones(len(rows), dtype=torch.bool, device=logits.device)
-    for share in (0.0, -1e-5, 1e-5):
-        for number in (0.0, -1e-5, 1e-5):
-            moved = [
-                (
-                    temperature,
-                    top_k,
-                    top_p if top_p == 1 else min(1 - 1e-9, max(0.0, top_p + share)),
-                    min_p if min_p in (0, 1) else min_p * (1 + share),
-                    min(1 - 1e-12, max(0.0, uniform + number)),
-                )
-                for temperature, top_k, top_p, min_p, uniform in rows
-            ]
-            is_open &= reference.sample(logits.double(), *parameters(moved, logits.device)) != tokens
+    equals = [has_equal_at_cut(row, logits[i]) for i, row in enumerate(rows)]
+    for share, number, more in itertools.product((0.0, -1e-5, 1e-5), (0.0, -1e-5, 1e-5), (0, 1)):
+        moved = [
+            (
+                temperature,
+                top_k + (more if has_equal else 0),
+                top_p if top_p == 1 else min(1 - 1e-9, max(0.0, top_p + share)),
+                min_p if min_p in (0, 1) else min_p * (1 + share),
+                min(1 - 1e-12, max(0.0, uniform + number)),
+            )
+            for (temperature, top_k, top_p, min_p, uniform), has_equal in zip(rows, equals, strict=True)
+        ]
+        is_open &= reference.sample(logits.double(), *parameters(moved, logits.device)) != tokens
     return not bool(is_open.any())
+
+
+def has_equal_at_cut(row: Row, logits: torch.Tensor) -> bool:
+    temperature, top_k, *_ = row
+    if temperature == 0 or not 0 < top_k < len(logits):
+        return False
+    last, following = logits.double().sort(descending=True).values[top_k - 1 : top_k + 1].tolist()
+    return (last - following) / temperature < 1e-6
 
 
 def some_rows(count: int, max_k: int) -> list[Row]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,10 +53,20 @@ async def node(server: OwnServer) -> AsyncIterator[Node]:
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny random model of the tests of models."""
+    return _write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def long_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with room for 2,048 tokens."""
+    return _write_tiny_model(tmp_path_factory.mktemp("long") / "tiny.gguf", context_length=2048)
+
+
+def _write_tiny_model(path: Path, **options: Any) -> Path:
     place = Path(__file__).parents[1] / "unit" / "models" / "conftest.py"
     spec = importlib.util.spec_from_file_location("conftest_of_models", place)
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+    return module.write_tiny_model(path, **options)

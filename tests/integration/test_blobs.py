@@ -274,6 +274,23 @@ async def test_a_blob_of_a_node_that_left_is_gone(nats_server: NatsServer, base:
         assert not files(base)
 
 
+async def test_who_adopts_a_blob_is_asked_for_it_from_elsewhere(nats_server: NatsServer, base: Path) -> None:
+    data = os.urandom(2 * MIB)
+    async with two_hosts(nats_server.url, base) as (here, there):
+        async with Node("maker", bus=BusOptions(nats_server.url), blobs=base / "a") as maker:
+            made = await maker.blobs.put(data)
+            own = await here.blobs.adopt(made)
+            assert (own.owner, own.id, own.digest) == ("here", made.id, made.digest)
+            assert len(files(base)) == 2  # two links to the same bytes
+        with pytest.raises(BlobGone):
+            await there.blobs.get(made)
+        assert await there.blobs.get(own) == await here.blobs.get(own) == data
+        await here.blobs.release(own)
+        assert files(base) == []
+        small = await here.blobs.put(b"x")
+        assert await there.blobs.adopt(small) == small
+
+
 async def test_an_object_that_was_changed_in_the_store_is_found_damaged(nats_server: NatsServer, base: Path) -> None:
     async with two_hosts(nats_server.url, base) as (here, there):
         blob = await here.blobs.put(bytes(MIB))

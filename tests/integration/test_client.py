@@ -21,7 +21,7 @@ from board import Board, gone, install
 import callboard
 from callboard import Message, Restart
 from callboard.actors.bench.counter import Counter
-from callboard.runtime import client
+from callboard.runtime import census
 from callboard.runtime.client import Client
 from callboard.runtime.errors import (
     ConfigError,
@@ -186,7 +186,7 @@ async def test_a_tap_shows_what_actors_get_here_and_elsewhere(bus: Client) -> No
 
 @anyio_test
 async def test_actors_and_nodes_are_listed_wherever_they_live(bus: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "ACTORS_PER_PAGE", 2)
+    monkeypatch.setattr(census, "ACTORS_PER_PAGE", 2)
     names = sorted(["a", "b", "c", "d", "e"])
     for name in names:
         await bus.spawn("counter", name=name, restart=Restart.TEMPORARY)

@@ -110,6 +110,9 @@ async def test_results_and_failures_are_told_apart(box: dict[str, OpenedTool]) -
     with pytest.raises(ToolError, match="no: because") as said:
         await box["refuse"].call(reason="because")
     assert (said.value.code, said.value.hint) == ("tool", "ask for something else")
+    with pytest.raises(ToolError, match="own way") as own:
+        await box["refuse_in_its_own_way"].call()
+    assert (own.value.to_info().code, own.value.hint) == ("tool.toolbox.own", "ask otherwise")
     with pytest.raises(ToolFailed, match="ZeroDivisionError") as failed:
         await box["fail"].call()
     assert "toolbox.py" in failed.value.detail

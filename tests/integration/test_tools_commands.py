@@ -89,6 +89,7 @@ def test_what_packages_announce_is_listed_without_being_started(daemon: Board) -
     assert "Make an image grey." in out(daemon, "list", "grey")
 
 
+@pytest.mark.slow
 def test_show_says_what_a_tool_takes_and_gives(daemon: Board) -> None:
     text = out(daemon, "show", "calculator")
     assert "a: integer\n      the first" in text
@@ -109,6 +110,7 @@ def test_call_starts_the_tool_and_reads_values_by_its_schema(daemon: Board) -> N
     assert "its arguments are: a, b?" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_media_come_from_files_and_go_to_files(daemon: Board, tmp_path: Path) -> None:
     photo, grey = tmp_path / "photo.png", tmp_path / "grey.png"
     PIL.Image.new("RGB", (30, 20), (255, 0, 0)).save(photo)
@@ -220,6 +222,7 @@ async def test_large_media_go_to_a_tool_on_another_host_and_back_by_way_of_the_t
     assert blobs == []
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_the_ten_lines_of_the_page_are_a_tool(
     daemon: Board, bus: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

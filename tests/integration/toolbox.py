@@ -11,9 +11,16 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import anyio
+
 from callboard import File, Image, Tool, ToolContext, ToolError, tool
 
 THIS_FILE = str(Path(__file__))
+
+
+def note(path: str, text: str) -> None:
+    with open(path, "a") as file:
+        file.write(text)
 
 
 @tool(read_only=True, tags=("math",))
@@ -43,6 +50,16 @@ def lie() -> int:
 def refuse(reason: str) -> str:
     """Say no."""
     raise ToolError(f"no: {reason}", hint="ask for something else")
+
+
+class OwnError(ToolError):
+    code = "tool.toolbox.own"
+
+
+@tool
+def refuse_in_its_own_way() -> str:
+    """Say no by an error of its own kind."""
+    raise OwnError("no, in its own way", hint="ask otherwise")
 
 
 @tool
@@ -94,22 +111,20 @@ def wait_for(path: str, context: ToolContext) -> str:
 @tool(concurrency=4)
 async def tally(path: str) -> str:
     """Note that this began, wait until a file is there, and say how often it has begun."""
-    began = Path(f"{path}.began")
-    with began.open("a") as file:
-        file.write("x")
-    while not Path(path).exists():
+    note(f"{path}.began", "x")
+    while not await anyio.Path(path).exists():
         await asyncio.sleep(0.01)
-    return str(len(began.read_text()))
+    return str(len(await anyio.Path(f"{path}.began").read_text()))
 
 
 @tool(concurrency=4)
 async def wait_on_loop(path: str) -> str:
     """Wait for ever on the event loop; write `<path>.over` when it is cancelled."""
-    Path(f"{path}.began").touch()
+    note(f"{path}.began", "")
     try:
         await asyncio.Event().wait()
     finally:
-        Path(f"{path}.over").write_text("cancelled")
+        note(f"{path}.over", "cancelled")
     return ""
 
 

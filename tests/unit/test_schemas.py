@@ -179,7 +179,7 @@ def test_a_request_names_what_answers_it(message: type[Message]) -> None:
 @pytest.mark.parametrize("codec", [msgspec.msgpack, msgspec.json], ids=["msgpack", "json"])
 @pytest.mark.parametrize("struct", CONCRETE, ids=named)
 def test_a_schema_survives_the_wire(struct: type[msgspec.Struct], codec: Any) -> None:
-    @settings(max_examples=25)
+    @settings(max_examples=10)
     @given(values(mi.type_info(struct), codec))
     def check(value: msgspec.Struct) -> None:
         assert codec.decode(codec.encode(value), type=struct) == value
@@ -189,7 +189,7 @@ def test_a_schema_survives_the_wire(struct: type[msgspec.Struct], codec: Any) ->
 
 @pytest.mark.parametrize("message", MESSAGES, ids=named)
 def test_a_message_from_a_newer_node_is_understood(message: type[Message]) -> None:
-    @settings(max_examples=25)
+    @settings(max_examples=10)
     @given(values(mi.type_info(message), msgspec.msgpack), st.text())
     def check(value: Message, news: str) -> None:
         fields = {field: getattr(value, field) for field in value.__struct_fields__}
@@ -215,7 +215,9 @@ def test_a_message_fits_its_json_schema_and_a_wrong_one_does_not(message: type[M
             without = {name: part for name, part in sent.items() if name != field.encode_name}
             assert validator.is_valid(without) != field.required
             if not isinstance(mi.type_info(field.type), mi.RawType):
-                assert not validator.is_valid({**sent, field.encode_name: {"what": "nobody", "would": "send"}})
+                # (An object is no mistake where all fields have defaults, nor a list where anything may be listed.)
+                wrong = {"what": "nobody", "would": "send"}
+                assert not all(validator.is_valid({**sent, field.encode_name: one}) for one in (wrong, [[wrong]]))
 
     check()
 

@@ -97,6 +97,21 @@ def test_a_mistyped_variable_is_found_out_and_a_foreign_one_left_alone(tmp_path:
     assert load(tmp_path, CALLBOARD_WEATHER="fine", CALLBOARD_STATE_DIR="/somewhere") == Settings()
 
 
+KEYS = ("ed25519:" + "A" * 43, "ed25519:" + "-_" * 21 + "B")
+
+
+def test_a_list_is_one_in_a_file_and_parted_by_commas_in_a_variable(tmp_path: Path) -> None:
+    assert load(tmp_path).node.allow_tools_from == ()
+    in_file = load(tmp_path, user=f'[node]\nallow_tools_from = ["{KEYS[0]}", "{KEYS[1]}"]')
+    in_variable = load(tmp_path, CALLBOARD_NODE_ALLOW_TOOLS_FROM=f"{KEYS[0]}, {KEYS[1]},")
+    assert in_file.node.allow_tools_from == in_variable.node.allow_tools_from == KEYS
+    for wrong in ("ed25519:short", KEYS[0] + "A", KEYS[0].upper()):
+        with pytest.raises(ConfigError, match=r"node\.allow_tools_from"):
+            load(tmp_path, CALLBOARD_NODE_ALLOW_TOOLS_FROM=wrong)
+    with pytest.raises(ConfigError, match=r"node\.allow_tools_from"):
+        load(tmp_path, user=f'[node]\nallow_tools_from = "{KEYS[0]}"')
+
+
 def test_every_known_key_has_a_documented_default() -> None:
     assert {"nats", "server.port", "engine."} <= set(known_keys())
 

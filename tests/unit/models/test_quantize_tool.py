@@ -20,7 +20,7 @@ from callboard.actors.quantize.prepare import prepare
 from callboard.actors.quantize.run import run
 from callboard.actors.quantize.source import FolderSource, open_source
 from callboard.actors.quantize.work import WorkFolder
-from callboard.runtime.errors import ModelDamaged, UsageError
+from callboard.runtime.errors import CallboardError, ModelDamaged, UsageError
 from callboard.schemas.quantize import Quantize, QuantizeProgress, QuantizeReport
 
 SMALL = {"group_size": 16, "samples": 16, "length": 64}
@@ -125,6 +125,14 @@ def test_ctrl_c_says_where_the_work_lies(
     assert {error.layer for error in report.errors} == {0, 1}
 
 
+def test_a_group_size_that_fits_is_found(tiny_path: Path, tmp_path: Path) -> None:
+    config = open_source(tiny_path).config
+    job, _ = prepare(Quantize(model=str(tiny_path), out=str(tmp_path / "out"), group_size=0, samples=2, length=16))
+    size = job.recipe.group_size
+    assert not any(width % size for width in (config.hidden_size, config.intermediate_size))
+    assert config.hidden_size % (2 * size) or config.intermediate_size % (2 * size)
+
+
 def test_nothing_is_written_where_something_is(tiny_path: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(UsageError, match="there already"):
@@ -138,13 +146,13 @@ def test_nothing_is_written_where_something_is(tiny_path: Path, tmp_path: Path) 
         ({"method": "smooth"}, "8 bits"),
         ({"method": "best"}, "no method 'best'"),
         ({"length": 1 << 20}, "tokens"),
-        ({"data": "/nowhere/at-all.txt"}, "there is no file"),
+        ({"data": "/nowhere/at-all.txt"}, "is not there"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(
     tiny_path: Path, tmp_path: Path, options: dict[str, object], said: str
 ) -> None:
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(CallboardError, match=said):
         quantized(tiny_path, tmp_path / "out", **options)  # pyright: ignore[reportArgumentType]
     assert not list(tmp_path.iterdir())
 

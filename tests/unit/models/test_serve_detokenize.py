@@ -88,3 +88,11 @@ def test_half_a_character_at_the_end_may_complete_no_stop_string_but_is_not_lost
         text.push(byte)
     text.flush()
     assert text.whole() == "a\ufffd"
+
+
+def test_nothing_follows_a_stop_string_not_even_half_a_character() -> None:
+    finder = StopFinder(["stop"])
+    assert finder.push("go, stop it") == ("go, ", True)
+    assert finder.found == "stop"
+    assert finder.push("\ufffd") == ("", True)
+    assert finder.flush() == ""

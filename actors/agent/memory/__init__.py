@@ -1,0 +1,1 @@
+"""What agents remember: a conversation within its budget of tokens, and notes that are found again by their words."""

@@ -1,0 +1,210 @@
+"""The runs of one executor: those under way in memory, the others as lines of a list and in logs of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ...runtime.errors import MissingExtra
+from ...schemas.agent import Approval, ListRuns, RunInfo
+from ...schemas.agent_log import AnyEvent
+from ...schemas.agent_parts import OPEN_RUNS, Spent
+from .errors import NoSuchPlanner, NoSuchRun
+from .info import approvals_of, info_of
+from .journal import KEEP_ENDED, Journal, Kept
+from .log import RunLog
+from .planners import Missing, planner_named
+from .run import Run
+
+if TYPE_CHECKING:
+    from .executor import Executor
+
+
+class Table:
+    """A run is live (an object, its events in memory), or parked: it waits, or is over, and is its `Kept` alone."""
+
+    def __init__(self, host: Executor, journal: Journal, kept: dict[str, Kept]) -> None:
+        self.live: dict[str, Run] = {}
+        self._host = host
+        self._journal = journal
+        self._kept = {run: one for run, one in kept.items() if one.info is not None}
+        self._unfinished = {run: one for run, one in kept.items() if one.tail}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._news: dict[str, asyncio.Event] = {}
+        self._compacting = False
+
+    @property
+    def epoch(self) -> int:
+        return self._journal.epoch
+
+    def close(self) -> None:
+        for run in self.live.values():
+            run.stop()
+
+    # Runs come and go
+
+    async def load_unfinished(self) -> list[Run]:
+        """Those with events that are nowhere but in the journal: they were under way when it was last written."""
+        for run, one in self._unfinished.items():
+            before = (await self._journal.history(run))[: one.moved] if one.moved else []
+            self._live(RunLog(run, [*before, *one.tail]), one.moved)
+        self._unfinished.clear()
+        return list(self.live.values())
+
+    def begin(self, run: str, events: Sequence[AnyEvent]) -> Run | None:
+        """A new run, its events not yet written; None where it is there."""
+        if run in self.live or run in self._kept:
+            return None
+        now = self._host.now()
+        dated = (event if event.at else msgspec.structs.replace(event, at=now) for event in events)
+        return self._live(RunLog(run, dated), 0, durable=0)
+
+    def _live(self, log: RunLog, stored: int, durable: int | None = None) -> Run:
+        try:
+            planner = planner_named(log.started.planner, self._host.node.allow)
+        except (NoSuchPlanner, MissingExtra) as error:  # its package was removed: this run fails, the others go on
+            planner = Missing(str(error))
+        run = Run(self._host, log, planner, len(log.events) if durable is None else durable, stored)
+        self.live[run.id] = run
+        return run
+
+    async def activate(self, run: str) -> Run:
+        """The run in memory, and those above it, whose budgets it spends. Raises NoSuchRun."""
+        async with self._locks[run]:
+            if (live := self.live.get(run)) is None:
+                events = await self._journal.history(run)
+                if not events:
+                    del self._locks[run]
+                    raise NoSuchRun(f"there is no run {run}")
+                one = self._kept.get(run)
+                moved = one.moved if one is not None else len(events)
+                live = self._live(RunLog(run, events[:moved]), moved)
+        parent = live.log.started.parent
+        if parent and parent not in self.live and live.log.ended is None:
+            await self.activate(parent)
+        return live
+
+    async def say(self, run: str, make: Callable[[Run], Sequence[AnyEvent]]) -> Run:
+        """Have a run take in what somebody says of it, and return when it is written. Raises what `make` raises."""
+        while True:
+            live = await self.activate(run)
+            if self.live.get(run) is live:  # nothing was awaited since: it is not put away before it heard
+                await live.say(make)
+                return live
+
+    async def park(self, run: Run) -> None:
+        """Move what is new of a run into its own log, and let go of it if nothing came meanwhile."""
+        async with self._locks[run.id]:
+            if not run.is_quiet or self.live.get(run.id) is not run:
+                return
+            num_events = run.durable
+            if num_events > run.stored:
+                info = info_of(run.log, num_events, self.total(run.log), parked=True)
+                approvals = approvals_of(run.log)
+                await self._journal.move(info, approvals, run.log.events[run.stored : num_events])
+                run.stored = num_events
+                self._keep(info, approvals)
+            elif run.id not in self._kept:
+                self._keep(info_of(run.log, num_events, self.total(run.log), parked=True), approvals_of(run.log))
+            if run.is_quiet and run.durable == num_events:
+                del self.live[run.id]
+        if run.id not in self.live:
+            self._locks.pop(run.id, None)
+
+    def _keep(self, info: RunInfo, approvals: tuple[Approval, ...]) -> None:
+        self._kept.pop(info.run, None)
+        self._kept[info.run] = Kept(info, approvals)
+        if len(self._kept) > 2 * KEEP_ENDED:
+            ended = [run for run, one in self._kept.items() if one.info is not None and one.info.ended_at]
+            for run in ended[: len(ended) - KEEP_ENDED]:
+                del self._kept[run]
+
+    # Writing
+
+    async def write(self, run: Run, first: int, events: Sequence[AnyEvent]) -> None:
+        await self._journal.append(run.id, first, events)
+        if (news := self._news.pop(run.id, None)) is not None:
+            # The run counts them as written in this same turn of the loop, before anybody wakes.
+            news.set()
+        if self._journal.is_full and not self._compacting:
+            self._compacting = True
+            self._host.start_soon(self._compact)
+
+    async def _compact(self) -> None:
+        try:
+            kept = list(self._kept.values())
+            await self._journal.compact(kept, self._tails(list(self.live.values())))
+        finally:
+            self._compacting = False
+
+    def _tails(self, runs: Sequence[Run]) -> Iterator[tuple[str, int, Sequence[AnyEvent]]]:
+        for run in runs:
+            tail = run.log.events[run.stored : run.durable]
+            if tail:
+                yield run.id, run.stored + 1, tail
+
+    # Looking
+
+    def total(self, log: RunLog) -> Spent:
+        """What a run has spent, with its child runs under way."""
+        spent = log.spent
+        for child in log.children:
+            if (live := self.live.get(child)) is not None:
+                spent += self.total(live.log)
+            elif (one := self._kept.get(child)) is not None and one.info is not None:
+                spent += one.info.spent
+        return spent
+
+    async def ensure(self, run: str) -> None:
+        """Raises NoSuchRun; brings back the line of one that ended long ago."""
+        if run not in self.live and run not in self._kept:
+            await self.say(run, lambda _: ())
+
+    def info(self, run: str) -> RunInfo:
+        """Raises NoSuchRun."""
+        if (live := self.live.get(run)) is not None:
+            whole = live.durable == len(live.log.events)
+            return info_of(live.log, live.durable, self.total(live.log), ended=live.log.ended if whole else None)
+        if (one := self._kept.get(run)) is not None and one.info is not None:
+            return one.info
+        raise NoSuchRun(f"there is no run {run}")
+
+    def infos(self, message: ListRuns) -> list[RunInfo]:
+        """Newest first."""
+        known = (self.info(run) for run in {*self._kept, *self.live})
+        fits = (
+            info
+            for info in known
+            if not (message.open_only and info.status not in OPEN_RUNS)
+            and not (message.before and info.began_at >= message.before)
+        )
+        return heapq.nlargest(message.limit, fits, key=lambda info: (info.began_at, info.run))
+
+    def approvals(self, run: str = "") -> list[Approval]:
+        """Oldest first."""
+        found: list[Approval] = []
+        for live in self.live.values():
+            found += approvals_of(live.log)
+        found += [one for kept_run, kept in self._kept.items() if kept_run not in self.live for one in kept.approvals]
+        return sorted((one for one in found if not run or one.run == run), key=lambda one: (one.asked_at, one.id))
+
+    async def events(self, run: str, after: int) -> Sequence[AnyEvent]:
+        """Those that are written, after that number. Raises NoSuchRun."""
+        if (live := self.live.get(run)) is not None:
+            return live.log.events[after : live.durable]
+        info = self._kept.get(run)
+        if info is not None and info.moved <= after:
+            return ()
+        events = await self._journal.history(run)
+        if not events:
+            raise NoSuchRun(f"there is no run {run}")
+        return events[after:]
+
+    def news(self, run: str) -> asyncio.Event:
+        """Set when something more of the run is written."""
+        return self._news.setdefault(run, asyncio.Event())

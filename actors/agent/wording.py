@@ -1,0 +1,127 @@
+"""Tools as models read them, and arguments as models write them. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import json_repair
+import msgspec
+
+from ...schemas.tool import ToolInfo
+
+# A model's arguments are repaired up to here; what is longer has to be right.
+MAX_REPAIR = 16_000
+
+
+class Unreadable(Exception):
+    """What a model wrote cannot be read; the words are for the model."""
+
+
+@lru_cache(maxsize=1024)
+def schema_of(tool: ToolInfo) -> dict[str, Any]:
+    """A tool's input schema; that of any object where it is none."""
+    try:
+        schema = json.loads(tool.input_schema)
+    except ValueError:
+        schema = None
+    return schema if isinstance(schema, dict) else {"type": "object"}
+
+
+def properties_of(tool: ToolInfo) -> dict[str, Any]:
+    found = schema_of(tool).get("properties")
+    return found if isinstance(found, dict) else {}
+
+
+def main_property(tool: ToolInfo) -> str:
+    """What a bare text can only mean: the only required one, or the only one. "" where there is none."""
+    properties, required = properties_of(tool), schema_of(tool).get("required") or []
+    names = required if len(required) == 1 else list(properties)
+    return str(names[0]) if len(names) == 1 else ""
+
+
+def describe(tools: Iterable[ToolInfo]) -> str:
+    """One line a tool: its name, its arguments with their types, what it does."""
+    return "\n".join(_line(tool) for tool in tools)
+
+
+def _line(tool: ToolInfo) -> str:
+    required = schema_of(tool).get("required") or []
+    parts = [
+        f"{name}{'' if name in required else '?'}: {_type(schema)}" for name, schema in properties_of(tool).items()
+    ]
+    summary = " ".join(tool.description.split())
+    return f"- {tool.name}({', '.join(parts)}): {summary}"
+
+
+def _type(schema: Any) -> str:
+    if not isinstance(schema, dict):
+        return "any"
+    if "enum" in schema:
+        return " | ".join(json.dumps(value) for value in schema["enum"])
+    kind = schema.get("type", "any")
+    return " | ".join(map(str, kind)) if isinstance(kind, list) else str(kind)
+
+
+def read_arguments(tool: ToolInfo | None, text: str) -> str:
+    """What a model wrote as arguments, as a JSON object. Raises Unreadable.
+
+    JSON is taken as it is; nearly JSON is repaired; a bare text is the tool's one argument, where it has one.
+    """
+    text = _without_fence(text.strip())
+    if (found := _object(text)) is not None:
+        return found
+    name = main_property(tool) if tool is not None else ""
+    if text.startswith("{"):
+        repaired = _repaired(text)
+        if isinstance(repaired, dict) and repaired:
+            return json.dumps(repaired, ensure_ascii=False)
+        raise Unreadable("the arguments are no JSON object; write them as one, in double quotes")
+    if name:
+        return json.dumps({name: _typed(tool, name, text)}, ensure_ascii=False)
+    if not text:
+        return "{}"
+    raise Unreadable("the arguments must be one JSON object, such as " + example(tool))
+
+
+def _repaired(text: str) -> Any:
+    if len(text) > MAX_REPAIR:
+        return None
+    try:
+        return json_repair.loads(text)
+    except (ValueError, RecursionError):  # nested too deeply
+        return None
+
+
+def example(tool: ToolInfo | None) -> str:
+    names = list(properties_of(tool)) if tool is not None else []
+    return json.dumps(dict.fromkeys(names, "...") or {"name": "value"})
+
+
+def _object(text: str) -> str | None:
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        return None
+    return text if isinstance(value, dict) else None
+
+
+def _typed(tool: ToolInfo | None, name: str, text: str) -> Any:
+    schema = properties_of(tool).get(name) if tool is not None else None
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    bare = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+    if kind in ("integer", "number", "boolean", "array"):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return bare
+    return bare
+
+
+def _without_fence(text: str) -> str:
+    if text.startswith("```"):
+        text = text.partition("\n")[2] if "\n" in text else text[3:]
+        text = text.rstrip().removesuffix("```").rstrip()
+    return text

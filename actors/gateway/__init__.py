@@ -1,0 +1,1 @@
+"""Gateways: actors that speak other protocols, and turn them into messages of the bus."""

@@ -1,0 +1,114 @@
+"""Which models the company serves, and who to ask for each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...runtime.census import actors_around
+from ...runtime.errors import ActorStopped, CallboardError, DeadlineExceeded, NoSuchActor, NotUnderstood
+from ...runtime.log import log
+from ...runtime.node import Node
+from ...runtime.refs import Ref
+from ...schemas.serve import DescribeModel, ModelDescription
+from .errors import ModelUnknown, StillLoading
+
+SCHEDULER, ENGINE = "serve.scheduler", "serve.engine"
+# What was found is looked up again after so long, and at once where a name is not known.
+KNOWN_FOR_S = 5.0
+# A scheduler that lives says what it serves at once.
+DESCRIBE_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True)
+class Engine:
+    """`adapter`: the LoRA adapter that the name stands for, "" for the model itself."""
+
+    scheduler: Ref
+    model: ModelDescription
+    adapter: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there was when it was looked for. `loading`: addresses of engines that do not serve yet."""
+
+    engines: Mapping[str, Engine]
+    loading: tuple[str, ...]
+    at: float
+
+
+class Engines:
+    """Finds engines on the bus. `aliases`: further names, each with a scheduler's address."""
+
+    def __init__(self, node: Node, aliases: Mapping[str, str]) -> None:
+        self._node = node
+        self._aliases = aliases
+        self._found: Found | None = None
+        self._looking = asyncio.Lock()
+
+    async def find(self, name: str) -> Engine:
+        """The engine that serves `name`; for "" the only one that there is.
+
+        Raises ModelUnknown with the names that there are, StillLoading where an engine is about to serve.
+        """
+        found = await self.look()
+        engine = self._pick(found, name)
+        if engine is None:
+            found = await self.look(since=time.monotonic())
+            engine = self._pick(found, name)
+        if engine is not None:
+            return engine
+        if not found.engines and found.loading:
+            raise StillLoading(f"{', '.join(found.loading)} is loading its model")
+        known = ", ".join(sorted(found.engines)) or "none: no engine runs"
+        if not name:
+            raise ModelUnknown(f"the request names no model; there are: {known}", param="model")
+        raise ModelUnknown(f"there is no model '{name}'; there are: {known}", param="model")
+
+    async def look(self, since: float | None = None) -> Found:
+        """What there is: as of `since` or later (monotonic clock), by default as of a few seconds ago."""
+        wanted = time.monotonic() - KNOWN_FOR_S if since is None else since
+        if self._found is not None and self._found.at >= wanted:
+            return self._found
+        async with self._looking:
+            if self._found is None or self._found.at < wanted:
+                self._found = await self._look()
+            return self._found
+
+    async def _look(self) -> Found:
+        at = time.monotonic()
+        actors = await actors_around(self._node)
+        schedulers = sorted({info.address for info in actors if info.kind == SCHEDULER} | set(self._aliases.values()))
+        described = await asyncio.gather(*map(self._describe, schedulers))
+        engines: dict[str, Engine] = {}
+        by_address = {address: model for address, model in zip(schedulers, described, strict=True) if model is not None}
+        for address, model in by_address.items():
+            ref = self._node.actor(address)
+            engines.setdefault(model.model, Engine(ref, model))
+            for adapter in model.adapters:
+                engines.setdefault(adapter, Engine(ref, model, adapter))
+        for alias, address in self._aliases.items():
+            if address in by_address:
+                engines[alias] = Engine(self._node.actor(address), by_address[address])
+        served = {address.rpartition(".")[0] for address in by_address}
+        loading = tuple(info.address for info in actors if info.kind == ENGINE and info.address not in served)
+        return Found(engines, loading, at)
+
+    async def _describe(self, address: str) -> ModelDescription | None:
+        try:
+            return await self._node.actor(address).ask(DescribeModel(), timeout=DESCRIBE_TIMEOUT_S)
+        except (NoSuchActor, ActorStopped, DeadlineExceeded, NotUnderstood) as error:
+            log.debug("%s does not say what it serves: %s", address, error)
+        except CallboardError as error:
+            log.warning("%s does not say what it serves: %s", address, error)
+        return None
+
+    @staticmethod
+    def _pick(found: Found, name: str) -> Engine | None:
+        if name:
+            return found.engines.get(name)
+        own = [engine for engine in found.engines.values() if not engine.adapter]
+        return own[0] if len({engine.scheduler.address for engine in own}) == 1 else None

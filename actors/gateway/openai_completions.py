@@ -1,0 +1,137 @@
+"""`/v1/completions`: texts go on. Evaluation harnesses score prompts through it, with `echo` and `logprobs`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+
+from ...schemas.serve import Choice, Completion, Generate, Token, TokenLogprob
+from .openai_chat import FINISH, new_id, usage_of
+from .openai_types import CompletionBody
+from .sse import DONE, event
+from .token_words import TokenWords
+
+
+class Prompt:
+    """One prompt of a request and what is to be shown of it."""
+
+    def __init__(self, request: Generate, prompt_ids: tuple[int, ...], text: str) -> None:
+        self.request = request
+        self.prompt_ids = prompt_ids
+        self.text = text
+
+
+async def whole_completion(
+    completions: Sequence[Completion], prompts: Sequence[Prompt], body: CompletionBody, words: TokenWords
+) -> dict[str, Any]:
+    choices: list[dict[str, Any]] = []
+    for completion, prompt in zip(completions, prompts, strict=True):
+        for choice in completion.choices:
+            choices.append(await _choice(len(choices), choice, completion, prompt, body, words))
+    usages = [usage_of(completion.usage) for completion in completions]
+    return {
+        "id": new_id("cmpl"),
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": body.model or prompts[0].request.model,
+        "choices": choices,
+        "usage": {
+            key: sum(usage[key] for usage in usages) for key in ("prompt_tokens", "completion_tokens", "total_tokens")
+        },
+    }
+
+
+async def _choice(
+    index: int, choice: Choice, completion: Completion, prompt: Prompt, body: CompletionBody, words: TokenWords
+) -> dict[str, Any]:
+    only_prompt = body.max_tokens == 0
+    text = "" if only_prompt else choice.text
+    entries: list[TokenLogprob | None] = [] if only_prompt else list(choice.logprobs)
+    ids = [] if only_prompt else [entry.token_id for entry in choice.logprobs]
+    if body.echo:
+        text = prompt.text + text
+        entries = [None, *completion.prompt_logprobs, *entries]
+        ids = [*prompt.prompt_ids, *ids]
+    logprobs = None if body.logprobs is None else await _legacy_logprobs(ids, entries, words)
+    reason = FINISH[choice.finish_reason]
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+
+async def _legacy_logprobs(
+    token_ids: Sequence[int], entries: Sequence[TokenLogprob | None], words: TokenWords, offset: int = 0
+) -> dict[str, Any]:
+    """Lists with an entry for each token; of the first one of a text nothing is known."""
+    await words.learn(token_ids)
+    await words.learn_logprobs([entry for entry in entries if entry is not None])
+    offsets: list[int] = []
+    tokens = [words.text_of(token_id) for token_id in token_ids]
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token)
+    top: list[dict[str, float] | None] = []
+    for entry in entries:
+        if entry is None:
+            top.append(None)
+            continue
+        likeliest: dict[str, float] = {}
+        for token_id, logprob in entry.top:  # two tokens may look alike: the likelier one is shown
+            likeliest.setdefault(words.text_of(token_id), logprob)
+        top.append(likeliest)
+    return {
+        "tokens": tokens,
+        "token_logprobs": [None if entry is None else entry.logprob for entry in entries],
+        "top_logprobs": top,
+        "text_offset": offsets,
+    }
+
+
+class CompletionStream:
+    """The pieces of answers to several prompts, mixed as they come."""
+
+    def __init__(self, prompts: Sequence[Prompt], body: CompletionBody, words: TokenWords) -> None:
+        self._prompts = prompts
+        self._body = body
+        self._words = words
+        self._head = {
+            "id": new_id("cmpl"),
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": body.model or prompts[0].request.model,
+        }
+        self._with_usage = body.stream_options is not None and body.stream_options.include_usage
+
+    async def chunks(self, pieces: AsyncIterator[tuple[int, Token | Completion]]) -> AsyncIterator[bytes]:
+        """`pieces`: (the prompt's number, a piece of its answers)."""
+        usages: list[dict[str, Any]] = []
+        first = 0
+        starts: list[int] = []
+        for prompt in self._prompts:
+            starts.append(first)
+            first += prompt.request.n
+        if self._body.echo:
+            for prompt, start in zip(self._prompts, starts, strict=True):
+                for index in range(prompt.request.n):
+                    yield self._chunk(start + index, prompt.text)
+        async for number, piece in pieces:
+            if isinstance(piece, Token):
+                logprobs = None
+                if piece.logprobs:
+                    ids = [entry.token_id for entry in piece.logprobs]
+                    logprobs = await _legacy_logprobs(ids, piece.logprobs, self._words)
+                if piece.text or logprobs:
+                    yield self._chunk(starts[number] + piece.index, piece.text, logprobs)
+                continue
+            usages.append(usage_of(piece.usage))
+            for index, choice in enumerate(piece.choices):
+                yield self._chunk(starts[number] + index, "", finish=FINISH[choice.finish_reason])
+        if self._with_usage:
+            total = {key: sum(usage[key] for usage in usages) for key in usages[0] if key.endswith("_tokens")}
+            yield event(msgspec.json.encode(self._head | {"choices": [], "usage": total}))
+        yield DONE
+
+    def _chunk(self, index: int, text: str, logprobs: dict[str, Any] | None = None, finish: str | None = None) -> bytes:
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        return event(msgspec.json.encode(self._head | {"choices": [choice]}))

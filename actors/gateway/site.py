@@ -1,0 +1,41 @@
+"""What the routes of a gateway share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+from ...runtime.node import Node
+from ...runtime.refs import Ref
+from .config import GatewayConfig
+from .engines import Engines
+from .token_words import TokenWords
+
+
+@dataclass
+class Counts:
+    requests: int = 0
+    open: int = 0
+    failed: int = 0
+
+
+@dataclass
+class Site:
+    node: Node
+    config: GatewayConfig
+    engines: Engines
+    counts: Counts = field(default_factory=Counts)
+    _words: dict[str, TokenWords] = field(default_factory=dict)
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self.config.max_body_mib << 20
+
+    def words(self, scheduler: Ref, model: str) -> TokenWords:
+        """The words of that model's tokens, as that scheduler knows them."""
+        return self._words.setdefault(f"{scheduler.address} {model}", TokenWords(scheduler))
+
+
+Endpoint = Callable[[Site, Request], Awaitable[object]]

@@ -1,0 +1,18 @@
+"""What is said to a gateway itself; what its clients say comes by its own protocol."""
+
+from __future__ import annotations
+
+from .base import Message, Request
+
+
+class GatewayInfo(Message, frozen=True, kw_only=True, tag="gateway.info"):
+    """`url`: where it listens. The counts are since it started; `open`: requests under way."""
+
+    url: str
+    requests: int = 0
+    open: int = 0
+    failed: int = 0
+
+
+class AskGateway(Request[GatewayInfo], frozen=True, tag="gateway.ask"):
+    """Ask a gateway where it listens."""

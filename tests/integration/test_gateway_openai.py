@@ -1,0 +1,272 @@
+"""OpenAI's own client, unmodified, talks with a model of the company."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+import jsonschema
+import openai
+import pytest
+from gateways import gateway, idle, start_engine
+
+from callboard.actors.models.loading import load_tokenizer
+from callboard.runtime.node import Node
+from callboard.schemas.serve import ChatMessage, Generate, Score
+
+pytestmark = pytest.mark.anyio
+
+SAY: Any = [{"role": "user", "content": "hello"}]
+CITY = {"type": "object", "properties": {"city": {"enum": ["Delft", "Oslo"]}}, "required": ["city"]}
+WEATHER: Any = {"type": "function", "function": {"name": "weather", "description": "d", "parameters": CITY}}
+
+
+@pytest.fixture
+async def url(node: Node, long_path: Path) -> AsyncIterator[str]:
+    await start_engine(node, long_path)
+    async with gateway(node) as url:
+        yield url
+    await idle(node)
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=30) as client:
+        yield client
+
+
+async def test_a_chat_is_what_the_bus_answers(client: openai.AsyncOpenAI, node: Node, long_path: Path) -> None:
+    asked = await client.chat.completions.create(
+        model=str(long_path), messages=SAY, max_tokens=12, temperature=0.9, seed=4, extra_body={"top_k": 20}
+    )
+    request = Generate(messages=(ChatMessage("user", "hello"),), max_tokens=12, temperature=0.9, seed=4, top_k=20)
+    said = await node.actor("engine").ask(request)
+    assert asked.choices[0].message.content == said.text
+    assert asked.choices[0].finish_reason == "length"
+    assert asked.usage is not None
+    assert (asked.usage.prompt_tokens, asked.usage.completion_tokens) == (said.usage.prompt_tokens, 12)
+    assert asked.model == str(long_path)
+
+
+async def test_a_stream_adds_up_to_the_whole_answer(client: openai.AsyncOpenAI, long_path: Path) -> None:
+    options: Any = {"model": str(long_path), "messages": SAY, "max_tokens": 12, "temperature": 0.9, "seed": 4, "n": 2}
+    whole = await client.chat.completions.create(**options)
+    texts = {0: "", 1: ""}
+    finished: dict[int, str | None] = {}
+    usages: list[int] = []
+    stream = await client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True})
+    async for chunk in stream:
+        if chunk.usage is not None:
+            usages.append(chunk.usage.completion_tokens)
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            if choice.finish_reason:
+                finished[choice.index] = choice.finish_reason
+    assert texts == {choice.index: choice.message.content for choice in whole.choices}
+    assert finished == {0: "length", 1: "length"}
+    assert usages == [24]
+
+
+async def test_a_tool_that_must_be_called_is_called(client: openai.AsyncOpenAI, long_path: Path) -> None:
+    options: Any = {"model": str(long_path), "messages": SAY, "tools": [WEATHER], "max_tokens": 100, "seed": 1}
+    whole = await client.chat.completions.create(**options, tool_choice="required")
+    (choice,) = whole.choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content is None
+    assert choice.message.tool_calls
+    call = choice.message.tool_calls[0]
+    assert call.type == "function"
+    assert call.function.name == "weather"
+    jsonschema.validate(json.loads(call.function.arguments), CITY)
+
+    named: Any = {"type": "function", "function": {"name": "weather"}}
+    arguments = ""
+    reasons: list[str] = []
+    async for chunk in await client.chat.completions.create(**options, tool_choice=named, stream=True):
+        for one in chunk.choices:
+            for delta in one.delta.tool_calls or ():
+                arguments += (delta.function and delta.function.arguments) or ""
+            reasons += [one.finish_reason] if one.finish_reason else []
+    jsonschema.validate(json.loads(arguments), CITY)
+    assert reasons == ["tool_calls"]
+
+    turns: Any = [*SAY, choice.message.model_dump(exclude_none=True),
+                  {"role": "tool", "tool_call_id": call.id, "content": "It rains."}]  # fmt: skip
+    after = await client.chat.completions.create(**{**options, "messages": turns, "max_tokens": 4})
+    assert after.usage is not None
+    assert whole.usage is not None
+    assert after.usage.prompt_tokens > whole.usage.prompt_tokens
+
+
+async def test_an_answer_fits_its_schema(client: openai.AsyncOpenAI, long_path: Path) -> None:
+    format: Any = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY}}
+    answer = await client.chat.completions.create(
+        model=str(long_path), messages=SAY, response_format=format, max_tokens=400, seed=3
+    )
+    jsonschema.validate(json.loads(answer.choices[0].message.content or ""), CITY)
+
+
+async def test_log_probabilities_tell_every_token(client: openai.AsyncOpenAI, long_path: Path) -> None:
+    answer = await client.chat.completions.create(
+        model=str(long_path), messages=SAY, max_tokens=6, temperature=0, logprobs=True, top_logprobs=3
+    )
+    (choice,) = answer.choices
+    assert choice.logprobs is not None
+    assert choice.logprobs.content is not None
+    assert len(choice.logprobs.content) == 6
+    said = b"".join(bytes(one.bytes or ()) for one in choice.logprobs.content)
+    assert said.decode("utf-8", "replace") == choice.message.content
+    for one in choice.logprobs.content:
+        assert len(one.top_logprobs) == 3
+        assert one.top_logprobs[0].logprob == one.logprob  # greedy
+
+
+@pytest.mark.parametrize("as_ids", [False, True])
+async def test_prompts_are_scored_as_harnesses_do_it(
+    client: openai.AsyncOpenAI, node: Node, long_path: Path, as_ids: bool
+) -> None:
+    context, continuation = "hello there", " and hello all"
+    text = context + continuation
+    tokenizer = load_tokenizer(long_path)
+    ids = tokenizer.encode(text)
+    answer = await client.completions.create(
+        model=str(long_path), prompt=ids if as_ids else text, max_tokens=1, logprobs=1, echo=True, temperature=0
+    )
+    (choice,) = answer.choices
+    assert choice.text.startswith(text)
+    assert choice.logprobs is not None
+    logprobs = choice.logprobs.token_logprobs or []
+    tops = choice.logprobs.top_logprobs or []
+    assert len(logprobs) == len(tops) == len(choice.logprobs.tokens or []) == len(ids) + 1
+    assert logprobs[0] is None
+    first = len(tokenizer.encode(context))
+    (scored,) = (await node.actor("engine").ask(Score(contexts=(context,), continuations=(continuation,)))).texts
+    assert sum(logprobs[first:-1]) == pytest.approx(scored.logprob, abs=1e-4)
+    greedy = all(max(tops[at].values()) == logprobs[at] for at in range(first, len(ids)))
+    assert greedy == scored.is_greedy
+
+
+async def test_several_prompts_have_several_answers_each(client: openai.AsyncOpenAI, long_path: Path) -> None:
+    options: Any = {"model": str(long_path), "prompt": ["hello", "all"], "n": 2, "max_tokens": 5, "seed": 2}
+    whole = await client.completions.create(**options)
+    assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
+    texts = dict.fromkeys(range(4), "")
+    async for chunk in await client.completions.create(**options, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert list(texts.values()) == [choice.text for choice in whole.choices]
+
+
+async def test_a_prompt_alone_can_be_scored(client: openai.AsyncOpenAI, long_path: Path) -> None:
+    answer = await client.completions.create(
+        model=str(long_path), prompt="hello there", max_tokens=0, logprobs=0, echo=True
+    )
+    assert answer.choices[0].text == "hello there"
+    assert answer.choices[0].logprobs is not None
+    assert len(answer.choices[0].logprobs.tokens or []) == len(load_tokenizer(long_path).encode("hello there"))
+
+
+async def test_models_and_embeddings(client: openai.AsyncOpenAI, long_path: Path) -> None:
+    assert [model.id async for model in client.models.list()] == [str(long_path)]
+    assert (await client.models.retrieve(str(long_path))).owned_by == "callboard"
+    as_floats = await client.embeddings.create(model=str(long_path), input=["hello", "all"], encoding_format="float")
+    packed = await client.embeddings.create(model=str(long_path), input=["hello", "all"])  # the SDK asks for base64
+    for one, other in zip(as_floats.data, packed.data, strict=True):
+        assert one.embedding == pytest.approx(other.embedding, rel=1e-6)
+        assert sum(value**2 for value in one.embedding) == pytest.approx(1, abs=1e-5)
+    short = await client.embeddings.create(model=str(long_path), input="hello", dimensions=5, encoding_format="float")
+    assert sum(value**2 for value in short.data[0].embedding) == pytest.approx(1, abs=1e-5)
+    assert len(short.data[0].embedding) == 5
+
+
+async def test_an_unknown_model_is_refused_with_those_that_there_are(
+    client: openai.AsyncOpenAI, long_path: Path
+) -> None:
+    with pytest.raises(openai.NotFoundError) as refused:
+        await client.chat.completions.create(model="gpt-17", messages=SAY)
+    assert str(long_path) in refused.value.message
+    assert refused.value.code == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [
+        ({"messages": [{"content": "a"}]}, "messages[0]", "missing required field `role`"),
+        ({"messages": 3}, "messages", "expected `array`, got `int`"),
+        ({"messages": []}, "messages", "there are none"),
+        ({"messages": SAY, "temperature": "hot"}, "temperature", "expected `float | null`, got `str`"),
+        ({"messages": SAY, "temperature": -1}, None, "temperature -1"),
+        ({"messages": SAY, "tool_choice": "required"}, "tool_choice", "no `tools`"),
+        ({"messages": SAY, "logit_bias": {"a": 1}}, "logit_bias", "ids of tokens"),
+        ({"messages": SAY, "response_format": {"type": "xml"}}, "response_format.type", "invalid enum value"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type", "image"),
+        (b"{", None, "no JSON"),
+        (
+            b'{"messages": [{"role": "user", "content": ""}], "tools": [{"function": {"name": "a", "parameters": {"a":'
+            + b"[" * 100_000,
+            None,
+            "nested",
+        ),
+        (b"\xff", None, "no JSON"),
+        (b"", None, "no JSON"),
+    ],
+)
+async def test_a_body_that_is_wrong_is_refused_with_its_path(url: str, body: Any, param: str | None, said: str) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body)
+    async with httpx2.AsyncClient() as http:
+        answer = await http.post(f"{url}/v1/chat/completions", content=content)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert said in error["message"]
+
+
+async def test_what_is_not_there_or_too_large_has_the_same_shape(node: Node, long_path: Path) -> None:
+    await start_engine(node, long_path)
+    async with gateway(node, max_body_mib=1) as url, httpx2.AsyncClient() as http:
+        assert (await http.get(f"{url}/v2/nothing")).json()["error"]["code"] == "gateway.route"
+        wrong = await http.get(f"{url}/v1/chat/completions")
+        assert (wrong.status_code, wrong.json()["error"]["type"]) == (405, "invalid_request_error")
+        large = await http.post(f"{url}/v1/completions", content=b"x" * (2 << 20))
+        assert (large.status_code, large.json()["error"]["code"]) == (413, "gateway.too_large")
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_a_client_that_goes_away_takes_its_request_with_it(url: str, node: Node, streams: bool) -> None:
+    body = {"prompt": "hello", "max_tokens": 1000, "ignore_eos": True, "stream": streams}
+    async with httpx2.AsyncClient() as http:
+        if streams:
+            async with http.stream("POST", f"{url}/v1/completions", json=body) as answer:
+                async for line in answer.aiter_lines():
+                    assert line.startswith("data: ")
+                    break
+        else:
+            with pytest.raises(httpx2.ReadTimeout):
+                await http.post(f"{url}/v1/completions", json=body, timeout=httpx2.Timeout(5, read=0.3))
+    stats = await idle(node)
+    assert stats.aborted == 1
+    assert stats.generated_tokens < 1000
+
+
+async def test_who_is_one_too_many_is_told_when_to_come_again(node: Node, long_path: Path) -> None:
+    await start_engine(node, long_path, max_running=1, max_waiting=1)
+    async with gateway(node) as url, httpx2.AsyncClient(timeout=30) as http:
+        body = {"prompt": "hello", "max_tokens": 600, "ignore_eos": True}
+        answers: list[httpx2.Response] = []
+
+        async def ask() -> None:
+            answers.append(await http.post(f"{url}/v1/completions", json=body))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(6):
+                tasks.start_soon(ask)
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert refused
+        assert {answer.status_code for answer in answers} == {200, 429}
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        assert all(answer.json()["error"]["type"] == "rate_limit_error" for answer in refused)
