@@ -23,13 +23,15 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
         connection.execute("CREATE TABLE orders (id INTEGER, customer TEXT)")
         connection.execute("INSERT INTO orders VALUES (1, 'Ada')")
     connection.close()
+    # The daemon stands elsewhere than the project whose file it is told to go by.
+    (base / "callboard.toml").write_text(f'[tools.files]\nroots = {{ docs = "{base / "docs"}" }}\n')
     board = Board.at(
         base,
-        CALLBOARD_TOOLS_FILES=f'{{roots = {{docs = "{base / "docs"}"}}}}',
         CALLBOARD_TOOLS_DOCUMENTS=f'{{roots = {{docs = "{base / "docs"}"}}}}',
         CALLBOARD_TOOLS_SQL=f'{{databases = {{shop = "sqlite:{base / "shop.db"}"}}}}',
         CALLBOARD_TOOLS_OPENAPI=f'{{apis = {{weather = {{document = "{EXAMPLES / "weather.yaml"}"}}}}}}',
     )
+    board.cwd = str(base)
     board.up()
     yield board
     board.close()
