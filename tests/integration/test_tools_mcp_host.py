@@ -413,6 +413,51 @@ async def test_a_killed_process_takes_its_server_along_and_both_come_back(daemon
     assert daemon.run("tool", "mcp", "remove", "mortal").returncode == 0
 
 
+async def test_agents_are_tools_and_a_run_can_be_looked_at_again(daemon: Board) -> None:
+    script = [
+        {"text": 'Thought: I add.\nAction: box.add_in_thread\nAction Input: {"a": 2, "b": 3}\n'},
+        {"text": "Thought: done.\nFinal Answer: It is 5.\n"},
+    ]
+    async with over_stdio(daemon) as host:
+        assert not [tool.name for tool in (await host.list_tools()).tools if tool.name.startswith("agent_")]
+    for kind, name, config in (
+        ("agent.scripted", "engine", json.dumps({"answers": script})),
+        ("agent.runs", "agents", "{}"),
+    ):
+        spawned = daemon.run("spawn", kind, "--name", name, "--config", config)
+        assert spawned.returncode == 0, spawned.stderr
+    try:
+        heard: list[str] = []
+
+        async def hear(progress: float, total: float | None, message: str | None) -> None:
+            heard.append(message or "")
+
+        async with over_stdio(daemon) as host:
+            tools = {tool.name for tool in (await host.list_tools()).tools}
+            assert tools >= {"agent_react", "agent_rewoo", "agent_autogpt", "agent_run"}
+            asked = {"task": "2 + 3?", "tools": ["box.add_in_thread"]}
+            running = asyncio.ensure_future(host.call_tool("agent_react", asked, progress_callback=hear))
+            with anyio.fail_after(20):
+                while not any("waits for a person" in words for words in heard):
+                    await anyio.sleep(0.02)
+            (waiting,) = json.loads(daemon.run("approvals", "--json").stdout)
+            approved = daemon.run("approve", waiting["id"])
+            assert approved.returncode == 0, approved.stderr
+            result = await running
+            assert said(result) == "It is 5."
+            run = result.structured_content["run"]
+            assert any(run in words for words in heard)
+            again = await host.call_tool("agent_run", {"run": run})
+            assert again.structured_content == result.structured_content
+            unknown = await host.call_tool("agent_run", {"run": "nobody"})
+            assert unknown.is_error
+        async with over_stdio(daemon, "--no-agents") as host:
+            assert not [tool.name for tool in (await host.list_tools()).tools if tool.name.startswith("agent_")]
+    finally:
+        for name in ("agents", "engine"):
+            daemon.run("stop", name)
+
+
 @slow
 @pytest.mark.timeout(240)
 async def test_a_model_that_runs_is_a_tool(tmp_path: Path) -> None:
