@@ -122,7 +122,7 @@ def _places(name: str, distribution: importlib.metadata.Distribution) -> dict[st
     """What of a package lies directly in the folder that it is imported from."""
     files = distribution.files or ()
     if name == _OURS:  # it may be installed by a path only, where its list of files does not name its modules
-        tops = {file.parts[0] for file in files if file.name == "METADATA" and len(file.parts) == 2}
+        tops = {file.parts[0] for file in files if file.name in ("METADATA", "PKG-INFO") and len(file.parts) == 2}
         places = {_OURS: Path(sys.modules[__name__.partition(".")[0]].__path__[0])}
     else:
         tops = {file.parts[0] for file in files} - {"..", "__pycache__"}
