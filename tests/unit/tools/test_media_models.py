@@ -472,6 +472,7 @@ async def test_what_is_not_installed_is_an_error_that_names_the_extra(
 ) -> None:
     from callboard.actors.tools.media.ocr import Ocr
 
+    detector = model("detector")
     for module in ("rapidocr", "pocketsphinx", "transformers", "onnxruntime"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtra, match="'ocr' needs the extra 'media'"):
@@ -479,7 +480,7 @@ async def test_what_is_not_installed_is_an_error_that_names_the_extra(
     with pytest.raises(MissingExtra, match="'transcribe' needs the extra 'media'"):
         await Transcribe().call({"audio": "a"}, {"a": Audio.from_array(tone(16000), 16000)})
     with pytest.raises(MissingExtra, match="'detect' needs the extra"):
-        await run(Detect(model("detector")), image="it")
+        await run(Detect(detector), image="it")
 
 
 async def test_a_closed_tool_lets_its_model_go_and_the_next_call_loads_it_again(model: Callable[..., str]) -> None:
