@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "tools"))
 import media_models  # pyright: ignore[reportMissingImports]  # of the unit tests
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.anyio,
     pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng (Debian: espeak-ng)"),
 ]

@@ -38,7 +38,7 @@ from callboard.actors.tools.outcome import Outcome
 from callboard.runtime.errors import Cancelled, ConfigError, MissingExtra
 from callboard.schemas.models import InstalledModel, ModelFile
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from callboard.actors.tools.outcome import Outcome
 from callboard.runtime.errors import Cancelled
 from callboard.schemas.tool import ToolProgress
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
