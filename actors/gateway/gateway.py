@@ -109,8 +109,10 @@ class Gateway(Actor[GatewayConfig]):
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        family, kind, protocol, _, address = found[0]
+        # The protocol is named, or asyncio would not know TCP and leave its delays on: 40 ms for each answer.
+        listening = socket.socket(family, kind, protocol)
     except OSError as error:
         raise ConfigError(f"'{host}' is no address to listen on: {error.strerror or error}") from error
     try:
