@@ -25,8 +25,8 @@ from .site import Site
 from .visit import Visit, visited
 
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
-# A connection is closed behind a refusal only where no more than this of its request can still be under way: closing one
-# with bytes unread resets it, and the client may never see the answer. Others are read to their end, in bounded time.
+# A connection is closed behind a refusal only where no more than this of its request can still be under way: closing
+# one with bytes unread resets it, and the client may never see the answer. Others are read on, in bounded time.
 _SMALL_BODY = 1 << 16
 
 
@@ -74,6 +74,8 @@ class Front:
                     await self._app(scope, passage.receive, passage.send)
             finally:
                 current_place.reset(token)
+                if trace.sampled and self._site.exporter is not None:
+                    self._site.exporter.ended(trace.trace_id)
 
     def _span(self, scope: Scope) -> OpenSpan:
         return self._site.node.tracer.begin(f"{scope['method']} {scope['path']}"[:200])
