@@ -128,6 +128,11 @@ async def test_metrics_have_the_names_that_dashboards_read(
         for name in ("time_to_first_token", "e2e_request_latency", "request_time_per_output_token"):
             assert found[f"vllm:{name}_seconds_count"][labels] == 2
             assert found[f"vllm:{name}_seconds_sum"][labels] > 0
+        for name in ("queue", "prefill", "decode", "inference"):
+            assert found[f"vllm:request_{name}_time_seconds_count"][labels] == 2
+        parts = [found[f"vllm:request_{name}_time_seconds_sum"][labels] for name in ("queue", "inference")]
+        assert sum(parts) == pytest.approx(found["vllm:e2e_request_latency_seconds_sum"][labels])
+        assert found["vllm:request_prefill_time_seconds_sum"][labels] > 0
         # A piece of a stream may hold more than one token, the first one too.
         assert 6 < found["vllm:inter_token_latency_seconds_count"][labels] <= 6 + 4
         assert found["vllm:request_generation_tokens_sum"][labels] == 12
