@@ -47,7 +47,14 @@ GRACE_S = 5.0
 TOOL_ATTEMPTS = 3
 
 PASSING = (ActorStopped, Disconnected, NoSuchActor, NotReachable)
-_BUSY = {"serve.overloaded", "actor.mailbox_full", "upstream.busy"}
+_BUSY = {
+    "actor.mailbox_full",
+    "serve.overloaded",
+    "serve.replica_lost",
+    "upstream.busy",
+    "upstream.unavailable",
+    "upstream.unreachable",
+}
 
 
 def cut(text: str, room: int) -> str:

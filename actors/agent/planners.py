@@ -7,6 +7,7 @@ from functools import cache
 
 import msgspec
 
+from ...runtime.extras import missing_extra
 from ...runtime.matching import did_you_mean
 from ...runtime.registry import PLANNERS, Entry, registry
 from .errors import NoSuchPlanner, RunInvalid
@@ -25,7 +26,7 @@ class Missing(Planner):
 
 
 def planner_named(name: str, allow: Sequence[str] = ()) -> Planner:
-    """One that a package announces, or `module:Class` of a module listed in `allow`. Raises NoSuchPlanner."""
+    """One that a package announces, or `module:Class` of a module in `allow`. Raises NoSuchPlanner, MissingExtra."""
     if ":" in name and name.partition(":")[0] not in allow:
         module = name.partition(":")[0]
         hint = f"start the node with --load FILE, or announce it as an entry point of the group {PLANNERS}"
@@ -45,6 +46,9 @@ def _planner(name: str) -> Planner:
     try:
         found = entry.load()
     except (ImportError, AttributeError) as error:
+        extra = missing_extra(error, f"the planner '{name}'") if isinstance(error, ImportError) else None
+        if extra is not None:
+            raise extra from error
         raise NoSuchPlanner(f"the planner '{name}' cannot be loaded: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Planner)):
         raise NoSuchPlanner(f"'{entry.value}' is no planner")

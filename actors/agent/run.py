@@ -14,8 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -23,7 +22,6 @@ from ...runtime.errors import CallboardError, StoreError
 from ...runtime.log import log as logger
 from ...schemas.agent_log import (
     AnyEvent,
-    ApprovalAsked,
     BudgetReached,
     LoopSeen,
     ModelAnswered,
@@ -33,45 +31,22 @@ from ...schemas.agent_log import (
     RunEnded,
     ToolAnswered,
 )
-from ...schemas.agent_parts import ApprovalKind, Outcome, Recovery, RunStatus, Spent
+from ...schemas.agent_parts import Outcome, RunStatus
 from .budget import over_budget, seconds_left
-from .calls import Ask, after_answer, is_step_id, question, settle
+from .calls import after_answer, is_step_id, question, settle
 from .digest import digest
-from .effects import interrupted
 from .errors import NoRoomInRun
+from .hosting import Host, Said
 from .log import RunLog, Step, StepState
 from .planner import Ask as AskPerson
 from .planner import Call, Decision, Finish, GiveUp, ModelCall, Planner, ToolCalls, Wait
-from .policy import Policy
+from .recovery import recover
 
 # The same call with the same result: from the third on the model is told, with the sixth the run ends.
 TELL_LOOP = 3
 STOP_LOOP = 6
 # Decisions in a row that begin nothing and end nothing: a planner that goes round in circles.
 MAX_IDLE_DECISIONS = 200
-
-
-class Host(Protocol):
-    """What a run needs of its executor."""
-
-    policy: Policy
-    ask: Ask
-
-    def now(self) -> float: ...
-    async def write(self, run: Run, first: int, events: Sequence[AnyEvent]) -> None: ...
-    def model_effect(self, run: Run, step: str, request: ModelRequest, seconds: float) -> Coroutine[Any, Any, Any]: ...
-    def tool_effect(self, run: Run, step: Step, seconds: float) -> Coroutine[Any, Any, Any] | None: ...
-    def accounts(self, run: Run) -> Sequence[tuple[RunLog, Spent]]: ...
-    def crashed(self, error: BaseException) -> None: ...
-    def settled(self, run: Run) -> None: ...
-
-
-@dataclass(slots=True)
-class Said:
-    """Something that a person or another run says. `make` gives its events, or raises what the one who says it gets."""
-
-    make: Callable[[Run], Sequence[AnyEvent]]
-    done: asyncio.Future[None]
 
 
 class Run:
@@ -163,7 +138,7 @@ class Run:
         self._cancel_effects()
         self._starting.clear()
         self.log = RunLog(self.id, self.log.events[: self.durable])
-        self._end(RunStatus.FAILED, why=str(error), code=error.code)
+        self.end(RunStatus.FAILED, why=str(error), code=error.code)
 
     def _fail(self, waiting: Sequence[Said], error: BaseException) -> None:
         for said in (*waiting, *(one for one in self._inputs if isinstance(one, Said))):
@@ -185,12 +160,12 @@ class Run:
                         one.done.set_exception(error)
                     continue
                 for event in events:
-                    self._stage(event)
+                    self.stage(event)
                 waiting.append(one)
             elif self.log.ended is None and getattr(one, "step", "") in self.log.open_steps:
-                self._stage(one)
+                self.stage(one)
 
-    def _stage(self, event: AnyEvent) -> None:
+    def stage(self, event: AnyEvent) -> None:
         if not event.at:
             event = msgspec.structs.replace(event, at=self.host.now())
         self.log.apply(event)
@@ -201,12 +176,12 @@ class Run:
         count = self.log.repeated()
         if count >= STOP_LOOP:
             step = self.log.steps[event.step]
-            self._end(RunStatus.STOPPED, why=f"{step.tool} was called {count} times with the same result", code="loop")
+            self.end(RunStatus.STOPPED, why=f"{step.tool} was called {count} times with the same result", code="loop")
         elif count >= TELL_LOOP:
-            self._stage(LoopSeen(step=event.step, count=count))
+            self.stage(LoopSeen(step=event.step, count=count))
 
-    def _end(self, status: RunStatus, answer: str = "", why: str = "", code: str = "") -> None:
-        self._stage(self.ending(status, answer, why, code))
+    def end(self, status: RunStatus, answer: str = "", why: str = "", code: str = "") -> None:
+        self.stage(self.ending(status, answer, why, code))
 
     def ending(self, status: RunStatus, answer: str = "", why: str = "", code: str = "") -> RunEnded:
         """The event of an end, with what was reached so far where there is no answer."""
@@ -227,9 +202,9 @@ class Run:
             if step.state is StepState.READY:
                 await self._settle_answer(step)
             elif step.state is StepState.CALLED and step.id not in self._begun and not step.child:
-                self._recover(step)
+                recover(self, step)
             elif step.child and step.id not in self._begun:
-                self._start_tool(step)
+                self.start_tool(step)
         while log.ended is None and not log.paused and (self.planner.eager or not log.open_steps):
             if not await self._decide():
                 return
@@ -242,68 +217,30 @@ class Run:
         except CallboardError as error:
             events = [_failed(step.id, error)]
         for event in events:
-            self._stage(event)
+            self.stage(event)
         if step.state is StepState.CALLED:
-            self._start_tool(step)
-
-    def _recover(self, step: Step) -> None:
-        """A step that was under way when its owner died."""
-        if step.is_model:
-            # The planner decides it again from the events before it; the same step, since it decides the same.
-            self._redo_model(step)
-        elif step.repeatable or self.host.policy.interrupted is Recovery.REPEAT:
-            self._start_tool(step)
-        elif self.host.policy.interrupted is Recovery.ASK:
-            self._stage(
-                ApprovalAsked(
-                    id=f"{self.id}:{step.id}:{step.attempt + 1}",
-                    step=step.id,
-                    kind=ApprovalKind.AGAIN,
-                    tool=step.tool,
-                    arguments=step.arguments,
-                    text="It was under way when its owner died, and may have been carried out. Approve to repeat it.",
-                    why="the policy says to ask before such a call is repeated",
-                    expires_at=self.host.now() + self.host.policy.expires_s,
-                )
-            )
-        else:
-            self._stage(interrupted(step.id, "the owner of the run died"))
-
-    def _redo_model(self, step: Step) -> None:
-        before = RunLog(self.id, self._events_before(step.id))
-        decision = self.planner.decide(before)
-        if not isinstance(decision, ModelCall):
-            why = f"the planner decided otherwise about {step.id} than before the restart"
-            self._end(RunStatus.FAILED, why=why, code="agent.planner")
-            return
-        self._start_model(step.id, decision.request)
-
-    def _events_before(self, step: str) -> list[AnyEvent]:
-        """Those that the planner decided by: up to the notes that it made with the decision."""
-        events = self.log.events
-        place, event = next((n, e) for n, e in enumerate(events) if isinstance(e, ModelCalled) and e.step == step)
-        return list(events[: place - event.notes])
+            self.start_tool(step)
 
     async def _decide(self) -> bool:
         """One decision; whether the planner is to be asked again at once."""
         log = self.log
         reached = over_budget(self.host.accounts(self), len(log.open_steps))
         if reached is not None:
-            self._stage(BudgetReached(run=reached.run, limit=reached.limit, text=reached.text))
-            self._end(RunStatus.STOPPED, why=reached.text, code="budget")
+            self.stage(BudgetReached(run=reached.run, limit=reached.limit, text=reached.text))
+            self.end(RunStatus.STOPPED, why=reached.text, code="budget")
             return False
         try:
             decision = self.planner.decide(log)
         except Exception as error:  # somebody else's code, over a log that a model wrote: the run ends, not its owner
             logger.warning("the planner of %s failed", self.id, exc_info=error)
-            self._end(RunStatus.FAILED, why=f"the planner failed: {error!r}", code="agent.planner")
+            self.end(RunStatus.FAILED, why=f"the planner failed: {error!r}", code="agent.planner")
             return False
         self._idle += 1
         if self._idle > MAX_IDLE_DECISIONS:
-            self._end(RunStatus.FAILED, why="the planner goes round in circles", code="agent.planner")
+            self.end(RunStatus.FAILED, why="the planner goes round in circles", code="agent.planner")
             return False
         for note in decision.notes:
-            self._stage(note)
+            self.stage(note)
         return await self._carry_out(decision)
 
     async def _carry_out(self, decision: Decision) -> bool:
@@ -315,26 +252,26 @@ class Run:
                 called_ = ModelCalled(
                     step=id_, purpose=request.purpose, digest=digest(request), notes=len(decision.notes)
                 )
-                self._stage(called_)
-                self._start_model(id_, request)
+                self.stage(called_)
+                self.start_model(id_, request)
                 return self.planner.eager
             case ToolCalls(calls=calls):
                 if not calls:
-                    self._end(RunStatus.FAILED, why="the planner wants to call nothing", code="agent.planner")
+                    self.end(RunStatus.FAILED, why="the planner wants to call nothing", code="agent.planner")
                 for call in calls:
                     if log.ended is None:
                         await self._call(call)
                 return log.ended is None and (self.planner.eager or not log.open_steps)
             case AskPerson(question=text):
-                self._stage(question(log, log.next_id("q"), text, self.host.policy, self.host.now()))
+                self.stage(question(log, log.next_id("q"), text, self.host.policy, self.host.now()))
                 return self.planner.eager
             case Finish(answer=answer):
-                self._end(RunStatus.FINISHED, answer)
+                self.end(RunStatus.FINISHED, answer)
             case GiveUp(why=why, reached=reached, code=code):
-                self._end(RunStatus.FAILED, reached, why, code)
+                self.end(RunStatus.FAILED, reached, why, code)
             case Wait():
                 if not log.open_steps:
-                    self._end(RunStatus.FAILED, why="the planner waits, and nothing is under way", code="agent.planner")
+                    self.end(RunStatus.FAILED, why="the planner waits, and nothing is under way", code="agent.planner")
         return False
 
     async def _call(self, call: Call) -> None:
@@ -344,7 +281,7 @@ class Run:
         if over_budget(host.accounts(self), len(log.open_steps)) is not None:
             words = "not run: the budget allows no further step"
             refused = ToolAnswered(step=id_, outcome=Outcome.FAILED, text=words, code="agent.budget")
-            self._stage(msgspec.structs.replace(refused, tool=call.tool, arguments=call.arguments[:2000]))
+            self.stage(msgspec.structs.replace(refused, tool=call.tool, arguments=call.arguments[:2000]))
             return
         try:
             events = await settle(log, call, id_, host.policy, host.ask, host.now())
@@ -354,26 +291,26 @@ class Run:
             failed = _failed(id_, error)
             events = [msgspec.structs.replace(failed, tool=call.tool, arguments=call.arguments)]
         for event in events:
-            self._stage(event)
+            self.stage(event)
         step = log.steps[id_]
         if step.state is StepState.CALLED and log.ended is None:
-            self._start_tool(step)
+            self.start_tool(step)
 
     def _check_id(self, id_: str) -> bool:
         if is_step_id(id_) and id_ not in self.log.steps:
             return True
         words = "is there already" if id_ in self.log.steps else "is no name for a step"
-        self._end(RunStatus.FAILED, why=f"the planner's step '{id_[:80]}' {words}", code="agent.planner")
+        self.end(RunStatus.FAILED, why=f"the planner's step '{id_[:80]}' {words}", code="agent.planner")
         return False
 
     # Effects
 
-    def _start_model(self, id_: str, request: ModelRequest) -> None:
+    def start_model(self, id_: str, request: ModelRequest) -> None:
         self._begun.add(id_)
         seconds = seconds_left(self.host.accounts(self))
         self._starting.append((True, id_, lambda: self.host.model_effect(self, id_, request, seconds)))
 
-    def _start_tool(self, step: Step) -> None:
+    def start_tool(self, step: Step) -> None:
         self._begun.add(step.id)
         seconds = seconds_left(self.host.accounts(self))
         self._starting.append(

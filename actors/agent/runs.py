@@ -51,7 +51,7 @@ from .policy import Policy, check_rules, read_policy
 
 JOURNALS = "agents."
 _NUMBERED = re.compile(r"agents\.(\d+)")
-_ID = re.compile(r"(\d+)-[A-Za-z0-9_.-]+")
+_ID = re.compile(r"(\d+)-[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 # Reading a long journal after a crash may take as long.
 START_TIMEOUT_S = 120.0
 
@@ -193,7 +193,7 @@ class Runs(Actor[RunsConfig]):
     @handler(concurrent=True)
     async def answer(self, message: AnswerApproval) -> Answered:
         try:
-            return await self._executor(message.id).ask(message)
+            return await self._executor(message.id.partition(":")[0]).ask(message)
         except NoSuchRun:
             raise NoSuchApproval(f"nothing waits under '{message.id}'") from None
 
@@ -212,7 +212,7 @@ class Runs(Actor[RunsConfig]):
         return Approvals(tuple(found))
 
     def _executor(self, run: str) -> Ref:
-        found = _ID.match(run)
+        found = _ID.fullmatch(run)
         if found is None or int(found[1]) >= len(self._executors):
             raise NoSuchRun(f"there is no run {run}")
         return self._executors[int(found[1])]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ...runtime.errors import MissingExtra
 from ...schemas.agent import Approval, ListRuns, RunInfo
 from ...schemas.agent_log import AnyEvent
 from ...schemas.agent_parts import OPEN_RUNS, Spent
@@ -66,7 +67,7 @@ class Table:
     def _live(self, log: RunLog, stored: int, durable: int | None = None) -> Run:
         try:
             planner = planner_named(log.started.planner, self._host.node.allow)
-        except NoSuchPlanner as error:  # its package was removed: this run fails, the others go on
+        except (NoSuchPlanner, MissingExtra) as error:  # its package was removed: this run fails, the others go on
             planner = Missing(str(error))
         run = Run(self._host, log, planner, len(log.events) if durable is None else durable, stored)
         self.live[run.id] = run
@@ -78,6 +79,7 @@ class Table:
             if (live := self.live.get(run)) is None:
                 events = await self._journal.history(run)
                 if not events:
+                    del self._locks[run]
                     raise NoSuchRun(f"there is no run {run}")
                 one = self._kept.get(run)
                 moved = one.moved if one is not None else len(events)

@@ -15,7 +15,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     up. `header_timeout_s`, `body_timeout_s`: what a client may take to send these. `max_connections`: at once; what is
     asked beyond is refused. `cors_origins`: web pages from there may ask; none may by default. `keys_file`: who may ask
     (`callboard gateway key` writes it), "" for everybody who reaches the gateway. `tls_cert`, `tls_key`: files in PEM
-    for HTTPS.
+    for HTTPS. `otel`: a collector of OpenTelemetry (http://localhost:4318, say) that gets the spans of traced requests.
     """
 
     host: str = "127.0.0.1"
@@ -30,3 +30,4 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     keys_file: str = ""
     tls_cert: str = ""
     tls_key: str = ""
+    otel: str = ""

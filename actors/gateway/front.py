@@ -25,8 +25,9 @@ from .site import Site
 from .visit import Visit, visited
 
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
-# After these the rest of the request is not read, so nothing may follow it on the connection.
-_CLOSING = (408, 413)
+# A connection is closed behind a refusal only where no more than this of its request can still be under way: closing
+# one with bytes unread resets it, and the client may never see the answer. Others are read on, in bounded time.
+_SMALL_BODY = 1 << 16
 
 
 class Front:
@@ -73,6 +74,8 @@ class Front:
                     await self._app(scope, passage.receive, passage.send)
             finally:
                 current_place.reset(token)
+                if trace.sampled and self._site.exporter is not None:
+                    self._site.exporter.ended(trace.trace_id)
 
     def _span(self, scope: Scope) -> OpenSpan:
         return self._site.node.tracer.begin(f"{scope['method']} {scope['path']}"[:200])
@@ -81,7 +84,7 @@ class Front:
         """Raises TooMany, NotAllowed, LimitReached."""
         limit = self._site.config.max_connections
         if self._connections() > limit or self._site.counts.open > limit:
-            passage.closing = True
+            passage.closing = passage.has_small_body
             raise TooMany(f"{limit} connections are open, and there is room for no more")
         if self._keys is None:
             return Visit()
@@ -137,6 +140,11 @@ class _Passage:
         given = self.headers.get("x-request-id", "")
         self._id = given if _ID.fullmatch(given) else secrets.token_hex(16)
 
+    @property
+    def has_small_body(self) -> bool:
+        length = self.headers.get("content-length", "0")
+        return "transfer-encoding" not in self.headers and length.isdigit() and int(length) <= _SMALL_BODY
+
     async def receive(self) -> Message:
         if self._whole:  # what comes now is only that the client goes
             return await self._receive()
@@ -159,6 +167,6 @@ class _Passage:
                 headers["traceparent"] = str(self.trace)
             if self.allowance_headers is not None:
                 headers.update(self.allowance_headers(time.monotonic()))
-            if self.closing or self.status in _CLOSING:
+            if self.closing or self.status == 408:
                 headers["connection"] = "close"
         await self._send(message)

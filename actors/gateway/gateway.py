@@ -18,6 +18,7 @@ from .app import make_app
 from .config import GatewayConfig
 from .connections import guarded
 from .engines import Engines
+from .exporting import Exporter
 from .site import Site
 
 # Connections that are not accepted yet.
@@ -46,6 +47,8 @@ class Gateway(Actor[GatewayConfig]):
     async def started(self) -> None:
         config = self.config
         self._site = Site(self.node, config, Engines(self.node, config.models))
+        if config.otel:
+            self._site.exporter = Exporter(self.node, config.otel)
         self._server = _Server(
             uvicorn.Config(
                 make_app(self._site, lambda: len(self._server.server_state.connections)),
@@ -66,6 +69,8 @@ class Gateway(Actor[GatewayConfig]):
             files = f"{config.tls_cert or 'no certificate'} and {config.tls_key or 'no key'}"
             raise ConfigError(f"HTTPS cannot be served with {files}: {error}") from error
         self._socket = _listen(config.host, config.port)
+        if self._site.exporter is not None:
+            self.start_soon(self._site.exporter.run)
         self._serving = False
         self.start_soon(self._begin)
 
@@ -109,8 +114,10 @@ class Gateway(Actor[GatewayConfig]):
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        family, kind, protocol, _, address = found[0]
+        # The protocol is named, or asyncio would not know TCP and leave its delays on: 40 ms for each answer.
+        listening = socket.socket(family, kind, protocol)
     except OSError as error:
         raise ConfigError(f"'{host}' is no address to listen on: {error.strerror or error}") from error
     try:

@@ -24,6 +24,9 @@ class ModelMeter:
         self.between_tokens = Histogram(BETWEEN_TOKENS_S)
         self.per_output_token = Histogram(BETWEEN_TOKENS_S)
         self.whole = Histogram(WHOLE_S)
+        self.queue = Histogram(WHOLE_S)
+        self.prefill = Histogram(WHOLE_S)
+        self.inference = Histogram(WHOLE_S)
         self.decode = Histogram(WHOLE_S)
         self.prompt_tokens = Histogram(TOKENS)
         self.generation_tokens = Histogram(TOKENS)
@@ -79,6 +82,10 @@ class Answering:
                 meter.between_tokens.add(streams / completion.timings.tokens_per_s, generated - streams)
         if generated > 1:
             meter.per_output_token.add(max(0.0, whole - to_first) / (generated - 1))
+        queued = completion.timings.queue_ms / 1e3
+        meter.queue.add(queued)
+        meter.prefill.add(max(0.0, completion.timings.ttft_ms / 1e3 - queued))
+        meter.inference.add(max(0.0, whole - queued))
         meter.whole.add(whole)
         meter.decode.add(max(0.0, whole - to_first))
         meter.prompt_tokens.add(usage.prompt_tokens)

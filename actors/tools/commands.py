@@ -18,6 +18,7 @@ SUBCOMMANDS = {
     "switch": "commands_deploy:switch",
     "undeploy": "commands_deploy:undeploy",
     "key": "commands_deploy:key",
+    "mcp": "mcp.commands_mcp:mcp",
 }
 
 

@@ -32,6 +32,7 @@ from ...schemas.runtime import ActorInfo, ListActors, Terminated
 from ...schemas.tool import ListTools, OfferTools, OpenTool, ToolInfo, ToolList
 from .describe import Described, Wanted, describe
 from .errors import NoSuchTool, ToolDefinition
+from .mcp.starting import start_configured
 from .relevance import Ranking, chosen, newest, parse_name
 from .tool_set import ToolSetConfig
 
@@ -76,10 +77,12 @@ class Directory(Actor[DirectoryConfig]):
         self._own: dict[str, str] = {}
         self._ranking: Ranking | None = None
         self._looked = False
-        options = {**load_settings().tools, **self.config.options}
+        options = {**(self.node.settings or load_settings()).tools, **self.config.options}
         self._options = {name: msgspec.json.encode(value).decode() for name, value in options.items()}
         self._entries = registry().entries(TOOLS) if self.config.announced else {}
         self.start_soon(self._follow)
+        if self.config.announced:
+            self.start_soon(start_configured, self)
 
     async def stopped(self) -> None:
         back = (task for _, task in self._coming_back.values())

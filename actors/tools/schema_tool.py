@@ -79,15 +79,20 @@ class SchemaTool(Tool):
         return validator_of(self._output_schema) if self._output_schema else None
 
     def accept(self, arguments: Json, media: Media) -> dict[str, Any]:
+        given = self.checked(arguments)
+        try:
+            return with_media(given, self._input_schema, media)
+        except ValueError as error:
+            raise ToolArguments(str(error), hint="send it in `media`, and its name in the arguments") from error
+
+    def checked(self, arguments: Json) -> dict[str, Any]:
+        """Arguments that fit the schema, media in them still by name. Raises ToolArguments."""
         given = _read(arguments)
         if problems := _problems(self._arguments_validator, given):
             given = integral(given)
             if _problems(self._arguments_validator, given):
                 raise refusal(problems, self._input_schema)
-        try:
-            return with_media(given, self._input_schema, media)
-        except ValueError as error:
-            raise ToolArguments(str(error), hint="send it in `media`, and its name in the arguments") from error
+        return given
 
     def prepare(self, values: dict[str, Any], context: ToolContext) -> Callable[[], Any]:
         return lambda: self._run(values, context)

@@ -52,8 +52,8 @@ class NoTool(CallboardError):
     code = "tool.none"
 
 
-def info(name: str, **annotations: bool) -> ToolInfo:
-    notes = ToolAnnotations(**annotations)
+def info(name: str, *, read_only: bool = False, destructive: bool = True, idempotent: bool = False) -> ToolInfo:
+    notes = ToolAnnotations("", read_only, destructive, idempotent)
     return ToolInfo(name, f"does {name}", '{"type":"object"}', '{"type":"string"}', notes, "tools", timeout=5.0)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 from agent_play import MODULE, THIS_FILE, TOOLS, Steps, company, lines, plain
 from own_server import OwnServer
@@ -15,13 +16,17 @@ from own_server import OwnServer
 from callboard.actors.agent.executor import Executor, ExecutorConfig
 from callboard.actors.agent.policy import Policy
 from callboard.actors.agent.run import Run
+from callboard.actors.agent.runs import Runs, RunsConfig
+from callboard.actors.agent.scripted import Scripted, ScriptedConfig
+from callboard.runtime.bus import BusOptions
 from callboard.runtime.errors import CallboardError, Fenced
 from callboard.runtime.node import Node
 from callboard.runtime.placement import Process
 from callboard.runtime.supervision import Restart
-from callboard.schemas.agent import AnswerApproval, AttachRun, BeginRun, ListApprovals
-from callboard.schemas.agent_log import AnyEvent, RunStarted, ToolAnswered
+from callboard.schemas.agent import AgentRun, AnswerApproval, AttachRun, BeginRun, ListApprovals
+from callboard.schemas.agent_log import AnyEvent, RunEnded, RunStarted, ToolAnswered
 from callboard.schemas.agent_parts import ApprovalKind, Effect, Outcome, PolicyRule, Recovery, Verdict
+from callboard.schemas.scripted import Match, ScriptedAnswer
 from callboard.schemas.tool import ToolInfo
 
 pytestmark = pytest.mark.anyio
@@ -183,3 +188,40 @@ async def test_killed_at_every_write_a_process_comes_back_and_goes_on(
             assert flag.exists(), "it was killed"
         found = lines(witness)
         assert len(found) == len({line.split()[1] for line in found}) == 4, found
+
+
+async def test_executors_in_processes_share_the_runs_and_one_that_is_killed_comes_back(
+    server: OwnServer, tmp_path: Path
+) -> None:
+    """Runs wait for a person in both; one process is killed; every answer counts, and each run ends once."""
+    async with Node(bus=BusOptions(server.url)) as node:
+        asking = 'Action: ask_human\nAction Input: {"question": "well?"}'
+        answers = (
+            ScriptedAnswer(text="Final Answer: fine", match=Match.CONTAINS, pattern="Observation", times=0),
+            ScriptedAnswer(text=asking, times=0),
+        )
+        await node.spawn(Scripted, ScriptedConfig(answers=answers, ordered=False), name="engine")
+        agents = await node.spawn(Runs, RunsConfig(executors=2, processes=True), name="agents")
+        request = AgentRun(planner="react", task="t", tools=("ask_human",), detach=True)
+        runs = [(await agents.ask(msgspec.structs.replace(request, key=f"k{n}"))).run for n in range(6)]
+        assert {run[0] for run in runs} == {"0", "1"}
+        while len(asked := (await agents.ask(ListApprovals())).approvals) < len(runs):
+            await asyncio.sleep(0.01)
+        (killed,) = [process for process in psutil.Process().children(recursive=True) if "agents-0" in _names(process)]
+        killed.kill()
+        for one in asked:
+            while True:
+                try:
+                    await agents.ask(AnswerApproval(id=one.id, verdict=Verdict.APPROVE, text="yes", by="me"))
+                    break
+                except CallboardError:
+                    await asyncio.sleep(0.05)  # its executor is being started again
+        for run in runs:
+            events = await _followed(node, "agents", run)
+            assert isinstance(events[-1], RunEnded)
+            assert events[-1].answer == "fine"
+
+
+def _names(process: psutil.Process) -> str:
+    """What a process of an actor was started as."""
+    return " ".join(process.cmdline())

@@ -14,6 +14,7 @@ import pytest
 from agent_play import company, events_of, lines, play, until_over
 from own_server import OwnServer
 
+from callboard.runtime.event_log import EventLog
 from callboard.runtime.node import Node
 from callboard.schemas.agent import (
     AgentRun,
@@ -24,6 +25,7 @@ from callboard.schemas.agent import (
     ListApprovals,
     ListRuns,
 )
+from callboard.schemas.agent_journal import JournalRecord
 from callboard.schemas.agent_log import BudgetReached, LoopSeen, ToolAnswered
 from callboard.schemas.agent_parts import (
     AgentTool,
@@ -186,3 +188,29 @@ async def test_1000_paused_runs_are_no_tasks_and_little_memory(node: Node) -> No
     assert len((await agents.ask(ListApprovals(), timeout=30)).approvals) == 1000
     assert len(asyncio.all_tasks()) <= tasks + 3
     assert grown < 50 << 20
+
+
+async def test_a_journal_is_compacted_and_nothing_is_lost(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that are over leave the journal; those that wait, and those under way at that moment, stay whole."""
+    monkeypatch.setattr("callboard.actors.agent.journal.COMPACT_BYTES", 4000)
+    agents = node.actor("agents")
+    cell: Any = node.actors["agents.executor-0"]
+    cell._instance.table._journal._compact_over = 4000
+    waiting = (await agents.ask(play("wipe"))).run
+    done = await asyncio.gather(*(until_over(node, play(*["put"] * 12, rules=ALLOW)) for _ in range(12)))
+    before = {run.run: await events_of(node, run.run) for run in done}
+    journal = await EventLog.open(node, "agents.0", JournalRecord)
+    while (await anext(journal.read())).number == 1:  # its beginning goes when all else is written
+        await asyncio.sleep(0.01)
+    cell.crash(RuntimeError("killed"))
+    while not (found := (await agents.ask(ListApprovals())).approvals):
+        await asyncio.sleep(0.01)
+    assert {info.run for info in (await agents.ask(ListRuns())).runs} == {waiting, *before}
+    for run, events in before.items():
+        assert await events_of(node, run) == events
+    await agents.ask(AnswerApproval(id=found[0].id, verdict=Verdict.APPROVE))
+    while (await agents.ask(GetRun(waiting))).status is not RunStatus.FINISHED:
+        await asyncio.sleep(0.01)
+    assert len([line for line in lines(tmp_path / "witness") if line.startswith("put")]) == 144

@@ -16,7 +16,7 @@ from callboard.actors.agent.react_text import read_turn
 from callboard.actors.agent.runs import Runs
 from callboard.actors.models.store import ModelStore
 from callboard.actors.serve.engine import Engine, EngineConfig
-from callboard.runtime.actor import Actor, handler
+from callboard.runtime.actor import Actor, NoConfig, handler
 from callboard.runtime.bus import BusOptions
 from callboard.runtime.node import Node
 from callboard.schemas.agent import AgentRun
@@ -45,7 +45,7 @@ ADD = ToolInfo(
 )
 
 
-class Adder(Actor):
+class Adder(Actor[NoConfig]):
     """The directory, and its one tool."""
 
     @handler(concurrent=True)
@@ -99,6 +99,17 @@ async def test_react(node: Node) -> None:
     for event in called:
         assert set(json.loads(event.arguments)) == {"a", "b"}
     assert all(event.outcome.value == "ok" for event in events if isinstance(event, ToolAnswered))
+
+
+async def test_react_by_the_models_own_tool_calls(node: Node) -> None:
+    """The engine takes calls out of the text; a weak model may well make none, or bad ones, which it is told."""
+    info = await until_over(node, request("react", "Add 17 and 25 with the tool.", native=True), timeout=200)
+    assert info.status in (RunStatus.FINISHED, RunStatus.STOPPED), (info.why, info.answer)
+    events = await events_of(node, info.run)
+    assert any(isinstance(event, ModelAnswered) for event in events)
+    for event in events:
+        if isinstance(event, ToolCalled):
+            assert set(json.loads(event.arguments)) == {"a", "b"}
 
 
 async def test_rewoo(node: Node) -> None:

@@ -52,7 +52,7 @@ def wait_for(url: str, status: int = 200) -> httpx2.Response:
 
 
 @pytest.mark.usefixtures("small")
-def test_up_serves_a_model_over_http_and_brings_it_back(board: Board, tiny_path: Path) -> None:
+def test_up_serves_a_model_over_http(board: Board, tiny_path: Path) -> None:
     port = free_port()
     done = board.run("up", "--detach", "--model", str(tiny_path), "--http", f"127.0.0.1:{port}", "--json")
     assert done.returncode == 0, done.stderr
@@ -74,18 +74,33 @@ def test_up_serves_a_model_over_http_and_brings_it_back(board: Board, tiny_path:
     assert json.loads(board.run("gateway", "list", "--json").stdout) == [
         {"name": "http", "kind": "gateway.http", "url": url, "node": "http"}
     ]
-
-    # The gateway's process, then the daemon's own.
-    info = board.info()
-    (gateway,) = [one for one in board.processes() if any(c.laddr.port == port for c in one.net_connections("tcp"))]
-    gateway.kill()
-    assert gone([gateway])
-    wait_for(f"{url}/health")
-    os.kill(info.daemon_pid, signal.SIGKILL)
-    assert wait_for(f"{url}/ready").json()["models"] == [str(tiny_path)]
     assert board.run("down").returncode == 0
     with pytest.raises(httpx2.TransportError):
         httpx2.get(f"{url}/health")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_what_up_serves_comes_back_after_kills(board: Board, tiny_path: Path) -> None:
+    """Of the gateway's process, then of the daemon's own; at the same port."""
+    port = free_port()
+    done = board.run("up", "--detach", "--model", str(tiny_path), "--http", str(port))
+    url = f"http://127.0.0.1:{port}"
+    assert f"http: {url}, for all who reach it\n{tiny_path} is ready" in done.stdout
+    info = board.info()
+
+    def gateway() -> list[psutil.Process]:
+        return [one for one in board.processes() if any(c.laddr.port == port for c in one.net_connections("tcp"))]
+
+    first = gateway()
+    first[0].kill()
+    assert gone(first)
+    wait_for(f"{url}/ready")
+    second = gateway()
+    os.kill(info.daemon_pid, signal.SIGKILL)
+    assert gone(second)  # it ends with the daemon that started it
+    assert wait_for(f"{url}/ready").json()["models"] == [str(tiny_path)]
+    assert len(first) == len(second) == 1
 
 
 def test_a_port_that_is_taken_is_said_and_the_daemon_stays(board: Board) -> None:

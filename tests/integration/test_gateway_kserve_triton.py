@@ -21,20 +21,20 @@ from callboard.schemas.serve import Generate
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = Path(__file__).with_name("triton_clients.py")
+PEERS = Path(__file__).parent / "peers"
 
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    """The one of a virtual environment with Triton's client, as `make peers` makes it."""
+    """That of `.venv-peers/tritonclient`, which is made if it is not what its requirements say."""
     folder = ROOT / ".venv-peers" / "tritonclient"
-    python = folder / "bin" / "python"
-    if not (folder / ".installed").exists():
+    wanted = PEERS / "requirements-tritonclient.txt"
+    python, stamp = folder / "bin" / "python", folder / ".installed"
+    if not stamp.exists() or stamp.read_text() != wanted.read_text():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        wanted = ROOT / "tests" / "benchmarks" / "peers" / "requirements-tritonclient.txt"
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(wanted)]
         subprocess.run(pip, check=True)
-        (folder / ".installed").touch()
+        stamp.write_text(wanted.read_text())
     return python
 
 
@@ -42,7 +42,7 @@ async def test_triton_clients_are_at_home(node: Node, long_path: Path, python: P
     await start_engine(node, long_path)
     models = {"small": "engine.scheduler"}
     async with gateway(node, models=models) as url, grpc_gateway(node) as target:
-        command = [str(python), str(PROGRAM), url.removeprefix("http://"), target, "small"]
+        command = [str(python), str(PEERS / "triton_clients.py"), url.removeprefix("http://"), target, "small"]
         done = await anyio.run_process(command, check=False, env={"PATH": "/usr/bin:/bin"})
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     told = json.loads(done.stdout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -127,6 +128,11 @@ async def test_metrics_have_the_names_that_dashboards_read(
         for name in ("time_to_first_token", "e2e_request_latency", "request_time_per_output_token"):
             assert found[f"vllm:{name}_seconds_count"][labels] == 2
             assert found[f"vllm:{name}_seconds_sum"][labels] > 0
+        for name in ("queue", "prefill", "decode", "inference"):
+            assert found[f"vllm:request_{name}_time_seconds_count"][labels] == 2
+        parts = [found[f"vllm:request_{name}_time_seconds_sum"][labels] for name in ("queue", "inference")]
+        assert sum(parts) == pytest.approx(found["vllm:e2e_request_latency_seconds_sum"][labels])
+        assert found["vllm:request_prefill_time_seconds_sum"][labels] > 0
         # A piece of a stream may hold more than one token, the first one too.
         assert 6 < found["vllm:inter_token_latency_seconds_count"][labels] <= 6 + 4
         assert found["vllm:request_generation_tokens_sum"][labels] == 12
@@ -210,6 +216,37 @@ async def test_a_trace_goes_through_and_comes_back(node: Node, long_path: Path, 
         untraced = await http.post(f"{url}/v1/completions", json=BODY, headers={"traceparent": "nonsense"})
         assert untraced.status_code == 200
         assert "traceparent" not in untraced.headers
+
+
+async def test_traces_go_to_a_collector(node: Node, long_path: Path, http: httpx2.AsyncClient) -> None:
+    came: asyncio.Queue[tuple[bytes, Any]] = asyncio.Queue()
+
+    async def collect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        assert length
+        came.put_nowait((head.split(b"\r\n")[0], json.loads(await reader.readexactly(int(length[1])))))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    await start_engine(node, long_path)
+    trace = "1af7651916cd43dd8448eb211c80319c"
+    collector = await asyncio.start_server(collect, "127.0.0.1", 0)
+    port = collector.sockets[0].getsockname()[1]
+    async with collector, gateway(node, otel=f"http://127.0.0.1:{port}") as url:
+        # An unsampled one stays here.
+        for flags, one in (("00", "2" * 32), ("01", trace)):
+            headers = {"traceparent": f"00-{one}-b7ad6b7169203331-{flags}"}
+            assert (await http.post(f"{url}/v1/completions", json=BODY, headers=headers)).status_code == 200
+        with anyio.fail_after(20):
+            line, body = await came.get()
+    assert line == b"POST /v1/traces HTTP/1.1"
+    spans = [span for part in body["resourceSpans"] for scope in part["scopeSpans"] for span in scope["spans"]]
+    assert {span["traceId"] for span in spans} == {trace}
+    assert {"POST /v1/completions", "serve.generate"} <= {span["name"] for span in spans}
+    with pytest.raises(ConfigError, match="no http address"):
+        await node.spawn(Gateway, GatewayConfig(otel="localhost"), name="other")
 
 
 async def test_request_ids_come_back(node: Node, http: httpx2.AsyncClient) -> None:
@@ -343,6 +380,15 @@ async def test_pages_of_other_origins_may_ask_only_where_they_are_let(node: Node
         assert (let.status_code, let.headers["access-control-allow-origin"]) == (200, "https://page.example")
         other = await http.get(f"{url}/v1/models", headers={"origin": "https://other.example"})
         assert "access-control-allow-origin" not in other.headers
+
+
+async def test_answers_go_out_at_once(node: Node, http: httpx2.AsyncClient) -> None:
+    """Without this, the system holds small pieces back until the last one is acknowledged: 40 ms for each answer."""
+    url = await spawned(node)
+    await http.get(f"{url}/health")
+    server: Any = node.actors["http"]
+    (connection,) = server._instance._server.server_state.connections
+    assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # Its end

@@ -14,7 +14,7 @@ from callboard.actors.tools.client import OpenedTool
 from callboard.actors.tools.errors import ToolError
 from callboard.actors.tools.sandbox import probe
 from callboard.actors.tools.tool_set import ToolSetConfig
-from callboard.runtime.errors import ActorStopped, NoSuchActor
+from callboard.runtime.errors import ActorStopped, NoSuchActor, NotReachable
 from callboard.runtime.node import Node
 from callboard.runtime.placement import Process
 from callboard.runtime.supervision import Restart
@@ -42,8 +42,8 @@ async def ask(tool: OpenedTool, session: str = "", **arguments: object) -> str:
         while True:
             try:
                 return (await tool.request(arguments, session=session)).text
-            except (NoSuchActor, ActorStopped):
-                await anyio.sleep(0.05)  # nothing tells when it is
+            except (NoSuchActor, ActorStopped, NotReachable):
+                await anyio.sleep(0.05)  # nothing tells when it is, and there is no directory that could
 
 
 async def test_code_runs_and_finds_nothing_of_the_company(box: dict[str, OpenedTool], node: Node) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from .parts import Part
@@ -36,7 +38,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class SandboxConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`read`: files and folders that code may read, at their own paths. `preload`: modules that are imported once and
-    are there at once in every call. `accept`: parts of the kernel's locks that may be lacking (parts.py)."""
+    are there at once in every call. `accept`: parts of the kernel's locks that may be lacking (parts.py). `spares`: how
+    many sandboxes wait for a call; to make one is mostly waiting for the kernel, so several are done sooner.
+    """
 
     limits: Limits = Limits()
     read: tuple[str, ...] = ()
@@ -44,3 +48,4 @@ class SandboxConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     environment: tuple[tuple[str, str], ...] = ()
     accept: tuple[Part, ...] = ()
     max_sessions: int = 16
+    spares: Annotated[int, msgspec.Meta(ge=0, le=32)] = 3

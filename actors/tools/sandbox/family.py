@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -18,8 +18,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MAX_ROUNDS = 200
 
 
-@dataclass
-class Member:
+class Member(NamedTuple):
     """One process. `cpu`: seconds, with those of children it has collected. `resident`: bytes, with what it shares."""
 
     pid: int

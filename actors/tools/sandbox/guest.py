@@ -259,6 +259,11 @@ class Guest:
             os.close(descriptor)
 
     @property
+    def is_new(self) -> bool:
+        """Whether no code has run in it."""
+        return self._calls == 0
+
+    @property
     def gone(self) -> bool:
         """Whether all its processes have ended."""
         return self._keeper is None or bool(select.select([self._keeper], [], [], 0)[0])

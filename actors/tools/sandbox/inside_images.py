@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import types
 from typing import Any
 
 # A model looks at a few pictures; a loop that makes thousands is a mistake.
@@ -14,6 +15,15 @@ class Images:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self.count = 0
+
+    def stand_in_for_viewers(self) -> None:
+        """`image.show()` asks this module of PIL for a viewer, which it imports when that is called: it gets us."""
+        module = types.ModuleType("PIL.ImageShow")
+        module.show = self._show  # type: ignore[attr-defined]
+        sys.modules["PIL.ImageShow"] = module
+
+    def _show(self, image: Any, title: str | None = None, **options: Any) -> bool:
+        return self.take(image)
 
     def begin(self) -> None:
         """A new call: its pictures are numbered from 1."""

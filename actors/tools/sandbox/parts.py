@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class Part(enum.StrEnum):
@@ -34,20 +34,19 @@ WHAT_FOR = {
     Part.LANDLOCK_SCOPES: "a second lock on signals and abstract sockets",
 }
 
-# Which part each of these cannot do without.
+# Which parts each of these cannot do without.
 _RESTS_ON = {
-    Part.PID_NAMESPACE: Part.USER_NAMESPACE,
-    Part.NETWORK_NAMESPACE: Part.USER_NAMESPACE,
-    Part.IPC_NAMESPACE: Part.USER_NAMESPACE,
-    Part.MOUNT_NAMESPACE: Part.USER_NAMESPACE,
-    Part.PRIVATE_PROC: Part.MOUNT_NAMESPACE,
-    Part.LANDLOCK_NETWORK: Part.LANDLOCK,
-    Part.LANDLOCK_SCOPES: Part.LANDLOCK,
+    Part.PID_NAMESPACE: {Part.USER_NAMESPACE},
+    Part.NETWORK_NAMESPACE: {Part.USER_NAMESPACE},
+    Part.IPC_NAMESPACE: {Part.USER_NAMESPACE},
+    Part.MOUNT_NAMESPACE: {Part.USER_NAMESPACE},
+    Part.PRIVATE_PROC: {Part.MOUNT_NAMESPACE, Part.PID_NAMESPACE},
+    Part.LANDLOCK_NETWORK: {Part.LANDLOCK},
+    Part.LANDLOCK_SCOPES: {Part.LANDLOCK},
 }
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(NamedTuple):
     """What is here. `landlock_abi` 0: none. `why`: what the kernel said of each part that is not."""
 
     parts: frozenset[Part]
@@ -57,7 +56,7 @@ class Kernel:
     def without(self, *parts: Part) -> Kernel:
         """The same with those parts, and what rests on them, taken away."""
         gone = set(parts)
-        while more := {part for part, base in _RESTS_ON.items() if base in gone} - gone:
+        while more := {part for part, bases in _RESTS_ON.items() if bases & gone} - gone:
             gone |= more
         version = self.landlock_abi
         if Part.LANDLOCK_SCOPES in gone:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import anyio
 import anyio.to_thread
+import psutil
 
 from . import scratch
-from .config import Limits, SandboxConfig
+from .config import SandboxConfig
 from .errors import SandboxError, SandboxLacks, SnapshotRefused
 from .guest import Guest, Outcome
+from .harvest import result_of, snapshot_of
 from .kernel import probe
 from .launcher import Zygote
 from .parts import Kernel, Part
@@ -25,8 +29,7 @@ from .snapshot import SessionSnapshot
 
 Given = Mapping[str, bytes | Path]
 
-# Of values that are carried over, with what msgpack and names add.
-_SNAPSHOT_ROOM = 1 << 20
+_FOLDER = "callboard-sandbox-"
 
 
 class _Session:
@@ -50,7 +53,7 @@ class Sandbox:
         self._kernel = kernel
         self._zygote: Zygote | None = None
         self._folder = ""
-        self._spare: Guest | None = None
+        self._spares: deque[Guest] = deque()
         self._sessions: dict[str, _Session] = {}
         self._ending: set[Guest] = set()
         self._calls = 0
@@ -72,23 +75,22 @@ class Sandbox:
         self._kernel = kernel
         for path in self.config.read:
             _check_readable(path)
-        self._folder = tempfile.mkdtemp(prefix="callboard-sandbox-")
+        self._folder = await anyio.to_thread.run_sync(_own_folder)
         await self._start()
 
     async def _start(self) -> None:
         assert self._kernel is not None
         self._zygote = Zygote(self.config, self._kernel, self._folder)
         await self._zygote.start()
-        self._spare = self._zygote.order()
+        self._spares.append(self._zygote.order())
 
     async def close(self) -> None:
         """End every process and wait until all are gone. Results that were not released are deleted."""
         for session in self._sessions.values():
             self._let_go(session.guest)
         self._sessions.clear()
-        if self._spare is not None:
-            self._let_go(self._spare)
-            self._spare = None
+        while self._spares:
+            self._let_go(self._spares.popleft())
         for guest in list(self._ending):
             await guest.wait_gone()
         self._ending.clear()
@@ -143,7 +145,7 @@ class Sandbox:
                 self._sessions.pop(session, None) if outcome.ended else None
                 why = outcome.answer.error.message if outcome.answer and outcome.answer.error else "it ended"
                 raise SandboxError(f"session {session!r} could not be put away: {why}")
-            return await anyio.to_thread.run_sync(_snapshot, entry.guest, outcome, limit, self.config.limits)
+            return await anyio.to_thread.run_sync(snapshot_of, entry.guest, outcome, limit, self.config.limits)
 
     async def restore(self, session: str, snapshot: SessionSnapshot) -> tuple[tuple[str, str], ...]:
         """A new session from it; one of that name must not run. Gives the names that are not there, with reasons."""
@@ -190,11 +192,13 @@ class Sandbox:
     ) -> RunResult:
         limits = self.config.limits
         await self._put(guest, given)
-        before = scratch.stamps(guest.scratch, limits.scratch_files)
+        stamps = partial(scratch.stamps, guest.scratch, limits.scratch_files)
+        # A new sandbox holds what was just put there; a session may hold thousands of files.
+        before = stamps() if guest.is_new else await anyio.to_thread.run_sync(stamps)
         outcome = await self._call(guest, order, timeout)
         self._calls += 1
         folder = Path(self._folder) / f"results-{self._calls}"
-        return await anyio.to_thread.run_sync(_result, guest, outcome, before, folder, limits)
+        return await anyio.to_thread.run_sync(result_of, guest, outcome, before, folder, limits)
 
     async def _call(self, guest: Guest, order: dict[str, Any], timeout: float | None) -> Outcome:
         limits = self.config.limits
@@ -239,21 +243,26 @@ class Sandbox:
         self._let_go(entry.guest)
 
     async def _take(self) -> Guest:
-        """A sandbox that is ready: the spare, while the next one is made. Where that went wrong, another; where the
+        """A sandbox that is ready: a spare, while the next ones are made. Where that went wrong, another; where the
         zygote is gone, of a new one."""
         for attempt in (1, 2):
             zygote = self._zygote
             if zygote is None:
                 raise SandboxError("the sandbox is not open")
-            guest, self._spare = self._spare, None
+            guest = self._spares.popleft() if self._spares else None
             try:
                 guest = guest or zygote.order()
                 await guest.wait_ready()
-                self._spare = self._spare or zygote.order()
+                if guest.gone:  # it was ready, and has been killed while it waited
+                    raise EOFError
+                while len(self._spares) < self.config.spares:
+                    self._spares.append(zygote.order())
             except (EOFError, SandboxError) as error:
                 if guest is not None:
                     self._let_go(guest)
                 ending = await zygote.is_ending()
+                while self._spares:  # whatever ended this one may have ended them
+                    self._let_go(self._spares.popleft())
                 if attempt == 2:
                     said = error if isinstance(error, SandboxError) else SandboxError("a sandbox ended as it began")
                     raise (zygote.failure() if ending else said) from error
@@ -279,6 +288,17 @@ class Sandbox:
             self._ending.discard(guest)
 
 
+def _own_folder() -> str:
+    """A temporary folder of this process. Those of processes that were killed are deleted on the way."""
+    base = tempfile.gettempdir()
+    for entry in os.scandir(base):
+        owner = entry.name.removeprefix(_FOLDER).partition("-")[0]
+        if entry.name.startswith(_FOLDER) and owner.isdigit() and not psutil.pid_exists(int(owner)):
+            if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.getuid():
+                shutil.rmtree(entry.path, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-")
+
+
 def _check_readable(path: str) -> None:
     real = os.path.realpath(path)
     if not os.path.isabs(path) or not os.path.exists(real):
@@ -293,56 +313,3 @@ def _relative(name: str) -> str:
     if not all(part and part not in (".", "..") and "\0" not in part for part in parts):
         raise SandboxError(f"{name!r} does not name a file below the work folder")
     return name
-
-
-def _result(
-    guest: Guest, outcome: Outcome, before: dict[str, scratch.Stamp], folder: Path, limits: Limits
-) -> RunResult:
-    bounds = scratch.Bounds(limits.result_bytes, limits.result_files, limits.file_bytes)
-    answer = outcome.answer
-    images = scratch.collect_images(
-        guest.scratch, min(answer.images, limits.result_files) if answer else 0, folder, bounds
-    )
-    files = scratch.collect(guest.scratch, before, folder, bounds, limits.scratch_files)
-    exit_status = outcome.status
-    if answer is not None and answer.exit is not None:
-        exit_status = answer.exit
-    return RunResult(
-        stdout=outcome.stdout,
-        stderr=outcome.stderr,
-        value=answer.value[: limits.output_bytes] if answer and answer.value is not None else None,
-        error=answer.guest_error() if answer else None,
-        exit_status=exit_status,
-        files=tuple(files.files),
-        images=tuple(images.files),
-        left_out=(*images.left_out, *files.left_out),
-        session_ended=outcome.ended,
-        usage=outcome.usage,
-        folder=folder if folder.exists() else None,
-    )
-
-
-def _snapshot(guest: Guest, outcome: Outcome, limit: int, limits: Limits) -> SessionSnapshot:
-    answer = outcome.answer
-    assert answer is not None
-    lost = dict(answer.lost)
-    try:
-        state = scratch.read(guest.scratch, "out/state", limit)
-    except (OSError, ValueError) as error:
-        raise SandboxError(f"the session's state cannot be read: {error}") from error
-    try:
-        shell = scratch.read(guest.scratch, "out/shell-state", _SNAPSHOT_ROOM)
-    except (OSError, ValueError):
-        shell = b""
-    files: list[tuple[str, bytes]] = []
-    room = limit
-    for name in scratch.stamps(guest.scratch, limits.scratch_files):
-        try:
-            data = scratch.read(guest.scratch, f"work/{name}", room)
-            name.encode()
-        except (OSError, ValueError) as error:
-            lost[ascii(name)] = str(error)
-        else:
-            files.append((name, data))
-            room -= len(data)
-    return SessionSnapshot(state, tuple(files), shell, tuple(answer.kept), tuple(lost.items()))

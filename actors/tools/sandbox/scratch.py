@@ -19,6 +19,7 @@ from .results import OutFile
 _COPY = 1 << 20
 _MOST_LEFT_OUT = 50
 _MOST_DEPTH = 32
+_MOST_NAME = 200
 
 
 @dataclass
@@ -48,7 +49,7 @@ def stamps(scratch: int, most: int) -> dict[str, Stamp]:
     """Every plain file below `work` as it is now; at most that many."""
     found: dict[str, Stamp] = {}
     for name, entry in _walk(scratch, most):
-        if stat.S_ISREG(entry.st_mode):
+        if not isinstance(entry, OSError) and stat.S_ISREG(entry.st_mode):
             found[name] = _stamp(entry)
     return found
 
@@ -63,6 +64,8 @@ def collect(scratch: int, before: dict[str, Stamp], into: Path, bounds: Bounds, 
     for name, entry in _walk(scratch, most):
         if not _printable(name):
             found.leave_out(ascii(name), "its name is not valid text")
+        elif isinstance(entry, OSError):
+            found.leave_out(_shortened(name), os.strerror(entry.errno or 0))
         elif not stat.S_ISREG(entry.st_mode):
             found.leave_out(name, _KINDS.get(stat.S_IFMT(entry.st_mode), "it is not a plain file"))
         elif before.get(name) != _stamp(entry):
@@ -123,6 +126,8 @@ def _copy_out(scratch: int, source: str, target: Path, name: str, bounds: Bounds
         bounds.bytes -= size
         bounds.files -= 1
         found.files.append(OutFile(name, target, size))
+    except OSError as error:  # a path longer than the host's file system takes, no room there
+        found.leave_out(name, os.strerror(error.errno or 0))
     finally:
         os.close(descriptor)
 
@@ -136,16 +141,21 @@ def _copy(source: int, target: Path, size: int) -> int:
     return copied
 
 
-def _walk(scratch: int, most: int) -> Iterator[tuple[str, os.stat_result]]:
-    """Every entry below `work` that is not a folder, with its relative name; folders whose name begins with a dot are
-    a program's own business."""
+def _shortened(name: str) -> str:
+    return name if len(name) < _MOST_NAME else f"{name[:_MOST_NAME]}..."
+
+
+def _walk(scratch: int, most: int) -> Iterator[tuple[str, os.stat_result | OSError]]:
+    """Every entry below `work` that is not a folder, with its relative name, and folders that cannot be read, with why.
+    Those whose name begins with a dot are a program's own business."""
     waiting = [""]
     seen = 0
     while waiting:
         folder = waiting.pop()
         try:
             at = linux.open_beneath(scratch, f"work/{folder}", os.O_RDONLY | os.O_DIRECTORY)
-        except OSError:  # made unreadable, or replaced while a process of another time was still there
+        except OSError as error:
+            yield folder.rstrip("/"), error
             continue
         try:
             for name in sorted(os.listdir(at)):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import msgspec
@@ -73,6 +75,14 @@ class SnapshotFolder:
         except FileNotFoundError:
             return None
         return SessionSnapshot.from_bytes(data, self._limit)
+
+    def forget(self, older_than_s: float) -> None:
+        """Delete those that nobody has written for so long."""
+        oldest = time.time() - older_than_s
+        for path in self._folder.glob("*.session"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
 
     def delete(self, session: str) -> None:
         self._path(session).unlink(missing_ok=True)

@@ -26,13 +26,14 @@ Files = tuple[File, ...]
 # Beside the wall time of the code: making the sandbox, copying files, keeping the session.
 _AROUND_S = 30.0
 _CONCURRENCY = 4
+_DAY_S = 86400.0
 # What a model is told of the output of code that was ended.
 _TAIL = 1500
 
 
 class SandboxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Table `[tools.sandbox]`. As in SandboxConfig; `sessions`: the folder that keeps them, "" for one in the state
-    folder; `keep_sessions` false: they end with the process."""
+    folder; `keep_sessions` false: they end with the process. What nobody uses for `forget_days` is deleted."""
 
     limits: Limits = Limits()
     read: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_sessions: int = 16
     sessions: str = ""
     keep_sessions: bool = True
+    forget_days: float = 30.0
 
     def config(self) -> SandboxConfig:
         return SandboxConfig(self.limits, self.read, self.preload, (), self.accept, self.max_sessions)
@@ -137,7 +139,7 @@ class Shell(_InSandbox, open_world=False, concurrency=_CONCURRENCY):
 
 def tools(options: SandboxOptions) -> list[Tool]:
     """The set. Nothing is started before the first call."""
-    workbench = Workbench(options.config(), options.folder())
+    workbench = Workbench(options.config(), options.folder(), options.forget_days * _DAY_S)
     timeout = options.limits.wall_s + _AROUND_S
     return [Python(workbench).named(timeout=timeout), Shell(workbench).named(timeout=timeout)]
 

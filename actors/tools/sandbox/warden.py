@@ -15,8 +15,7 @@ import select
 import signal
 import socket
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import frames, linux
 from .family import Family
@@ -27,8 +26,7 @@ _LOOK_S = 0.02
 _COPY = 1 << 20
 
 
-@dataclass(frozen=True)
-class Bounds:
+class Bounds(NamedTuple):
     """Of one call; bytes and seconds. `scratch_bytes` 0: a file system of its own holds that."""
 
     wall_s: float
@@ -120,6 +118,7 @@ class Warden:
         if not self._family.end_all_but(self._guest):
             self._end("processes")
             return False
+        self._signal_guest(signal.SIGSTOP)  # again, now that nobody is left who could have sent a SIGCONT
         self._say({"event": "settled", **usage})
         return True
 

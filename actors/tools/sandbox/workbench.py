@@ -30,10 +30,12 @@ _SNAPSHOT_PARTS = 3
 
 
 class Workbench:
-    """`folder`: where sessions are kept; None: they end with this process. `open` and `close` are counted."""
+    """`folder`: where sessions are kept, until nobody has used them for `forget_s` seconds; None: they end with this
+    process. `open` and `close` are counted."""
 
-    def __init__(self, config: SandboxConfig, folder: Path | None) -> None:
+    def __init__(self, config: SandboxConfig, folder: Path | None, forget_s: float) -> None:
         self.config = config
+        self._forget_s = forget_s
         self._folder = SnapshotFolder(folder, _SNAPSHOT_PARTS * config.limits.snapshot_bytes) if folder else None
         self._box: Sandbox | None = None
         self._users = 0
@@ -44,6 +46,8 @@ class Workbench:
         """Raises SandboxLacks."""
         async with self._opening:
             if self._box is None:
+                if self._folder is not None:
+                    await anyio.to_thread.run_sync(self._folder.forget, self._forget_s)
                 box = Sandbox(self.config)
                 await box.open()
                 self._box = box

@@ -22,8 +22,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from . import frames, inside, interpreter, landlock, linux, mounts, namespaces, seccomp
 from .family import Family
@@ -31,8 +30,7 @@ from .parts import Part
 from .warden import Warden
 
 
-@dataclass
-class Plan:
+class Plan(NamedTuple):
     """What every sandbox of this zygote is like; the host's configuration, in plain values."""
 
     parts: list[str]
@@ -47,15 +45,14 @@ class Plan:
     address_space: int
     open_files: int
     processes: int
-    folders: list[str] = field(default_factory=interpreter.folders)
-    links: list[tuple[str, str]] = field(default_factory=interpreter.links)
+    folders: list[str]
+    links: list[tuple[str, str]]
 
     def has(self, part: Part) -> bool:
         return part in self.parts
 
 
-@dataclass
-class Order:
+class Order(NamedTuple):
     """One sandbox. The descriptors came with it. `scratch`: the folder where there is no mount namespace."""
 
     guest: int
@@ -67,7 +64,7 @@ class Order:
 
 def serve(host: socket.socket) -> None:
     """Fork a sandbox for each order, until the host is gone."""
-    plan = Plan(**frames.receive(host))
+    plan = Plan(**frames.receive(host), folders=interpreter.folders(), links=interpreter.links())
     filter_code = (
         seccomp.program(linux.MACHINE, own_files=plan.has(Part.MOUNT_NAMESPACE)) if plan.has(Part.SECCOMP) else b""
     )
@@ -155,6 +152,8 @@ def keep(plan: Plan, order: Order, filter_code: bytes, owner_shift: int | None) 
     if warden == 0:
         _run(lambda: ward(plan, order, filter_code, held, host_proc, keeper), order.warden)
     linux.close_from(0)
+    linux.clear_capabilities()
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)
     os.waitpid(warden, 0)
     if not plan.has(Part.PID_NAMESPACE):  # whom the warden left behind is ours now
         proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

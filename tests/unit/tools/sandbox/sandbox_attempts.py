@@ -85,6 +85,11 @@ print('ESCAPED')
     "look at the devices of the machine": "import os; print(os.listdir('/sys/class')[0], 'ESCAPED')",
     "open a terminal": "import os; os.open('/dev/ptmx', os.O_RDWR); print('ESCAPED')",
     "open /dev/full": "open('/dev/full').read(1); print('ESCAPED')",
+    "watch a folder": _CALL
+    + """
+assert libc.inotify_add_watch(libc.inotify_init(), W['private'].encode(), 0xfff) >= 0
+print('ESCAPED')
+""",
     # Processes.
     "signal a process": "import os, signal; os.kill(W['victim'], signal.SIGUSR1); print('ESCAPED')",
     "signal the host": "import os; os.kill(W['host'], 0); print('ESCAPED')",
@@ -352,6 +357,14 @@ for path in (b'/proc', b'/usr', b'/box', b'/'):
         print('ESCAPED')
 """,
     "change the root": _CALL + "assert call(155, b'.', b'.') == 0; print('ESCAPED')",
+    "have a pipe signal its owner": """
+import fcntl, os
+inward, outward = os.pipe()
+fcntl.fcntl(inward, fcntl.F_SETOWN, W['victim'])
+fcntl.fcntl(inward, 10, 10)  # F_SETSIG, SIGUSR1
+fcntl.fcntl(inward, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+os.write(outward, b'x')
+""",
     "signal everybody": """
 import os, signal
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)

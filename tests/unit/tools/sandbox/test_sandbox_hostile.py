@@ -68,6 +68,16 @@ def test_names_that_lead_out_stay_below_the_results(rig: Rig) -> None:
         assert file.bytes().decode() == file.name
 
 
+def test_path_that_the_host_cannot_have_is_left_out(rig: Rig) -> None:
+    code = "for _ in range(20):\n    os.mkdir('x' * 250)\n    os.chdir('x' * 250)\nopen('deep', 'w').write('x')"
+    result = rig.python(f"import os\nopen('flat', 'w').write('x')\n{code}")
+    assert result.error is None
+    assert [file.name for file in result.files] == ["flat"]
+    ((name, why),) = result.left_out
+    assert name.startswith("xxx")
+    assert why == "File name too long"
+
+
 def test_many_sparse_files_do_not_fill_the_hosts_disk(rig: Rig) -> None:
     result = rig.python("for n in range(20):\n    with open(f'f{n}', 'wb') as file: file.truncate(15 << 20)")
     assert result.error is None

@@ -293,6 +293,32 @@ def test_nothing_runs_in_a_session_between_calls(rig: Rig) -> None:
     assert int(after.value) - int(before.value) < 200
 
 
+def test_session_is_not_woken_by_who_it_left_behind(rig: Rig) -> None:
+    code = """
+import os, signal, threading, time
+ticks = 0
+def tick():
+    global ticks
+    while True:
+        ticks += 1
+        time.sleep(0.001)
+threading.Thread(target=tick, daemon=True).start()
+main = os.getpid()
+for _ in range(10):
+    if os.fork() == 0:
+        while True:
+            os.kill(main, signal.SIGCONT)
+ticks
+"""
+    rig.python(code, "woken")
+    before = rig.python("ticks", "woken")
+    time.sleep(1)
+    after = rig.python("ticks", "woken")
+    assert before.value is not None
+    assert after.value is not None
+    assert int(after.value) - int(before.value) < 200
+
+
 def test_killed_session_begins_anew(rig: Rig) -> None:
     rig.python("x = 1", "doomed")
     _killed(rig, "while True: print('x' * 1000)", "doomed")

@@ -136,6 +136,17 @@ async def test_more_sessions_than_processes_are_kept(tmp_path: Path) -> None:
             await _close(tool)
 
 
+async def test_session_that_nobody_uses_any_more_is_forgotten(tmp_path: Path) -> None:
+    for days, text in ((1.0, "1"), (0.0, "NameError")):
+        made = tools(_options(tmp_path, forget_days=days))
+        try:
+            await _call(made[0], "old" if days else "other", code="x = 1")
+            assert text in (await _call(made[0], "old", code="x")).text
+        finally:
+            for tool in made:
+                await _close(tool)
+
+
 def _damage(folder: Path) -> None:
     (path,) = folder.iterdir()
     path.write_bytes(path.read_bytes()[:40])

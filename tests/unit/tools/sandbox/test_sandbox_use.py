@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import statistics
 import subprocess
 import sys
@@ -168,7 +169,13 @@ plt.show()
 
 def test_pictures_come_back_when_shown_or_last(rig: Rig) -> None:
     pytest.importorskip("PIL")
-    code = "from PIL.Image import new\nred = new('RGB', (8, 9), 'red')\ndisplay(red, 'text')\nnew('CMYK', (3, 4))"
+    code = """
+from PIL.Image import new
+red = new('RGB', (8, 9), 'red')
+display(red, 'text')
+red.resize((5, 6)).show()
+new('CMYK', (3, 4))
+"""
     result = rig.python(code)
     assert result.error is None
     assert result.stdout == "'text'\n"
@@ -179,7 +186,7 @@ def test_pictures_come_back_when_shown_or_last(rig: Rig) -> None:
     for image in result.images:
         with PIL.Image.open(image.path) as picture:
             sizes.append(picture.size)
-    assert sizes == [(8, 9), (3, 4)]
+    assert sizes == [(8, 9), (5, 6), (3, 4)]
 
 
 def test_numpy_and_pandas_work(rig: Rig) -> None:
@@ -378,11 +385,26 @@ async def test_session_whose_process_was_killed_from_outside_says_so() -> None:
         (zygote,) = set(psutil.Process().children()) - others
         killed = zygote.children(recursive=True)
         for one in killed:
-            one.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # with the one before it
+                one.kill()
         await anyio.to_thread.run_sync(psutil.wait_procs, killed)
         with pytest.raises(SandboxKilled, match="from outside"):
             await box.run_python("x", "hit")
         assert (await box.run_python("2", "hit")).value == "2"
+
+
+def test_what_a_killed_host_left_in_the_temporary_folder_is_deleted(make_rig: MakeRig) -> None:
+    program = (
+        "import asyncio, os\nfrom callboard.actors.tools.sandbox import Sandbox\n"
+        "async def main():\n    box = Sandbox()\n    await box.open()\n"
+        '    r = await box.run_python(\'open("x", "w")\')\n    print(r.folder, flush=True)\n    os._exit(1)\n'
+        "asyncio.run(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    left = Path(done.stdout.strip()).parent
+    assert left.is_dir(), done.stderr
+    make_rig()
+    assert not left.exists()
 
 
 def test_where_parts_are_lacking_it_refuses_by_name(world: World) -> None:
@@ -404,12 +426,27 @@ def test_without_linux_it_refuses_whatever_is_accepted(monkeypatch: pytest.Monke
         asyncio.run(Sandbox(SandboxConfig(accept=tuple(Part)), kernel=kernel).open())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [part for part in Part if part is not Part.LINUX])
+def test_it_works_without_each_part(part: Part, make_rig: MakeRig, tmp_path: Path) -> None:
+    kernel = probe().without(part)
+    less = make_rig(LIMITS, kernel, accept=kernel.lacking)
+    result = less.python("print(open('in').read())\nopen('out', 'w').write('x')\n6 * 7", files={"in": b"given"})
+    assert (result.stdout, result.value, [file.name for file in result.files]) == ("given\n", "42", ["out"])
+    less.python("import subprocess\nchild = subprocess.Popen(['sleep', '60'])", "left")
+    assert less.python("child.poll() is not None", "left").value == "True"
+    assert less.shell("echo $((6 * 7))", "left").stdout == "42\n"
+    with pytest.raises(SandboxKilled):
+        less.python("import time\ntime.sleep(60)", "left", timeout=0.2)
+
+
 def test_accepted_parts_are_still_used_where_they_are(make_rig: MakeRig) -> None:
     trusting = make_rig(accept=tuple(part for part in Part if part is not Part.LINUX))
     result = trusting.python("import os; os.getpid(), os.path.exists('/etc/passwd')")
     assert result.value == "(2, False)"
 
 
+@pytest.mark.slow
 def test_warm_calls_are_much_faster_than_a_new_interpreter(rig: Rig) -> None:
     """A ratio within the run, since the machine is shared: the benchmark holds the figures."""
 

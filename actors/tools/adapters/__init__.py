@@ -1,0 +1,2 @@
+"""Tools of other frameworks as tools of ours, and ours as theirs: LangChain, smolagents, Lagent. See
+docs/tools-adapters.md."""
