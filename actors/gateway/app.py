@@ -12,12 +12,13 @@ from ...runtime.log import log
 from .anthropic_routes import anthropic_routes
 from .errors import GatewayError, NoSuchRoute
 from .openai_routes import error_answer, openai_routes
+from .responses_routes import responses_routes
 from .site import Site
 
 
 def make_app(site: Site) -> ASGIApp:
     app = Starlette(
-        routes=[*openai_routes(site), *anthropic_routes(site)],
+        routes=[*openai_routes(site), *responses_routes(site), *anthropic_routes(site)],
         exception_handlers={HTTPException: _no_route, Exception: _unexpected},
     )
     return Counting(app, site)

@@ -11,10 +11,12 @@ import uvicorn
 
 from ...runtime.actor import Actor, handler
 from ...runtime.errors import ConfigError
-from ...schemas.gateway import AskGateway, GatewayInfo
+from ...schemas.gateway import AskGateway, FindResponse, GatewayInfo, ResponseUnderWay
 from .app import make_app
+from .background import Background
 from .config import GatewayConfig
 from .engines import Engines
+from .responses_store import ResponseStore
 from .site import Site
 
 # Connections that are not accepted yet.
@@ -38,7 +40,14 @@ class Gateway(Actor[GatewayConfig]):
 
     async def started(self) -> None:
         config = self.config
-        self._site = Site(self.node, config, Engines(self.node, config.models))
+        responses = ResponseStore(self.node, config.responses_ttl_s, config.responses_max_mib << 20)
+        self._site = Site(
+            self.node,
+            config,
+            Engines(self.node, config.models),
+            Background(self.node, self.address, responses, self.start_soon),
+            responses,
+        )
         self._socket = _listen(config.host, config.port)
         self._server = _Server(
             uvicorn.Config(
@@ -69,6 +78,15 @@ class Gateway(Actor[GatewayConfig]):
     async def stopped(self) -> None:
         self._server.should_exit = True
         self._server.force_exit = True
+        # Uvicorn's own end of it may have been cancelled. A socket that is closed while the loop still watches it would
+        # take the connections of the next one that gets its number.
+        for server in getattr(self._server, "servers", ()):
+            server.close()
+        state = self._server.server_state
+        for connection in tuple(state.connections):
+            connection.shutdown()
+        for task in tuple(state.tasks):
+            task.cancel()
         self._socket.close()
 
     @property
@@ -80,6 +98,10 @@ class Gateway(Actor[GatewayConfig]):
     async def ask_gateway(self, message: AskGateway) -> GatewayInfo:
         counts = self._site.counts
         return GatewayInfo(url=self.url, requests=counts.requests, open=counts.open, failed=counts.failed)
+
+    @handler(concurrent=True)
+    async def find_response(self, message: FindResponse) -> ResponseUnderWay:
+        return await self._site.background.find(message)
 
 
 def _listen(host: str, port: int) -> socket.socket:

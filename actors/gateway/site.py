@@ -9,8 +9,10 @@ from starlette.requests import Request
 
 from ...runtime.node import Node
 from ...runtime.refs import Ref
+from .background import Background
 from .config import GatewayConfig
 from .engines import Engines
+from .responses_store import ResponseStore
 from .token_words import TokenWords
 
 
@@ -26,6 +28,8 @@ class Site:
     node: Node
     config: GatewayConfig
     engines: Engines
+    background: Background
+    responses: ResponseStore
     counts: Counts = field(default_factory=Counts)
     _words: dict[str, TokenWords] = field(default_factory=dict)
 
