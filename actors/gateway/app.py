@@ -11,14 +11,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ...runtime.log import log
 from .anthropic_routes import anthropic_routes
 from .errors import GatewayError, NoSuchRoute
+from .files_routes import files_routes
+from .fine_tuning_routes import fine_tuning_routes
 from .openai_routes import error_answer, openai_routes
 from .responses_routes import responses_routes
+from .sessions_routes import sessions_routes
 from .site import Site
 
 
 def make_app(site: Site) -> ASGIApp:
     app = Starlette(
-        routes=[*openai_routes(site), *responses_routes(site), *anthropic_routes(site)],
+        routes=[
+            *openai_routes(site),
+            *responses_routes(site),
+            *files_routes(site),
+            *fine_tuning_routes(site),
+            *sessions_routes(site),
+            *anthropic_routes(site),
+        ],
         exception_handlers={HTTPException: _no_route, Exception: _unexpected},
     )
     return Counting(app, site)

@@ -48,8 +48,8 @@ def decode_body(body: bytes, kind: type[T]) -> T:
         raise BadBody("the body is nested too deeply") from None
 
 
-def too_large(max_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body is larger than {max_bytes >> 20} MiB", hint="the gateway's `max_body_mib` sets that")
+def too_large(max_bytes: int, setting: str = "max_body_mib") -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {max_bytes >> 20} MiB", hint=f"the gateway's `{setting}` sets that")
 
 
 def decode_query(request: Request, kind: type[T]) -> T:

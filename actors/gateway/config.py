@@ -23,7 +23,7 @@ class FineTuningSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     models: tuple[str, ...] = ()
     method: Method = Method.LORA
-    epochs: float = 3.0
+    epochs: Annotated[int, msgspec.Meta(ge=1)] = 3
     preference_lr: float = 2e-5
     lora: LoraSettings = LoraSettings()
     batch: BatchSettings = BatchSettings()

@@ -11,11 +11,14 @@ import uvicorn
 
 from ...runtime.actor import Actor, handler
 from ...runtime.errors import ConfigError
+from ...runtime.folders import Paths
 from ...schemas.gateway import AskGateway, FindResponse, GatewayInfo, ResponseUnderWay
 from .app import make_app
 from .background import Background
 from .config import GatewayConfig
 from .engines import Engines
+from .file_store import FileStore
+from .fine_tuning import FineTunes
 from .responses_store import ResponseStore
 from .site import Site
 
@@ -41,12 +44,19 @@ class Gateway(Actor[GatewayConfig]):
     async def started(self) -> None:
         config = self.config
         responses = ResponseStore(self.node, config.responses_ttl_s, config.responses_max_mib << 20)
+        data = Paths.find().data
+        files = FileStore(data / "files", config.files_max_mib << 20)
+        engines = Engines(self.node, config.models)
+        fine_tunes = FineTunes(self.node, data / "fine_tuning", files, engines, config.fine_tuning)
+        engines.load = fine_tunes.load
         self._site = Site(
             self.node,
             config,
-            Engines(self.node, config.models),
+            engines,
             Background(self.node, self.address, responses, self.start_soon),
             responses,
+            files,
+            fine_tunes,
         )
         self._socket = _listen(config.host, config.port)
         self._server = _Server(

@@ -169,7 +169,8 @@ async def delete(site: Site, request: Request) -> Response:
 
 async def input_items(site: Site, request: Request) -> Response:
     record, _ = await site.responses.get(request.path_params["response_id"])
-    return answer(page(record.input, decode_query(request, PageQuery)))
+    asked = decode_query(request, PageQuery)
+    return answer(page(record.input, limit=asked.limit, order=asked.order, after=asked.after))
 
 
 def _kept(item: InputItem) -> dict[str, Any]:

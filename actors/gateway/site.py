@@ -12,6 +12,8 @@ from ...runtime.refs import Ref
 from .background import Background
 from .config import GatewayConfig
 from .engines import Engines
+from .file_store import FileStore
+from .fine_tuning import FineTunes
 from .responses_store import ResponseStore
 from .token_words import TokenWords
 
@@ -30,6 +32,8 @@ class Site:
     engines: Engines
     background: Background
     responses: ResponseStore
+    files: FileStore
+    fine_tunes: FineTunes
     counts: Counts = field(default_factory=Counts)
     _words: dict[str, TokenWords] = field(default_factory=dict)
 
