@@ -14,21 +14,23 @@ from .errors import GatewayError, NoSuchRoute
 from .files_routes import files_routes
 from .fine_tuning_routes import fine_tuning_routes
 from .openai_routes import error_answer, openai_routes
+from .openapi import openapi_route
 from .responses_routes import responses_routes
 from .sessions_routes import sessions_routes
 from .site import Site
 
 
 def make_app(site: Site) -> ASGIApp:
+    routes = [
+        *openai_routes(site),
+        *responses_routes(site),
+        *files_routes(site),
+        *fine_tuning_routes(site),
+        *sessions_routes(site),
+        *anthropic_routes(site),
+    ]
     app = Starlette(
-        routes=[
-            *openai_routes(site),
-            *responses_routes(site),
-            *files_routes(site),
-            *fine_tuning_routes(site),
-            *sessions_routes(site),
-            *anthropic_routes(site),
-        ],
+        routes=[*routes, openapi_route(routes)],
         exception_handlers={HTTPException: _no_route, Exception: _unexpected},
     )
     return Counting(app, site)
@@ -67,7 +69,9 @@ async def _no_route(request: Request, error: Exception) -> Response:
         refusal.status = 405
     else:
         refusal = NoSuchRoute(f"there is no {request.url.path} here")
-    return error_answer(refusal)
+    answered = error_answer(refusal)
+    answered.headers.update(error.headers or {})
+    return answered
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
