@@ -177,6 +177,11 @@ class ResponseAnswer(msgspec.Struct, kw_only=True):
     store: bool
 
 
+class InputTokens(msgspec.Struct, kw_only=True):
+    object: Literal["response.input_tokens"]
+    input_tokens: Count
+
+
 class InputItemAnswer(msgspec.Struct, kw_only=True):
     id: str
     type: Literal["message", "function_call", "function_call_output", "reasoning"]

@@ -27,6 +27,7 @@ from .answers import (
     EmbeddingAnswer,
     Error,
     InputItemAnswer,
+    InputTokens,
     Listed,
     ModelAnswer,
     Page,
@@ -56,6 +57,12 @@ UPLOAD = {
         "expires_after[anchor]": {"enum": ["created_at"]},
         "expires_after[seconds]": {"type": "integer", "minimum": MIN_TTL_S, "maximum": MAX_TTL_S},
     },
+}
+
+SENT_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string"}, "event": {"type": "string"}},
 }
 
 
@@ -91,6 +98,7 @@ DESCRIPTIONS: dict[tuple[str, str], Described] = {
     ("POST", "/tokenize"): Described("The tokens of a text or a conversation", Tokens, TokenizeBody),
     ("POST", "/detokenize"): Described("The text of tokens", DetokenizedText, DetokenizeBody),
     ("POST", "/v1/responses"): Described("Make a response", ResponseAnswer, ResponseBody, streams=True),
+    ("POST", "/v1/responses/input_tokens"): Described("Count what a response would read", InputTokens, ResponseBody),
     ("GET", _RESPONSE): Described("A response that is stored", ResponseAnswer),
     ("DELETE", _RESPONSE): Described("Forget a response", Deleted),
     ("POST", f"{_RESPONSE}/cancel"): Described("End a response in the background", ResponseAnswer),
@@ -162,7 +170,7 @@ def _operation(path: str, described: Described, of: dict[str, Any], components: 
     if described.answer is not None:
         answers["application/json"] = {"schema": of[repr(described.answer)]}
     if described.streams:
-        answers["text/event-stream"] = {"schema": {"type": "string"}}
+        answers["text/event-stream"] = {"schema": SENT_EVENT}
     if described.raw:
         answers["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     error = {"application/json": {"schema": of[repr(described.error)]}}

@@ -111,6 +111,7 @@ def response_request(body: ResponseBody, before: Sequence[InputItem], engine: En
         max_tokens=body.max_output_tokens,
         temperature=TEMPERATURE if body.temperature is None else body.temperature,
         session=body.session_id or "",
+        ignore_eos=body.ignore_eos,
         client=client or body.user or "",
         **fields,
     )

@@ -102,9 +102,13 @@ async def _events(stream: AsyncGenerator[Token | Completion, None], making: Maki
                     events = await builder.finish(piece, making.count)
                 for one in _encoded(events):
                     yield one
-            await making.store()  # before it is said to be over: then it can be followed by another
         except CallboardError as error:
             log.info("a stream ends with an error: %s", error)
+            builder.fail(error)
+        try:
+            await making.store()  # before it is said to be over: then it can be followed by another
+        except CallboardError as error:
+            log.error("%s cannot be stored: %s", builder.id, error)
             builder.fail(error)
         for one in _encoded([builder.end()]):
             yield one
@@ -142,6 +146,15 @@ async def _in_background(making: Making) -> Response:
 
     site.background.begin(builder.id, work, cancelled)
     return Response(begun_as, media_type="application/json")
+
+
+async def input_tokens(site: Site, request: Request) -> Response:
+    body = decode_body(await read_body(request, site.max_body_bytes), ResponseBody)
+    engine = await site.engines.find(body.model)
+    before = await site.responses.before(body.previous_response_id) if body.previous_response_id else []
+    asked = response_request(body, before, engine, "")
+    tokens = (await engine.scheduler.ask(Tokenize(messages=asked.messages, tools=asked.tools))).token_ids
+    return answer({"object": "response.input_tokens", "input_tokens": len(tokens)})
 
 
 async def retrieve(site: Site, request: Request) -> Response:
@@ -210,6 +223,7 @@ def responses_routes(site: Site) -> list[Route]:
     one = "/v1/responses/{response_id}"
     return [
         Route("/v1/responses", endpoint(create, site), methods=["POST"]),
+        Route("/v1/responses/input_tokens", endpoint(input_tokens, site), methods=["POST"]),
         Route(one, endpoint(retrieve, site), methods=["GET"]),
         Route(one, endpoint(delete, site), methods=["DELETE"]),
         Route(f"{one}/cancel", endpoint(cancel, site), methods=["POST"]),

@@ -107,3 +107,4 @@ class ResponseBody(msgspec.Struct, kw_only=True):
     top_k: int | None = None
     seed: int | None = None
     priority: int | None = None
+    ignore_eos: bool = False

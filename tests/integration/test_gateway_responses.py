@@ -24,6 +24,7 @@ from callboard.schemas.serve import ChatMessage, Generate
 pytestmark = pytest.mark.anyio
 
 CITY = {"type": "object", "properties": {"city": {"enum": ["Delft", "Oslo"]}}, "required": ["city"]}
+LONG: Any = {"ignore_eos": True}
 WEATHER: Any = {"type": "function", "name": "weather", "description": "d", "parameters": CITY, "strict": True}
 
 
@@ -110,7 +111,9 @@ async def test_the_events_of_a_stream_add_up_to_the_response(client: openai.Asyn
 async def test_a_conversation_goes_on_from_the_response_before(
     client: openai.AsyncOpenAI, node: Node, long_path: Path
 ) -> None:
-    first = await client.responses.create(model="", input="hello", instructions="Shout.", max_output_tokens=6)
+    first = await client.responses.create(
+        model="", input="hello", instructions="Shout.", max_output_tokens=6, temperature=0
+    )
     second = await client.responses.create(
         model="", input="and now?", previous_response_id=first.id, max_output_tokens=6, temperature=0
     )
@@ -193,7 +196,9 @@ async def test_an_answer_fits_its_schema_and_tells_its_tokens(client: openai.Asy
 async def test_a_response_in_the_background_is_cancelled_by_any_gateway(
     client: openai.AsyncOpenAI, node: Node, elsewhere: bool
 ) -> None:
-    made = await client.responses.create(model="", input="hello", background=True, max_output_tokens=1000)
+    made = await client.responses.create(
+        model="", input="hello", background=True, max_output_tokens=1000, extra_body=LONG
+    )
     assert made.status == "queued"
     other = await node.spawn(Gateway, GatewayConfig(), name="other")
     async with client_of((await other.ask(AskGateway())).url) as second:
@@ -207,14 +212,16 @@ async def test_a_response_in_the_background_is_cancelled_by_any_gateway(
 
 
 async def test_a_response_in_the_background_is_there_when_it_is_over(client: openai.AsyncOpenAI) -> None:
-    made = await client.responses.create(model="", input="hello", background=True, max_output_tokens=5)
+    made = await client.responses.create(model="", input="hello", background=True, max_output_tokens=5, temperature=0)
     with anyio.fail_after(10):
         while (now := await client.responses.retrieve(made.id)).status in ("queued", "in_progress"):
             await anyio.sleep(0.01)  # the API has no other way
     assert now.status == "incomplete"
     assert now.usage is not None
     assert now.usage.output_tokens == 5
-    slow = await client.responses.create(model="", input="hello", background=True, max_output_tokens=1000)
+    slow = await client.responses.create(
+        model="", input="hello", background=True, max_output_tokens=1000, extra_body=LONG
+    )
     with pytest.raises(openai.BadRequestError, match="not over"):
         await client.responses.create(model="", input="x", previous_response_id=slow.id)
     await client.responses.delete(slow.id)
@@ -224,7 +231,9 @@ async def test_a_response_whose_gateway_is_gone_has_failed(node: Node, long_path
     await start_engine(node, long_path)
     other = await node.spawn(Gateway, GatewayConfig(), name="other")
     async with client_of((await other.ask(AskGateway())).url) as client:
-        made = await client.responses.create(model="", input="hello", background=True, max_output_tokens=1000)
+        made = await client.responses.create(
+            model="", input="hello", background=True, max_output_tokens=1000, extra_body=LONG
+        )
     await node.stop("other")
     async with gateway(node) as url, client_of(url) as client:
         found = await client.responses.retrieve(made.id)
@@ -266,12 +275,42 @@ async def test_a_body_that_is_wrong_is_refused_with_its_path(url: str, body: Any
 
 
 async def test_a_client_that_goes_away_takes_its_response_with_it(url: str, node: Node) -> None:
-    body = {"input": "hello", "max_output_tokens": 1000, "stream": True}
+    body = {"input": "hello", "max_output_tokens": 1000, "stream": True, **LONG}
     async with httpx2.AsyncClient() as http, http.stream("POST", f"{url}/v1/responses", json=body) as answer:
         async for line in answer.aiter_lines():
             if "output_text.delta" in line:
                 break
     assert (await idle(node)).aborted == 1
+
+
+async def test_an_engine_that_goes_in_the_middle_of_a_stream_fails_the_response(node: Node, long_path: Path) -> None:
+    await start_engine(node, long_path)
+    async with gateway(node) as url, client_of(url) as client:
+        stream = await client.responses.create(
+            model="", input="hello", stream=True, max_output_tokens=1000, extra_body=LONG
+        )
+        events: list[Any] = []
+        async for event in stream:
+            events.append(event)
+            if len(events) == 8:
+                await node.stop("engine", timeout=0)
+        last = events[-1]
+        assert last.type == "response.failed"
+        assert last.response.error is not None
+        assert last.response.error.code == "server_error"
+        assert last.response.output[0].status == "incomplete"
+        assert await client.responses.retrieve(last.response.id) == last.response
+
+
+async def test_what_a_response_would_read_is_counted(client: openai.AsyncOpenAI) -> None:
+    options: Any = {"model": "", "input": "hello there", "instructions": "Be brief.", "tools": [WEATHER]}
+    made = await client.responses.create(**options, max_output_tokens=1)
+    assert made.usage is not None
+    assert (await client.responses.input_tokens.count(**options)).input_tokens == made.usage.input_tokens
+    after: Any = {"model": "", "input": "more", "previous_response_id": made.id}
+    second = await client.responses.create(**after, max_output_tokens=1)
+    assert second.usage is not None
+    assert (await client.responses.input_tokens.count(**after)).input_tokens == second.usage.input_tokens
 
 
 async def test_the_client_without_async_works_too(url: str) -> None:
@@ -280,7 +319,9 @@ async def test_the_client_without_async_works_too(url: str) -> None:
             made = client.responses.create(model="", input="hello", max_output_tokens=3)
             kinds = [
                 event.type
-                for event in client.responses.create(model="", input="hello", max_output_tokens=3, stream=True)
+                for event in client.responses.create(
+                    model="", input="hello", max_output_tokens=3, temperature=0, stream=True
+                )
             ]
             assert kinds[-1] == "response.incomplete"
             return client.responses.retrieve(made.id).id

@@ -13,15 +13,19 @@ from typing import Any
 
 import anyio
 import httpx2
+import msgspec
 import openai
 import pytest
+from board import Board
 from gateways import gateway, start_engine
 from own_server import OwnServer
 
-from callboard.actors.gateway.config import FineTuningSettings
+import callboard
+from callboard.actors.gateway.config import FineTuningSettings, GatewayConfig
 from callboard.actors.train.jobs import Jobs, JobsConfig
 from callboard.runtime.bus import BusOptions
 from callboard.runtime.node import Node
+from callboard.schemas.gateway import AskGateway
 from callboard.schemas.train import BatchSettings, ComputeSettings, LoraSettings, OptimizerSettings
 
 pytestmark = pytest.mark.anyio
@@ -157,9 +161,7 @@ async def until_over(client: openai.AsyncOpenAI, job: str) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-async def test_a_model_is_fine_tuned_and_served_by_the_name_it_gets(
-    trainable: openai.AsyncOpenAI, base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_model_is_fine_tuned_and_served_by_the_name_it_gets(trainable: openai.AsyncOpenAI, base: Path) -> None:
     client = trainable
     file = await client.files.create(file=("chats.jsonl", chats()), purpose="fine-tune")
     check = await client.files.create(file=("check.jsonl", chats(4)), purpose="fine-tune")
@@ -242,6 +244,34 @@ async def test_preferences_are_learnt_paused_resumed_and_cancelled(trainable: op
     assert cancelled.fine_tuned_model is None
     over = await until_over(client, await begin(2))
     assert (over.status, over.error) == ("succeeded", None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_the_daemon_starts_what_trains_and_finishes_it_without_the_gateway(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = Board.at(tmp_path)
+    for name, value in board.environment.items():
+        monkeypatch.setenv(name, value)
+    board.up()
+    try:
+        async with callboard.connect() as bus:
+            config = GatewayConfig(fine_tuning=msgspec.structs.replace(SETTINGS, models=(str(base),)))
+            kinds = {"one": True, "two": False}  # whether it is a process of its own, with a user of its own
+            urls = {
+                name: (await (await bus.spawn("gateway.http", config, name=name, process=alone)).ask(AskGateway())).url
+                for name, alone in kinds.items()
+            }
+            async with client_of(urls["one"]) as client:
+                file = await client.files.create(file=("chats.jsonl", chats()), purpose="fine-tune")
+                job = await client.fine_tuning.jobs.create(model=str(base), training_file=file.id)
+            await bus.stop("one")
+            async with client_of(urls["two"]) as client:
+                over = await until_over(client, job.id)
+                assert (over.status, over.error) == ("succeeded", None)
+    finally:
+        board.close()
 
 
 @pytest.mark.parametrize(
