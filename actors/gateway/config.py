@@ -56,7 +56,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     tls_cert: str = ""
     tls_key: str = ""
     responses_ttl_s: Annotated[float, msgspec.Meta(ge=1)] = 30 * 86400.0
-    responses_max_mib: Annotated[int, msgspec.Meta(ge=1)] = 1024
+    responses_max_mib: Annotated[int, msgspec.Meta(ge=1)] = 256
     max_file_mib: Annotated[int, msgspec.Meta(ge=1)] = 512
     files_max_mib: Annotated[int, msgspec.Meta(ge=1)] = 8192
     fine_tuning: FineTuningSettings = FineTuningSettings()

@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import re
 import secrets
+import shutil
 import time
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import anyio
 import anyio.to_thread
 import msgspec
 
@@ -22,7 +24,7 @@ from ...runtime.errors import CallboardError, ConfigError, NameTaken, NoSuchActo
 from ...runtime.files import write_private
 from ...runtime.node import Node
 from ...schemas.base import Request
-from ...schemas.serve import DescribeModel, LoadAdapter
+from ...schemas.serve import DescribeModel, LoadAdapter, UnloadAdapter
 from ...schemas.train import (
     AskTraining,
     CheckpointSettings,
@@ -206,8 +208,11 @@ class FineTunes:
             job = await self.ask(AskTraining(record.id))
             if at:
                 place = checkpoint_folder(job, int(at["step"]))
-                return (record.base, place) if place.is_dir() else None
-            return (record.base, Path(job.out)) if job.state is JobState.FINISHED else None
+            else:
+                place = Path(job.out)
+                if job.state is not JobState.FINISHED:
+                    return None
+            return (record.base, place) if await anyio.Path(place).is_dir() else None
         return None
 
     async def load(self, name: str) -> bool:
@@ -224,6 +229,20 @@ class FineTunes:
             if name not in await self._loaded(engine):
                 await engine.scheduler.ask(LoadAdapter(name, str(folder)), timeout=LOAD_TIMEOUT_S)
         return True
+
+    async def remove(self, name: str) -> None:
+        """Delete what came of a job; its record stays. Raises ModelUnknown where there is no such model."""
+        found = None if _CHECKPOINT.fullmatch(name) else await self.find(name)
+        if found is None:
+            raise ModelUnknown(f"there is no fine-tuned model '{name}'", param="model")
+        base, folder = found
+        async with self._loading:
+            with contextlib.suppress(ModelUnknown):  # nobody serves its base, so nobody has it either
+                engine = await self._engines.find(base)
+                if name in await self._loaded(engine):
+                    await engine.scheduler.ask(UnloadAdapter(name), timeout=LOAD_TIMEOUT_S)
+            await anyio.to_thread.run_sync(shutil.rmtree, folder)
+        await self._engines.look(since=time.monotonic())
 
     @staticmethod
     async def _loaded(engine: Engine) -> tuple[str, ...]:

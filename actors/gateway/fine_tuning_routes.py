@@ -256,6 +256,12 @@ async def checkpoints(site: Site, request: Request) -> Response:
     return answer(page(found, limit=asked.limit, order=asked.order, after=asked.after))
 
 
+async def delete_model(site: Site, request: Request) -> Response:
+    name = request.path_params["model"]
+    await site.fine_tunes.remove(name)
+    return answer({"id": name, "object": "model", "deleted": True})
+
+
 def fine_tuning_routes(site: Site) -> list[Route]:
     jobs, one = "/v1/fine_tuning/jobs", "/v1/fine_tuning/jobs/{job_id}"
     return [
@@ -267,4 +273,5 @@ def fine_tuning_routes(site: Site) -> list[Route]:
         Route(f"{one}/resume", endpoint(_changing(ResumeTraining), site), methods=["POST"]),
         Route(f"{one}/events", endpoint(events, site), methods=["GET"]),
         Route(f"{one}/checkpoints", endpoint(checkpoints, site), methods=["GET"]),
+        Route("/v1/models/{model:path}", endpoint(delete_model, site), methods=["DELETE"]),
     ]

@@ -94,6 +94,7 @@ DESCRIPTIONS: dict[tuple[str, str], Described] = {
     ("POST", "/v1/completions"): Described("Go on with texts", TextCompletion, CompletionBody, streams=True),
     ("GET", "/v1/models"): Described("The models that are served", Listed[ModelAnswer]),
     ("GET", "/v1/models/{model}"): Described("One of the models", ModelAnswer),
+    ("DELETE", "/v1/models/{model}"): Described("Delete what came of fine-tuning", Deleted),
     ("POST", "/v1/embeddings"): Described("Vectors that stand for texts", EmbeddingAnswer, EmbeddingBody),
     ("POST", "/tokenize"): Described("The tokens of a text or a conversation", Tokens, TokenizeBody),
     ("POST", "/detokenize"): Described("The text of tokens", DetokenizedText, DetokenizeBody),
@@ -146,7 +147,7 @@ def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
         if isinstance(route, Route):
             path = _PARAMETER.sub(r"{\1}", route.path)
             for method in sorted((route.methods or set()) - {"HEAD"}):
-                described = DESCRIPTIONS.get((method, path), Described(f"{method} {path}"))
+                described = DESCRIPTIONS.get((method, path), Described(f"{method} {path}", error=None))
                 paths.setdefault(path, {})[method.lower()] = _operation(path, described, of, components)
     whole = {
         "openapi": "3.1.0",
@@ -173,11 +174,13 @@ def _operation(path: str, described: Described, of: dict[str, Any], components: 
         answers["text/event-stream"] = {"schema": SENT_EVENT}
     if described.raw:
         answers["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
-    error = {"application/json": {"schema": of[repr(described.error)]}}
     success = {"description": "What was asked for"} | ({"content": answers} if answers else {})
+    failure: dict[str, Any] = {"description": "An error"}
+    if described.error is not None:
+        failure["content"] = {"application/json": {"schema": of[repr(described.error)]}}
     operation: dict[str, Any] = {
         "summary": described.summary,
-        "responses": {"200": success, "default": {"description": "An error", "content": error}},
+        "responses": {"200": success, "default": failure},
     }
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}

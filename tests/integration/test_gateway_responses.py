@@ -14,9 +14,11 @@ import jsonschema
 import openai
 import pytest
 from gateways import gateway, idle, start_engine
+from own_server import own_server
 
 from callboard.actors.gateway.config import GatewayConfig
 from callboard.actors.gateway.gateway import Gateway
+from callboard.runtime.bus import BusOptions
 from callboard.runtime.node import Node
 from callboard.schemas.gateway import AskGateway
 from callboard.schemas.serve import ChatMessage, Generate
@@ -300,6 +302,18 @@ async def test_an_engine_that_goes_in_the_middle_of_a_stream_fails_the_response(
         assert last.response.error.code == "server_error"
         assert last.response.output[0].status == "incomplete"
         assert await client.responses.retrieve(last.response.id) == last.response
+
+
+async def test_without_a_store_only_what_needs_none_is_made(tmp_path: Path, long_path: Path) -> None:
+    with own_server(tmp_path) as server:
+        async with Node(bus=BusOptions(server.url), ask_timeout=4) as node:
+            await start_engine(node, long_path)
+            async with gateway(node) as url, client_of(url) as client:
+                with pytest.raises(openai.InternalServerError, match="JetStream") as refused:
+                    await client.responses.create(model="", input="hello", max_output_tokens=2)
+                assert refused.value.status_code == 503
+                made = await client.responses.create(model="", input="hello", max_output_tokens=2, store=False)
+                assert made.usage is not None
 
 
 async def test_what_a_response_would_read_is_counted(client: openai.AsyncOpenAI) -> None:

@@ -216,6 +216,13 @@ async def test_a_model_is_fine_tuned_and_served_by_the_name_it_gets(trainable: o
         await client.fine_tuning.jobs.cancel(job.id)
     with pytest.raises(openai.NotFoundError, match="is an adapter"):
         await client.fine_tuning.jobs.create(model=over.fine_tuned_model, training_file=file.id)
+    assert (await client.models.delete(over.fine_tuned_model)).deleted
+    for asked in (client.models.delete(over.fine_tuned_model), client.models.delete(str(base))):
+        with pytest.raises(openai.NotFoundError):
+            await asked
+    with pytest.raises(openai.NotFoundError):
+        await client.chat.completions.create(model=over.fine_tuned_model, **options)
+    assert (await client.fine_tuning.jobs.retrieve(job.id)).status == "succeeded"
 
 
 @pytest.mark.slow
