@@ -92,7 +92,7 @@ _STATUS: tuple[tuple[type[CallboardError], int], ...] = (
     (DeadlineExceeded, 504),
     (StoreError, 503),
 )
-# Errors of those that a gateway meets by messages alone: where they run in other processes, their classes are not known.
+# Of those that a gateway meets by messages alone: where they run in other processes, classes of errors are not known.
 _STATUS_OF_CODES = {
     "serve.overloaded": 429,
     "serve.replica_lost": 503,

@@ -30,8 +30,7 @@ from ...schemas.train import (
     TrainSampled,
 )
 from .bodies import decode_body, decode_query, read_body
-from .errors import BadBody
-from .fine_tuning import JOBS, NoSuchFineTune, checkpoint_folder, described_method
+from .fine_tuning import JOBS, checkpoint_folder, described_method
 from .fine_tuning_types import FineTuningJob, JobBody, JobCheckpoint, JobError, JobEvent, JobRecord, Status
 from .openai_routes import answer, endpoint
 from .pages import PageQuery, page
@@ -117,15 +116,7 @@ async def _record(site: Site, request: Request) -> JobRecord:
 def _changing(change: Callable[[str], base.Request[TrainJob]]) -> Callable[[Site, Request], Awaitable[Response]]:
     async def work(site: Site, request: Request) -> Response:
         record = await _record(site, request)
-        try:
-            job = await site.fine_tunes.ask(change(record.id), timeout=site.config.request_timeout_s)
-        except CallboardError as error:
-            match error.to_info().code:
-                case "train.state":
-                    raise BadBody(error.message, param="fine_tuning_job_id") from error
-                case "train.none":
-                    raise NoSuchFineTune(error.message, param="fine_tuning_job_id") from error
-            raise
+        job = await site.fine_tunes.ask(change(record.id), timeout=site.config.request_timeout_s)
         return answer(described(record, job))
 
     return work

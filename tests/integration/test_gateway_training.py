@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import httpx2
 import msgspec
 import openai
@@ -93,6 +94,20 @@ async def test_a_file_is_kept_once_listed_and_deleted(client: openai.AsyncOpenAI
     assert not list(contents.iterdir())
     with pytest.raises(openai.NotFoundError):
         await client.files.retrieve(one.id)
+
+
+async def test_files_and_jobs_by_the_client_without_async(client: openai.AsyncOpenAI) -> None:
+    def talk() -> None:
+        with openai.OpenAI(base_url=str(client.base_url), api_key="none", max_retries=0, timeout=30) as plain:
+            file = plain.files.create(file=("one.jsonl", chats()), purpose="fine-tune")
+            assert [one.id for one in plain.files.list()] == [file.id]
+            assert plain.files.content(file.id).content == chats()
+            assert plain.files.delete(file.id).deleted
+            assert list(plain.fine_tuning.jobs.list()) == []
+            with pytest.raises(openai.NotFoundError):
+                plain.fine_tuning.jobs.list_events("ftjob-0")
+
+    await anyio.to_thread.run_sync(talk)
 
 
 async def test_files_have_no_more_room_than_they_are_given(client: openai.AsyncOpenAI) -> None:
