@@ -47,7 +47,7 @@ def schemathesis() -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 async def test_no_request_is_the_servers_fault_and_answers_are_as_the_document_says(
     node: Node, long_path: Path, tmp_path: Path
 ) -> None:
