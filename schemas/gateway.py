@@ -16,3 +16,17 @@ class GatewayInfo(Message, frozen=True, kw_only=True, tag="gateway.info"):
 
 class AskGateway(Request[GatewayInfo], frozen=True, tag="gateway.ask"):
     """Ask a gateway where it listens."""
+
+
+class ResponseUnderWay(Message, frozen=True, tag="gateway.response_under_way"):
+    """`known`: whether that gateway was working on it."""
+
+    known: bool
+
+
+class FindResponse(Request[ResponseUnderWay], frozen=True, tag="gateway.find_response"):
+    """Ask a gateway whether it works on a response in the background. `cancel`: it is to stop; the answer comes when
+    that is written down."""
+
+    response: str
+    cancel: bool = False

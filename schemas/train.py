@@ -259,7 +259,8 @@ class JobState(enum.StrEnum):
 
 
 class TrainJob(Message, frozen=True, kw_only=True, tag="train.job"):
-    """`folder`: the job's own, with its events and checkpoints; `out`: what came of it, once it is finished."""
+    """`folder`: the job's own, with its events and checkpoints; `out`: what came of it, once it is finished. `ended`:
+    when it was over or paused, in seconds since 1970, 0 while it is not."""
 
     job: str
     state: JobState
@@ -272,6 +273,7 @@ class TrainJob(Message, frozen=True, kw_only=True, tag="train.job"):
     loss: float = 0.0
     started: float = 0.0
     error: ErrorInfo | None = None
+    ended: float = 0.0
 
 
 class TrainJobs(Message, frozen=True, tag="train.jobs"):

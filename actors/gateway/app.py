@@ -15,11 +15,16 @@ from starlette.types import ASGIApp
 from ...runtime.log import log
 from .anthropic_routes import anthropic_routes
 from .errors import GatewayError, NoSuchRoute
+from .files_routes import files_routes
+from .fine_tuning_routes import fine_tuning_routes
 from .front import Front
 from .keys import Keys
 from .kserve.http_routes import kserve_routes
 from .openai_routes import openai_routes
+from .openapi import openapi_route
 from .operation_routes import operation_routes
+from .responses_routes import responses_routes
+from .sessions_routes import sessions_routes
 from .shapes import refusal
 from .site import Site
 
@@ -30,7 +35,17 @@ EXPOSED = ("x-request-id", "retry-after", "traceparent")
 def make_app(site: Site, connections: Callable[[], int] = lambda: 0) -> ASGIApp:
     """`connections`: how many are open now. Raises ConfigError where there is no good file of keys."""
     config = site.config
-    routes = [*openai_routes(site), *anthropic_routes(site), *kserve_routes(site), *operation_routes(site)]
+    routes = [
+        *openai_routes(site),
+        *responses_routes(site),
+        *files_routes(site),
+        *fine_tuning_routes(site),
+        *sessions_routes(site),
+        *anthropic_routes(site),
+        *kserve_routes(site),
+        *operation_routes(site),
+    ]
+    routes.append(openapi_route(routes))
     app: ASGIApp = Starlette(routes=routes, exception_handlers={HTTPException: _no_route, Exception: _unexpected})
     keys = Keys(Path(config.keys_file).expanduser()) if config.keys_file else None
     app = Front(app, site, keys, connections)

@@ -48,5 +48,16 @@ def decode_body(body: bytes, kind: type[T]) -> T:
         raise BadBody("the body is nested too deeply") from None
 
 
-def too_large(max_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body is larger than {max_bytes >> 20} MiB", hint="the gateway's `max_body_mib` sets that")
+def too_large(max_bytes: int, setting: str = "max_body_mib") -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {max_bytes >> 20} MiB", hint=f"the gateway's `{setting}` sets that")
+
+
+def decode_query(request: Request, kind: type[T]) -> T:
+    """The query of a request as a typed value. Raises BadBody, as for a body."""
+    try:
+        return msgspec.convert(dict(request.query_params), kind, strict=False)
+    except msgspec.ValidationError as error:
+        match = _PATH.match(str(error))
+        path = (match["path"] or "") if match else ""
+        what = match["what"] if match else str(error)
+        raise BadBody(f"{path or 'the query'}: {what[:1].lower()}{what[1:]}", param=path) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from ...runtime.census import actors_around
@@ -61,6 +61,8 @@ class Engines:
         self._looking = asyncio.Lock()
         self.meters: dict[tuple[str, str], ModelMeter] = {}
         """What was asked through this gateway, by the model's name and the scheduler's address."""
+        # Has an engine load what is called so; whether there is such a thing.
+        self.load: Callable[[str], Awaitable[bool]] | None = None
 
     async def find(self, name: str) -> Engine:
         """The engine that serves `name`; for "" the only one that there is.
@@ -70,6 +72,9 @@ class Engines:
         found = await self.look()
         engine = self._pick(found, name)
         if engine is None:
+            found = await self.look(since=time.monotonic())
+            engine = self._pick(found, name)
+        if engine is None and name and self.load is not None and await self.load(name):
             found = await self.look(since=time.monotonic())
             engine = self._pick(found, name)
         if engine is not None:

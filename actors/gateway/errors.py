@@ -15,6 +15,7 @@ from ...runtime.errors import (
     NoSuchModel,
     NotReachable,
     RequestInvalid,
+    StoreError,
     TooLarge,
     UsageError,
 )
@@ -107,14 +108,25 @@ _STATUS: tuple[tuple[type[CallboardError], int], ...] = (
     (ActorStopped, 503),
     (NotReachable, 503),
     (DeadlineExceeded, 504),
+    (StoreError, 503),
 )
+# Of those that a gateway meets by messages alone: where they run in other processes, classes of errors are not known.
+_STATUS_OF_CODES = {
+    "serve.overloaded": 429,
+    "serve.replica_lost": 503,
+    "serve.grammar": 400,
+    "serve.nothing_to_draw": 400,
+    "train.none": 404,
+    "train.state": 400,
+    "train.no_room": 503,
+}
 
 
 def status_of(error: CallboardError) -> int:
     if isinstance(error, GatewayError):
         return error.status
-    if error.code == "serve.overloaded":
-        return 429
+    if (status := _STATUS_OF_CODES.get(error.to_info().code)) is not None:
+        return status
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 

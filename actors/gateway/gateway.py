@@ -13,13 +13,12 @@ import uvicorn
 from ...runtime.actor import Actor, handler
 from ...runtime.errors import ConfigError, UsageError
 from ...schemas.base import Request
-from ...schemas.gateway import AskGateway, GatewayInfo
+from ...schemas.gateway import AskGateway, FindResponse, GatewayInfo, ResponseUnderWay
 from .app import make_app
 from .config import GatewayConfig
 from .connections import guarded
-from .engines import Engines
 from .exporting import Exporter
-from .site import Site
+from .site_making import make_site
 
 # Connections that are not accepted yet.
 BACKLOG = 2048
@@ -46,7 +45,7 @@ class Gateway(Actor[GatewayConfig]):
 
     async def started(self) -> None:
         config = self.config
-        self._site = Site(self.node, config, Engines(self.node, config.models))
+        self._site = make_site(self.node, config, self.address, self.start_soon)
         if config.otel:
             self._site.exporter = Exporter(self.node, config.otel)
         self._server = _Server(
@@ -110,6 +109,10 @@ class Gateway(Actor[GatewayConfig]):
     async def ask_gateway(self, message: AskGateway) -> GatewayInfo:
         counts = self._site.counts
         return GatewayInfo(url=self.url, requests=counts.requests, open=counts.open, failed=counts.failed)
+
+    @handler(concurrent=True)
+    async def find_response(self, message: FindResponse) -> ResponseUnderWay:
+        return await self._site.background.find(message)
 
 
 def _listen(host: str, port: int) -> socket.socket:

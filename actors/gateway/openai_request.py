@@ -9,6 +9,7 @@ from ...schemas.serve import ChatMessage, Generate, Grammar, GrammarKind, ModelT
 from .engines import Engine
 from .errors import BadBody
 from .openai_types import ChatBody, ChatTurn, CompletionBody, FunctionTool, ResponseFormat, SamplingBody, Texts
+from .thoughts import Turn, with_thoughts
 
 # As OpenAI's API draws where nothing is said.
 TEMPERATURE = 1.0
@@ -106,10 +107,10 @@ def prompts_of(texts: Texts, field: str) -> list[str | tuple[int, ...]]:
 
 def messages_of(turns: list[ChatTurn]) -> tuple[ChatMessage, ...]:
     """Raises BadBody."""
-    return tuple(_message(turn, index) for index, turn in enumerate(turns))
+    return with_thoughts([_turn(turn, index) for index, turn in enumerate(turns)])
 
 
-def _message(turn: ChatTurn, index: int) -> ChatMessage:
+def _turn(turn: ChatTurn, index: int) -> Turn:
     content = turn.content or ""
     if not isinstance(content, str):
         for number, part in enumerate(content):
@@ -120,7 +121,8 @@ def _message(turn: ChatTurn, index: int) -> ChatMessage:
     calls = tuple(
         ModelToolCall(call.id, call.function.name, call.function.arguments or "{}") for call in turn.tool_calls or ()
     )
-    return ChatMessage(turn.role, content, calls, turn.tool_call_id or "")
+    role = "system" if turn.role == "developer" else turn.role  # templates know no developer
+    return Turn(ChatMessage(role, content, calls, turn.tool_call_id or ""), turn.reasoning_content or "")
 
 
 def tools_of(tools: list[FunctionTool] | None) -> tuple[OfferedTool, ...]:

@@ -43,7 +43,7 @@ def error_body(error: CallboardError) -> dict[str, Any]:
     status = status_of(error)
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     param = error.param or None if isinstance(error, GatewayError) else None
-    code = "model_not_found" if isinstance(error, ModelUnknown) else error.code
+    code = "model_not_found" if isinstance(error, ModelUnknown) else error.to_info().code
     return {"error": {"message": words(error), "type": kind, "param": param, "code": code}}
 
 

@@ -32,10 +32,13 @@ class Part(msgspec.Struct, kw_only=True):
 
 
 class ChatTurn(msgspec.Struct, kw_only=True):
+    """`reasoning_content`: what the assistant thought before it said this, as answers have it."""
+
     role: str
     content: str | list[Part] | None = None
     tool_calls: list[CallOfTool] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
 
 
 class Function(msgspec.Struct, kw_only=True):

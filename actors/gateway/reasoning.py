@@ -15,6 +15,7 @@ class Split(NamedTuple):
 
 class _State(Enum):
     START = auto()
+    OPENED = auto()  # the line breaks before the thoughts
     THINKING = auto()
     BETWEEN = auto()  # the line breaks before the answer
     ANSWERING = auto()
@@ -32,10 +33,14 @@ class ReasoningSplitter:
         if self._state is _State.START:
             start = self._held.lstrip()
             if start.startswith(OPEN):
-                self._state = _State.THINKING
-                self._held = start[len(OPEN) :].lstrip("\n")
+                self._state = _State.OPENED
+                self._held = start[len(OPEN) :]
             elif not OPEN.startswith(start):
                 self._state = _State.ANSWERING
+        if self._state is _State.OPENED:
+            self._held = self._held.lstrip("\n")
+            if self._held:
+                self._state = _State.THINKING
         reasoning = self._thoughts() if self._state is _State.THINKING else ""
         if self._state is _State.BETWEEN:
             self._held = self._held.lstrip("\n")

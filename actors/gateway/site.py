@@ -9,10 +9,14 @@ from starlette.requests import Request
 
 from ...runtime.node import Node
 from ...runtime.refs import Ref
+from .background import Background
 from .config import GatewayConfig
 from .engines import Engines
 from .exporting import Exporter
+from .file_store import FileStore
+from .fine_tuning import FineTunes
 from .http_meters import HttpMeter
+from .responses_store import ResponseStore
 from .token_words import TokenWords
 
 
@@ -28,6 +32,10 @@ class Site:
     node: Node
     config: GatewayConfig
     engines: Engines
+    background: Background
+    responses: ResponseStore
+    files: FileStore
+    fine_tunes: FineTunes
     counts: Counts = field(default_factory=Counts)
     http: HttpMeter = field(default_factory=HttpMeter)
     draining: bool = False

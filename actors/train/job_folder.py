@@ -167,6 +167,7 @@ class JobFolder:
             loss=(latest.loss if latest else None) or 0.0,
             started=record.started,
             error=record.error,
+            ended=0.0 if record.state in ACTIVE else (self.path / "state.json").stat().st_mtime,
         )
 
     # Checkpoints

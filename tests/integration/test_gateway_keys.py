@@ -16,9 +16,8 @@ from gateways import gateway, start_engine
 
 from callboard.actors.gateway.app import make_app
 from callboard.actors.gateway.config import GatewayConfig
-from callboard.actors.gateway.engines import Engines
 from callboard.actors.gateway.keys import Scope, new_key, revoke_key
-from callboard.actors.gateway.site import Site
+from callboard.actors.gateway.site_making import make_site
 from callboard.runtime.client import Client
 from callboard.runtime.node import Node
 
@@ -174,7 +173,7 @@ async def test_every_route_has_a_door(node: Node, keys: Path) -> None:
     from callboard.actors.gateway.doors import _BELOW, _EXACT
     from callboard.actors.gateway.shapes import is_below
 
-    site = Site(node, GatewayConfig(keys_file=str(keys)), Engines(node, {}))
+    site = make_site(node, GatewayConfig(keys_file=str(keys)), "http", lambda work: None)
     app: Any = make_app(site)
     routes = [route.path for route in app._app.routes]
     assert "/v1/chat/completions" in routes

@@ -11,8 +11,7 @@ from ....runtime.actor import Actor, handler
 from ....runtime.errors import ConfigError
 from ....schemas.gateway import AskGateway, GatewayInfo
 from ..config import GatewayConfig
-from ..engines import Engines
-from ..site import Site
+from ..site_making import make_site
 from .grpc_keys import Doorkeeper
 from .grpc_service import inference_methods
 from .health import health_methods
@@ -34,7 +33,7 @@ class GrpcGateway(Actor[GatewayConfig]):
 
     async def started(self) -> None:
         config = self.config
-        self._site = Site(self.node, config, Engines(self.node, config.models))
+        self._site = make_site(self.node, config, self.address, self.start_soon)
         self._leaving = False
         doorkeeper = Doorkeeper(config)
         self._server = grpc.aio.server(
