@@ -13,11 +13,12 @@ from .anthropic_routes import anthropic_routes
 from .errors import GatewayError, NoSuchRoute
 from .openai_routes import error_answer, openai_routes
 from .site import Site
+from .web_routes import web_routes
 
 
 def make_app(site: Site) -> ASGIApp:
     app = Starlette(
-        routes=[*openai_routes(site), *anthropic_routes(site)],
+        routes=[*openai_routes(site), *anthropic_routes(site), *web_routes(site)],
         exception_handlers={HTTPException: _no_route, Exception: _unexpected},
     )
     return Counting(app, site)
