@@ -74,7 +74,7 @@ async def speaker(node: Node, request: pytest.FixtureRequest) -> AsyncIterator[s
 
 @pytest.fixture
 async def url(node: Node, long_path: Path) -> AsyncIterator[str]:
-    await start_engine(node, long_path, "engine")
+    await start_engine(node, long_path, num_blocks=600)
     async with gateway(node) as url:
         yield url
     await idle(node)
@@ -98,12 +98,13 @@ async def test_conversations_go_on_and_are_kept(use: Use, url: str, node: Node) 
 
 
 async def test_a_stopped_answer_stops_in_the_engine_too(use: Use, url: str, node: Node) -> None:
-    found = await use("stop", url)
+    endless = {"max_tokens": "1900", "temperature": "0.7", "top_p": "1", "seed": "2"}
+    found = await use("stop", url, settings=endless)
     assert all("stopped" in note for note in found["notes"])
     assert all(found["texts"])
     stats = await idle(node)
     assert stats.aborted == 2
-    assert stats.generated_tokens < 2 * 1800
+    assert stats.generated_tokens < 2 * 1900
 
 
 HOSTILE = """<think>Let me <b>escape</b>.</think>
@@ -155,7 +156,7 @@ DRAWN = {
     "**a*b*c** **open": "<p><strong>a<em>b</em>c</strong> **open</p>",
     "`a*b*` ``c`d`` `open": "<p><code>a*b*</code> <code>c`d</code> `open</p>",
     "a\nb\\\nc \\*d\\*": "<p>a<br>b<br>c *d*</p>",
-    "# A *b* #\n\nC\n===\n\n####### no": "<h3>A <em>b</em></h3><h3>C</h3><p>####### no</p>",
+    "# A *b* #\n\nC\n===\n\n####### no": "<h2>A <em>b</em></h2><h2>C</h2><p>####### no</p>",
     "```py\nx = '<b>'\n\n  y\n```\nafter": code("py", "x = '&lt;b&gt;'\n\n  y") + "<p>after</p>",
     "````\n```\n````": code("code", "```"),
     "~~~\nopen": code("code", "open"),
@@ -215,7 +216,7 @@ async def test_curves_approvals_and_questions_of_the_company(use: Use, server: O
     assert (json.loads(answered.value), answered.by) == ({"age": 7}, "ann")
 
 
-EVERYTHING = """## Actors on a stage
+EVERYTHING = """# Actors on a stage
 
 An **actor** has a *mailbox*, and reads `one message at a time`. See <https://docs.example/actors> or:
 

@@ -75,7 +75,7 @@ function send(text) {
 // Says what is missing where something is.
 function ready() {
   if (!chosenModel()) {
-    announce("There is no model to ask.");
+    byId("model-status").textContent ||= "Still looking for models …";
     return false;
   }
   const wrong = wrongSetting();

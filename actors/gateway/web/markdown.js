@@ -189,7 +189,7 @@ const startsItem = (lines, at) => at > 0 && ITEM.test(lines[at - 1]);
 function drawn(block, depth) {
   switch (block.kind) {
     case "code": return codeBlock(block.language, block.code);
-    case "heading": return el(`h${Math.min(block.level + 2, 6)}`, {}, ...inline(block.text)); // below the page's own
+    case "heading": return el(`h${Math.min(block.level + 1, 6)}`, {}, ...inline(block.text)); // below the page's own
     case "rule": return el("hr");
     case "quote": return el("blockquote", {}, ...within(block.lines, depth));
     case "list": return drawnList(block, depth);

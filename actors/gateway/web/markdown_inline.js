@@ -166,7 +166,7 @@ class Scanner {
     const label = bracket.image ? [`image: ${inner.nodes.map((node) => node.textContent).join("")}`] : inner.nodes;
     this.tokens.push({ node: link(target.url, label), depth: inner.depth });
     this.at = target.end;
-    if (!bracket.image) for (const outer of this.brackets) outer.active = false; // no link within a link
+    if (!bracket.image) for (const outer of this.brackets) outer.active &&= outer.image; // no link within a link
   }
 
   // "(address)" or "(address "title")" from there on.

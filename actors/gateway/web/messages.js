@@ -3,6 +3,7 @@
 import { copy, el, flash } from "./dom.js";
 import { showMarkdown } from "./markdown.js";
 
+const SHORT_S = 0.02; // what is over sooner has no rate worth telling
 const WHO = { user: "You", assistant: "Model" };
 
 // `act(what, index)`: what a message's buttons do: "retry" or "edit".
@@ -19,7 +20,7 @@ export function messageView(message, index, act) {
       ? el("button", { type: "button", class: "edit", onclick: () => act("edit", index) }, "Edit")
       : el("button", { type: "button", class: "retry", onclick: () => act("retry", index) }, "Try again"));
   const node = el("article", { class: `message ${message.role}`, "aria-label": `${who} said` },
-    el("header", {}, who), thinking, body, error, note, tools);
+    el("header", {}, who), message.role === "user" ? null : thinking, body, error, note, tools);
   const view = { node, body, thinking, thoughts, note, error };
   update(view, message, false);
   return view;
@@ -51,7 +52,7 @@ function summary({ usage, seconds, ttft, finish }) {
   if (usage) {
     const tokens = usage.completion_tokens;
     parts.push(`${tokens} token${tokens === 1 ? "" : "s"}`);
-    if (seconds > 0 && tokens > 1) parts.push(`${((tokens - 1) / seconds).toFixed(1)} tokens/s`);
+    if (seconds > SHORT_S && tokens > 1) parts.push(`${((tokens - 1) / seconds).toFixed(1)} tokens/s`);
     const cached = usage.prompt_tokens_details?.cached_tokens;
     if (cached) parts.push(`${cached} of ${usage.prompt_tokens} prompt tokens known`);
   }

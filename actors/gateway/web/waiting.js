@@ -58,8 +58,8 @@ function entry(title, about, details, controls) {
 
 function approval({ id, kind, tool, arguments: given, text, why, run, address, expires_at: expires }) {
   const isQuestion = kind === "question";
-  const said = el("textarea", { rows: 2, "aria-label": isQuestion ? "Your answer" : "A word with your answer" });
-  const args = el("textarea", { rows: Math.min(8, given.split("\n").length + 1), spellcheck: "false", class: "code", "aria-label": "Arguments" });
+  const said = el("textarea", { rows: 2, "aria-label": isQuestion ? "Your answer" : null });
+  const args = el("textarea", { rows: Math.min(8, given.split("\n").length + 1), spellcheck: "false", class: "code" });
   args.value = indented(given);
   const shown = args.value;
   const edited = () => (args.value === shown ? "" : args.value);
@@ -79,7 +79,7 @@ function approval({ id, kind, tool, arguments: given, text, why, run, address, e
 }
 
 function question({ id, text, asker, kind, schema, proposal, details, link }) {
-  const value = el("textarea", { rows: 3, spellcheck: "false", class: "code", "aria-label": "Your answer, as JSON" });
+  const value = el("textarea", { rows: 3, spellcheck: "false", class: "code" });
   value.value = indented(proposal);
   const note = el("input", { type: "text" });
   const path = `/web/questions/${encodeURIComponent(id)}`;
