@@ -40,6 +40,7 @@ class Scanner {
     this.tokens = [];
     this.brackets = [];
     this.unclosed = new Set(); // lengths of runs of backticks that have no end further on
+    this.lastParenthesis = text.lastIndexOf(")");
     this.pending = "";
   }
 
@@ -172,7 +173,7 @@ class Scanner {
   // "(address)" or "(address "title")" from there on.
   destination(start) {
     const { text } = this;
-    if (text[start] !== "(") return null;
+    if (text[start] !== "(" || start > this.lastParenthesis) return null;
     const limit = Math.min(text.length, start + MAX_DESTINATION);
     let depth = 0, end = start;
     for (; end < limit; end += 1) {
@@ -230,7 +231,7 @@ function emphasized(tokens) {
   while (closer) {
     if (!closer.closes || !closer.count) { closer = closer.after; continue; }
     const kind = `${closer.mark}${closer.opens}${closer.length % 3}`;
-    const opener = openerFor(closer, bottoms.get(kind) ?? head, head);
+    const opener = openerFor(closer, standing(bottoms.get(kind) ?? head), head);
     const wrapped = opener && between(opener, closer);
     if (!opener || wrapped.depth >= MAX_DEPTH) {
       bottoms.set(kind, closer.before);
@@ -240,11 +241,12 @@ function emphasized(tokens) {
     const count = Math.min(opener.count, closer.count) >= 2 ? 2 : 1;
     const node = el(TAGS[closer.mark + count], {}, ...wrapped.nodes);
     const made = { node, depth: wrapped.depth + 1, before: opener, after: closer };
+    for (let item = opener.after; item !== closer; item = item.after) item.within = made;
     opener.after = made;
     closer.before = made;
     for (const one of [opener, closer]) {
       one.count -= count;
-      if (!one.count) unlink(one);
+      if (!one.count) unlink(one, made);
     }
     if (!closer.count) closer = closer.after;
   }
@@ -276,7 +278,20 @@ function matches(opener, closer) {
   return true;
 }
 
-function unlink(node) {
-  node.before.after = node.after;
-  if (node.after) node.after.before = node.before;
+function unlink(item, made) {
+  item.before.after = item.after;
+  if (item.after) item.after.before = item.before;
+  item.within = made;
+}
+
+// A limit that was made a part of an element is that element now: what lay before the one lies before the other.
+function standing(item) {
+  let now = item;
+  while (now.within) now = now.within;
+  while (item !== now) {
+    const next = item.within;
+    item.within = now;
+    item = next;
+  }
+  return now;
 }
