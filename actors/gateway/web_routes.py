@@ -164,9 +164,7 @@ async def answer_approval(site: Site, request: HttpRequest) -> Response:
 async def answer_question(site: Site, request: HttpRequest) -> Response:
     body = decode_body(await _json(site, request), QuestionAnswer)
     value = "" if body.value is msgspec.UNSET else msgspec.json.encode(body.value).decode()
-    message = AnswerQuestion(
-        request.path_params["id"], Outcome(body.outcome), value, body.note, body.by or SOMEBODY
-    )
+    message = AnswerQuestion(request.path_params["id"], Outcome(body.outcome), value, body.note, body.by or SOMEBODY)
     return _told(await ask(site, QUESTIONS, message), QUESTIONS)
 
 

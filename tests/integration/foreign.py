@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import fcntl
+import hashlib
 import os
 import subprocess
 import sys
@@ -36,8 +36,6 @@ def python_of(name: str) -> Path:
 async def output(*command: str | Path, timeout: float, env: Mapping[str, str] | None = None) -> str:
     """What a program prints, while this process's own actors serve it. Its end with an error fails the test."""
     with anyio.fail_after(timeout):
-        done = await anyio.run_process(
-            [str(word) for word in command], check=False, env={**os.environ, **(env or {})}
-        )
+        done = await anyio.run_process([str(word) for word in command], check=False, env={**os.environ, **(env or {})})
     assert done.returncode == 0, done.stderr.decode()[-6000:]
     return done.stdout.decode()

@@ -33,7 +33,7 @@ Use = Callable[..., Awaitable[dict[str, Any]]]
 
 
 @pytest.fixture
-async def use(tmp_path: Path) -> AsyncIterator[Use]:
+async def use(tmp_path: Path) -> Use:
     """Plays a scenario of `peers/use_playwright.py`."""
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -49,7 +49,7 @@ async def use(tmp_path: Path) -> AsyncIterator[Use]:
         assert found["foreign"] == []
         return found
 
-    yield play_it
+    return play_it
 
 
 class Spoken(Scripted):
@@ -191,7 +191,9 @@ async def test_markdown_is_drawn_as_it_is_meant_and_as_nothing_else(use: Use, no
     assert found["drawn"] == DRAWN
     assert found["bad"] == []
     assert found["touched"] is None
-    assert found["slowest"] < 5, sorted(found["long"].items(), key=lambda one: -one[1])[:6]  # what grows with the square of a text takes minutes
+    assert found["slowest"] < 5, sorted(found["long"].items(), key=lambda one: -one[1])[
+        :6
+    ]  # what grows with the square of a text takes minutes
 
 
 async def test_curves_approvals_and_questions_of_the_company(use: Use, server: OwnServer, tmp_path: Path) -> None:

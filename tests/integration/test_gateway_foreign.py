@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def url(node: Node, folder: Path) -> AsyncIterator[str]:
-    await start_engine(node, folder, num_blocks=2000, dtype="float32", max_batch_tokens=512)
+    await start_engine(node, folder, num_blocks=1000, block_size=16, dtype="float32", max_batch_tokens=512)
     async with gateway(node) as url:
         yield url
     await idle(node)
@@ -51,7 +51,12 @@ async def url(node: Node, folder: Path) -> AsyncIterator[str]:
 async def test_lm_eval_finds_what_its_own_model_finds(url: str, folder: Path, tmp_path: Path) -> None:
     python = await anyio.to_thread.run_sync(python_of, "lm-eval")
     packages = str(Path(torch.__file__).parents[1])
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
+    offline = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "OMP_NUM_THREADS": "1",
+    }
     (tmp_path / "tasks").mkdir()
     said = await output(
         python, PEERS / "use_lm_eval.py", url, folder, tmp_path / "tasks", packages, timeout=600, env=offline

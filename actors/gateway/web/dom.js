@@ -31,7 +31,7 @@ export async function copy(text) {
 
 // A button's word for a moment, to say what came of it.
 export async function flash(button, work, done) {
-  const word = button.textContent;
+  const word = (button.dataset.word ??= button.textContent);
   try {
     await work();
     button.textContent = done;

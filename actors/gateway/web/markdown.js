@@ -1,5 +1,5 @@
-// Markdown as elements of the page. What a model writes is never interpreted as HTML: elements are made one by one, of a
-// fixed set, and everything else becomes text. Images are links, links lead to http, https and mailto alone.
+// Markdown as elements of the page. What a model writes is never interpreted as HTML: elements are made one by one, of
+// a fixed set, and everything else becomes text. Images are links, links lead to http, https and mailto alone.
 
 import { el } from "./dom.js";
 import { inline } from "./markdown_inline.js";
@@ -64,7 +64,8 @@ function fence(lines, at) {
     while (skip < indent.length && lines[end][skip] === " ") skip += 1;
     code.push(lines[end].slice(skip));
   }
-  return { kind: "code", language: info.trim().split(/\s/)[0], code: code.join("\n"), end: Math.min(end + 1, lines.length) };
+  const language = info.trim().split(/\s/)[0];
+  return { kind: "code", language, code: code.join("\n"), end: Math.min(end + 1, lines.length) };
 }
 
 function heading(line, at) {
@@ -158,7 +159,8 @@ function indented(lines, at) {
   while (end < lines.length && (INDENTED.test(lines[end]) || !lines[end].trim())) end += 1;
   while (end > at && !lines[end - 1].trim()) end -= 1;
   if (end === at || !INDENTED.test(lines[at])) return null;
-  return { kind: "code", language: "", code: lines.slice(at, end).map((line) => line.replace(INDENTED, "")).join("\n"), end };
+  const code = lines.slice(at, end).map((line) => line.replace(INDENTED, ""));
+  return { kind: "code", language: "", code: code.join("\n"), end };
 }
 
 function paragraph(lines, at) {
@@ -178,7 +180,10 @@ const joined = (lines) => lines.map((line) => line.trim()).join("\n");
 // Whether a paragraph ends before that line. A number in the middle of a text is no list unless it is 1.
 function interrupts(lines, at) {
   const line = lines[at], item = ITEM.exec(line);
-  if (item) return item[0].length < line.length && (!/\d/.test(item[2]) || parseInt(item[2], 10) === 1 || item[1] !== "" || startsItem(lines, at));
+  if (item) {
+    const begins = !/\d/.test(item[2]) || parseInt(item[2], 10) === 1 || item[1] !== "" || startsItem(lines, at);
+    return begins && item[0].length < line.length;
+  }
   return FENCE.test(line) || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || table(lines, at) !== null;
 }
 
@@ -219,7 +224,8 @@ function drawnList(block, depth) {
 function drawnTable({ head, rows, sides }) {
   const row = (tag, texts) => el("tr", {}, ...sides.map((side, column) =>
     el(tag, { class: side === "left" ? null : side }, ...inline(texts[column] ?? ""))));
-  const whole = el("table", {}, el("thead", {}, row("th", head)), el("tbody", {}, ...rows.map((one) => row("td", one))));
+  const body = el("tbody", {}, ...rows.map((one) => row("td", one)));
+  const whole = el("table", {}, el("thead", {}, row("th", head)), body);
   return el("div", { class: "table", tabindex: "0", role: "region", "aria-label": "table" }, whole);
 }
 

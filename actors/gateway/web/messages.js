@@ -14,11 +14,13 @@ export function messageView(message, index, act) {
   const note = el("p", { class: "note", hidden: true });
   const error = el("p", { class: "error", role: "alert", hidden: true });
   const who = message.role === "assistant" ? message.model || WHO.assistant : WHO.user;
+  const button = (name, words, onclick) => el("button", { type: "button", class: name, onclick }, words);
+  const copyIt = (event) => flash(event.currentTarget, () => copy(message.content), "Copied");
   const tools = el("div", { class: "tools" },
-    el("button", { type: "button", class: "copy-message", onclick: (event) => flash(event.currentTarget, () => copy(message.content), "Copied") }, "Copy"),
+    button("copy-message", "Copy", copyIt),
     message.role === "user"
-      ? el("button", { type: "button", class: "edit", onclick: () => act("edit", index) }, "Edit")
-      : el("button", { type: "button", class: "retry", onclick: () => act("retry", index) }, "Try again"));
+      ? button("edit", "Edit", () => act("edit", index))
+      : button("retry", "Try again", () => act("retry", index)));
   const node = el("article", { class: `message ${message.role}`, "aria-label": `${who} said` },
     el("header", {}, who), message.role === "user" ? null : thinking, body, error, note, tools);
   const view = { node, body, thinking, thoughts, note, error };

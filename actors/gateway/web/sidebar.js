@@ -50,10 +50,12 @@ export function showList() {
 function entry({ id, title }) {
   const name = title || "Untitled";
   const current = id === shownId();
+  const button = (properties, ...words) => el("button", { type: "button", ...properties }, ...words);
+  const isCurrent = current ? "true" : null;
   return el("li", { class: current ? "current" : null },
-    el("button", { type: "button", class: "open", title: name, "aria-current": current ? "true" : null, onclick: () => open(id) },
+    button({ class: "open", title: name, "aria-current": isCurrent, onclick: () => open(id) },
       isAnswering(id) ? "… " : "", name),
-    el("button", { type: "button", class: "delete", "aria-label": `Delete “${name}”`, title: "Delete", onclick: () => forget(id, name) }, "×"));
+    button({ class: "delete", "aria-label": `Delete “${name}”`, onclick: () => forget(id, name) }, "×"));
 }
 
 function forget(id, name) {

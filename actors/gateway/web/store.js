@@ -8,7 +8,9 @@ export const news = new EventTarget();
 
 export function newConversation() {
   const now = Date.now();
-  return { id: crypto.randomUUID?.() ?? `${now}-${Math.random().toString(36).slice(2)}`, title: "", created: now, changed: now, messages: [] };
+  // Without a secure context there is no randomUUID.
+  const id = crypto.randomUUID?.() ?? `${now}-${Math.random().toString(36).slice(2)}`;
+  return { id, title: "", created: now, changed: now, messages: [] };
 }
 
 export function conversations() {

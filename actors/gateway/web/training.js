@@ -52,10 +52,11 @@ function row({ job, state, model, step, num_steps: steps, loss, error }) {
     else chosen.delete(job);
     drawCurves();
   });
-  const progress = steps ? el("progress", { max: steps, value: step, "aria-label": `${job}: step ${step} of ${steps}` }) : null;
+  const stands = `step ${step} of ${steps}`;
+  const progress = steps ? el("progress", { max: steps, value: step, "aria-label": `${job}: ${stands}` }) : null;
   return el("li", {},
     el("label", {}, box, el("strong", {}, job), el("span", { class: `state ${state}` }, state)),
-    el("span", { class: "about" }, model, steps ? ` · step ${step} of ${steps}` : "", step ? ` · loss ${loss.toPrecision(4)}` : ""),
+    el("span", { class: "about" }, model, steps ? ` · ${stands}` : "", step ? ` · loss ${loss.toPrecision(4)}` : ""),
     progress,
     error ? el("p", { class: "error" }, error.message) : null);
 }

@@ -59,13 +59,17 @@ function entry(title, about, details, controls) {
 function approval({ id, kind, tool, arguments: given, text, why, run, address, expires_at: expires }) {
   const isQuestion = kind === "question";
   const said = el("textarea", { rows: 2, "aria-label": isQuestion ? "Your answer" : null });
-  const args = el("textarea", { rows: Math.min(8, given.split("\n").length + 1), spellcheck: "false", class: "code" });
+  const args = el("textarea", { rows: 3, spellcheck: "false", class: "code" });
   args.value = indented(given);
+  args.rows = Math.min(10, args.value.split("\n").length + 1);
   const shown = args.value;
   const edited = () => (args.value === shown ? "" : args.value);
-  const send = (body) => (event) => give(event, `/web/approvals/${encodeURIComponent(id)}`, { text: said.value, ...body() });
+  const path = `/web/approvals/${encodeURIComponent(id)}`;
+  const send = (body) => (event) => give(event, path, { text: said.value, ...body() });
   const button = (word, body, kind = "") => el("button", { type: "button", class: kind, onclick: send(body) }, word);
-  const details = isQuestion ? [said] : [el("label", {}, "Arguments", args), el("label", {}, "Reason or advice (optional)", said)];
+  const details = isQuestion
+    ? [said]
+    : [el("label", {}, "Arguments", args), el("label", {}, "Reason or advice (optional)", said)];
   const controls = isQuestion
     ? [button("Answer", () => ({ verdict: "approve" }), "primary"), button("Decline", () => ({ verdict: "deny" }))]
     : [button("Approve", () => ({ verdict: "approve", arguments: edited() }), "primary"),
@@ -97,10 +101,13 @@ function question({ id, text, asker, kind, schema, proposal, details, link }) {
     give(event, path, body);
   };
   const end = (outcome) => (event) => give(event, path, { outcome, note: note.value });
-  const shape = schema === "{}" ? null : el("details", {}, el("summary", {}, "What is asked for"), el("pre", { tabindex: "0" }, indented(schema)));
-  const visit = /^https?:\/\//i.test(link) ? el("p", {}, el("a", { href: link, target: "_blank", rel: "noopener noreferrer" }, link)) : null;
+  const block = (words) => el("pre", { tabindex: "0" }, indented(words));
+  const shape = schema === "{}" ? null : el("details", {}, el("summary", {}, "What is asked for"), block(schema));
+  const away = { href: link, target: "_blank", rel: "noopener noreferrer" };
+  const visit = /^https?:\/\//i.test(link) ? el("p", {}, el("a", away, link)) : null;
   return entry(text, `${kind ? `${kind} · ` : ""}asked by ${asker}`,
-    [details ? el("pre", { tabindex: "0" }, indented(details)) : null, visit, shape, el("label", {}, "Answer (JSON)", value), el("label", {}, "Note (optional)", note)],
+    [details ? block(details) : null, visit, shape,
+      el("label", {}, "Answer (JSON)", value), el("label", {}, "Note (optional)", note)],
     el("div", { class: "buttons" },
       el("button", { type: "button", class: "primary", onclick: accept }, "Accept"),
       el("button", { type: "button", onclick: end("refused") }, "Refuse"),

@@ -1,4 +1,4 @@
-"""Uses a gateway as LangChain's OpenAI classes do. Run as `use_langchain-openai.py URL MODEL`; prints what came, JSON."""
+"""Uses a gateway through LangChain's OpenAI classes. Run as `use_langchain-openai.py URL MODEL`; prints JSON."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Town(BaseModel):
 
 
 def chat_model(**options: Any) -> ChatOpenAI:
-    given = {"max_tokens": 12, "temperature": 0, "seed": 1, **options}
-    return ChatOpenAI(base_url=f"{URL}/v1", api_key="none", model=MODEL, max_retries=0, timeout=60, **given)
+    given = {"model": MODEL, "max_tokens": 12, "temperature": 0, "seed": 1, **options}
+    return ChatOpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0, timeout=60, **given)
 
 
 async def main() -> None:

@@ -1,5 +1,8 @@
-"""Evaluates one model as `hf` and through a gateway. Run as `use_lm_eval.py URL MODEL FOLDER PACKAGES`: MODEL is a folder,
-FOLDER gets the tasks, PACKAGES is where torch and transformers lie. The last line printed is what was found, JSON."""
+"""Evaluates one model as `hf` and through a gateway.
+
+Run as `use_lm_eval.py URL MODEL FOLDER PACKAGES`: MODEL is a folder, FOLDER gets the tasks, PACKAGES is where torch and
+transformers lie. The last line printed is what was found, JSON.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ sys.path.append(PACKAGES)
 import lm_eval  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
-NUM_SAMPLES = 24
+NUM_SAMPLES = 12
 MAX_TOKENS = 12
 CHOICE = """
 task: local_choice
