@@ -102,7 +102,7 @@ async def test_langchain_chats_calls_tools_and_embeds(url: str, node: Node, fold
     vectors = (await engine.ask(Embed(texts=("hello", "all")))).vectors
     for one, other in zip(found["vectors"], vectors, strict=True):
         assert one == pytest.approx(list(other), abs=1e-6)
-    assert found["refused"].startswith("NotFoundError")
+    assert found["refused"].startswith("OpenAIModelNotFoundError: Error code: 404")
     assert str(folder) in found["refused"]
 
 
