@@ -9,7 +9,7 @@ GPU_PYTEST := $(BIN)/pytest -c tests/gpu/pytest.ini --rootdir tests/gpu --confcu
 PEERS := $(patsubst tests/benchmarks/peers/requirements-%.txt,%,$(wildcard tests/benchmarks/peers/requirements-*.txt))
 
 # Programs that some tests run, with the Debian package where it has another name; without one, its tests are skipped.
-PROGRAMS := strace ip:iproute2 chromium
+PROGRAMS := strace ip:iproute2 espeak-ng tmux chromium
 
 # What an installation depends on: what it asks for, the versions, and where it lies (it is editable).
 HASH = $$({ cat pyproject.toml constraints.txt; pwd -P; } | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-64)
@@ -58,12 +58,12 @@ demo: install ## ask the default model a question through the bus
 
 test: install ## the tests, without the slow ones
 	$(PYTEST) -m "not slow"
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(GPU_PYTEST) -n 2
 
 gpu-test: ## the Triton kernels on this machine's card; PYTHON names a Python with torch, triton and pytest
 	$(or $(PYTHON),$(BIN)/python) $(GPU_PYTEST:$(BIN)/%=-m %)
 
-test-slow: install ## the slow tests
+test-slow: install ## the slow tests, and the Triton kernels under Triton's interpreter
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(GPU_PYTEST) -n 2
 	@status=0; $(PYTEST) -m slow || status=$$?; \
 	if [ $$status -eq 5 ]; then echo "there are no slow tests"; else exit $$status; fi
 

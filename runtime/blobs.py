@@ -79,7 +79,7 @@ class Blobs:
     @property
     def settings(self) -> BlobSettings:
         if self._settings is None:
-            self._settings = load_settings().blobs
+            self._settings = (self._node.settings or load_settings()).blobs
         return self._settings
 
     @property

@@ -239,6 +239,7 @@ class Cell(Child):
         self._instance = actor
         self._crash = None
         self.state = "starting"
+        self.since = time.time()
         if self.spec.has_started or self.spec.state is not None:
             ready: asyncio.Future[None] = self._loop.create_future()
             self._task = self._loop.create_task(self._live(actor, ready))
@@ -685,4 +686,5 @@ class Cell(Child):
             errors=self.errors,
             restarts=self.restarts,
             dropped=self.dropped,
+            since=self.since,
         )

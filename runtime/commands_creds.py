@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-def _duration(text: str) -> float:
+def duration(text: str) -> float:
     number, unit = text[:-1], text[-1:]
     try:
         seconds = float(number) * _UNITS_S[unit]
@@ -39,12 +39,12 @@ def _configure(parser: ArgumentParser) -> None:
     new = actions.add_parser("new", help="make a user; one of that name is revoked")
     new.add_argument("name", help="what it is called on the bus: letters, digits, - and _")
     new.add_argument("--role", choices=tuple(ROLES), default="client", help="what it may do (default: client)")
-    new.add_argument("--expires", type=_duration, metavar="TIME", help="for so long, 90d say (default: until revoked)")
+    new.add_argument("--expires", type=duration, metavar="TIME", help="for so long, 90d say (default: until revoked)")
     new.set_defaults(do=_new)
 
     token = actions.add_parser("token", help="print a token with which one machine may join, once")
     token.add_argument("--role", choices=tuple(ROLES), default="node", help="what it joins as (default: node)")
-    token.add_argument("--expires", type=_duration, metavar="TIME", default=3600.0, help="default: 1h")
+    token.add_argument("--expires", type=duration, metavar="TIME", default=3600.0, help="default: 1h")
     token.set_defaults(do=_token)
 
     listing = actions.add_parser("list", help="who there is, and who was")

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from ..schemas.company import CompanyState
 from .command import Command, add_bus_options, add_json_option, add_state_option, paths_of, run_async, settings_of
-from .errors import CallboardError, ConfigError, NotReachable, from_info
+from .errors import CallboardError, ConfigError, NotReachable
 
 if TYPE_CHECKING:
-    from .daemon_info import DaemonInfo, StateLock
+    from .daemon_info import DaemonInfo
     from .folders import Paths
     from .settings import Settings
 
-READY_TIMEOUT_S = 90.0
 # What the owner may take to end beyond its drain time: the daemon's last call, then the server.
 STOP_TIMEOUT_S = 20.0
 
@@ -39,12 +35,21 @@ def _configure_up(parser: ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="open the embedded server to other machines, with --tls-cert and --tls-key",
     )
+    serve = parser.add_argument_group("what to serve")
+    serve.add_argument("--model", help="load a model, and have it ready")
+    serve.add_argument("--http", metavar="HOST:PORT", help="an HTTP gateway there: the APIs of OpenAI and Anthropic")
+    serve.add_argument("--grpc", metavar="HOST:PORT", help="a gRPC gateway there: KServe v2")
+    serve.add_argument(
+        "--keys", metavar="FILE", help="who may ask the gateways (default: the file of `callboard gateway key`, if any)"
+    )
     add_json_option(parser)
     add_bus_options(parser)
 
 
 def _up(args: Namespace) -> int:
+    from .bring_up import announce, detach, foreground, serve
     from .daemon_info import take_lock
+    from .served import Wish, gateway_options, open_to_others
 
     settings = _absolute(_settings(args))
     if settings.company:
@@ -52,89 +57,33 @@ def _up(args: Namespace) -> int:
 
         load_company(Path(settings.company))
     paths = paths_of(args)
+    wish = Wish(model=args.model or "", http=args.http or "", grpc=args.grpc or "")
+    options = gateway_options(settings, paths)
+    if warning := open_to_others(wish, options):
+        print(f"callboard: {warning}", file=sys.stderr)
     lock = take_lock(paths)
     if args.detach:
-        _announce(_detach(paths, settings, lock.descriptor), as_json=args.json)
+        info = detach(paths, settings, lock.descriptor)
+        announce(info, as_json=args.json, more=bool(wish))
+        if wish:
+            run_async(serve, info, wish, settings, options, args.json)
         if not settings.company:
             return 0
         from .commands_company import show_start
 
         return run_async(show_start, str(paths.state), args.json)
-    return run_async(_foreground, paths, settings, lock, args.json)
-
-
-async def _foreground(paths: Paths, settings: Settings, lock: StateLock, as_json: bool) -> int:
-    from .daemon import log_to, run_foreground
-
-    log_to(paths, settings.log_level)
-    await run_foreground(paths, settings, lock, lambda info: _announce(info, as_json=as_json))
-    return 0
-
-
-def _detach(paths: Paths, settings: Settings, lock_descriptor: int) -> DaemonInfo:
-    """Starts the guardian, which inherits the lock, and waits for its first word."""
-    from .daemon_orders import DaemonOrders, GuardianReport
-    from .files import private_folder
-    from .sd_notify import for_successor
-
-    environment = dict(os.environ)
-    for_successor(environment)
-    log = private_folder(paths.logs) / "guardian.log"
-    reader, writer = os.pipe()
-    with log.open("ab") as output:
-        guardian = subprocess.Popen(
-            [sys.executable, "-P", "-m", "callboard.runtime.guardian", str(lock_descriptor), str(writer)],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            cwd=paths.state,
-            env=environment,
-            pass_fds=(lock_descriptor, writer),
-            # Not of this terminal: its hang-up and its Ctrl-C are not meant for the daemon.
-            start_new_session=True,
-        )
-    os.close(writer)
-    assert guardian.stdin is not None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with guardian.stdin as stdin:
-            stdin.write(msgspec.json.encode(DaemonOrders.of(paths, settings)) + b"\n")
-        line = _first_line(reader, READY_TIMEOUT_S)
-    except BaseException:  # also Ctrl-C and SIGTERM: nothing is left behind that nobody waits for
-        guardian.terminate()
-        guardian.wait()
-        raise
-    finally:
-        os.close(reader)
-    if not line:
-        raise CallboardError("the daemon ended before it was ready", hint=f"its log is {log}")
-    report = msgspec.json.decode(line, type=GuardianReport)
-    if report.info is None:
-        guardian.wait()
-        assert report.error is not None
-        raise from_info(report.error)
-    return report.info
-
-
-def _first_line(descriptor: int, timeout_s: float) -> bytes:
-    """Up to the first newline or the end of the pipe. CallboardError if that takes longer than `timeout_s`."""
-    import select
-
-    line = b""
-    deadline = time.monotonic() + timeout_s
-    while not line.endswith(b"\n"):
-        if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise CallboardError(f"the daemon was not ready within {timeout_s:g} s", hint="`callboard logs` says more")
-        part = os.read(descriptor, 1 << 16)
-        if not part:
-            return b""
-        line += part
-    return line
+    return run_async(foreground, paths, settings, lock, wish, options, args.json)
 
 
 def _settings(args: Namespace) -> Settings:
     """With `--tls-cert` and `--tls-key` taken for the server that they are for: our own, or the user's."""
-    flags = {"server.port": args.port, "server.listen": args.listen, "company": args.company}
+    flags = {
+        "server.port": args.port,
+        "server.listen": args.listen,
+        "company": args.company,
+        "model": args.model,
+        "gateway.keys_file": args.keys,
+    }
     if (args.tls_cert or args.tls_key) and not settings_of(args).nats:
         flags |= {"server.tls_cert": args.tls_cert, "server.tls_key": args.tls_key, "tls.cert": None, "tls.key": None}
     return settings_of(args, **flags)
@@ -161,13 +110,6 @@ def _absolute(settings: Settings) -> Settings:
     )
 
 
-def _announce(info: DaemonInfo, *, as_json: bool) -> None:
-    if as_json:
-        print(msgspec.json.encode(info).decode(), flush=True)
-        return
-    print(f"callboard is up: pid {info.pid}, {info.url}, state in {info.state}", flush=True)
-
-
 up = Command("start the daemon with its own NATS server", _configure_up, _up)
 
 
@@ -182,7 +124,7 @@ def _configure_status(parser: ArgumentParser) -> None:
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What `callboard status --json` prints. `answers` says whether the daemon does; the counts are 0 if not.
 
-    `company` is there where the daemon has a company file.
+    `company` is there where the daemon has a company file. `gateways`: where each listens, by its name.
     """
 
     running: bool
@@ -198,6 +140,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int = 0
     actors: int = 0
     company: CompanyState | None = None
+    gateways: dict[str, str] = {}
 
 
 def _status(args: Namespace) -> int:
@@ -219,7 +162,7 @@ async def _show_status(info: DaemonInfo, as_json: bool) -> int:
     from .commands_company import print_company, stands_as_listed
 
     counts = await _counts(info)
-    company = counts[2] if counts else None
+    company = counts.company if counts else None
     status = Status(
         running=True,
         answers=counts is not None,
@@ -231,9 +174,10 @@ async def _show_status(info: DaemonInfo, as_json: bool) -> int:
         version=info.version,
         uptime_s=round(time.time() - info.since, 1),
         daemon_restarts=info.daemon_restarts,
-        nodes=counts[0] if counts else 0,
-        actors=counts[1] if counts else 0,
+        nodes=counts.nodes if counts else 0,
+        actors=counts.actors if counts else 0,
         company=company,
+        gateways=counts.gateways if counts else {},
     )
     if as_json:
         print(msgspec.json.encode(status).decode())
@@ -250,6 +194,7 @@ async def _show_status(info: DaemonInfo, as_json: bool) -> int:
             rows.append(("company", f"{_many(status.actors, 'actor')} on {_many(status.nodes, 'node')}"))
         if company is not None:
             rows.append(("file", company.file))
+        rows += [("gateway", f"{url or 'does not answer'} ({name})") for name, url in status.gateways.items()]
         for name, text in rows:
             print(f"{name:<9} {text}")
         if company is not None:
@@ -260,18 +205,26 @@ async def _show_status(info: DaemonInfo, as_json: bool) -> int:
     return OK if company is None or stands_as_listed(company) else FAILED
 
 
-async def _counts(info: DaemonInfo) -> tuple[int, int, CompanyState | None] | None:
-    """Nodes and actors on the bus, this command's own left out, and the company; None when the daemon does not
-    answer."""
+class _Counts(NamedTuple):
+    nodes: int
+    actors: int
+    company: CompanyState | None
+    gateways: dict[str, str]
+
+
+async def _counts(info: DaemonInfo) -> _Counts | None:
+    """Nodes and actors on the bus, this command's own left out, the company, and gateways; None when the daemon does
+    not answer."""
     from .client import connect
     from .commands_company import get_company
     from .exception_groups import leaves
+    from .served import gateways
 
     try:
         async with connect(state_dir=info.state) as bus:
             nodes = [node for node in await bus.nodes() if node.node != bus.node.name]
             actors = [actor for actor in await bus.actors() if actor.node != bus.node.name]
-            return len(nodes), len(actors), await get_company(bus)
+            return _Counts(len(nodes), len(actors), await get_company(bus), await gateways(bus, actors))
     except (CallboardError, ExceptionGroup) as error:
         if not all(isinstance(leaf, CallboardError) for leaf in leaves(error)):
             raise

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 def _configure(parser: ArgumentParser) -> None:
     parser.add_argument("id", nargs="?", default="", help="a trace, by the beginning of its identifier")
     parser.add_argument("-n", "--count", type=at_least_one, default=20, help="how many to list (default: 20)")
+    parser.add_argument(
+        "--otel", metavar="URL", nargs="?", const="", help="send the trace to a collector (OTEL_EXPORTER_OTLP_ENDPOINT)"
+    )
     add_json_option(parser)
     add_bus_options(parser)
 
@@ -26,6 +29,8 @@ def _configure(parser: ArgumentParser) -> None:
 def _run(args: Namespace) -> int:
     if args.id and not re.fullmatch("[0-9a-f]{1,32}", args.id):
         raise UsageError(f"'{args.id}' is no trace: it is up to 32 hexadecimal digits", hint="`callboard trace` lists")
+    if args.otel is not None and not args.id:
+        raise UsageError("--otel sends one trace: name it", hint="`callboard trace` lists them")
     return run_async(_one if args.id else _recent, args)
 
 
@@ -35,6 +40,12 @@ async def _one(args: Namespace) -> int:
     async with client_of(args) as bus:
         found = await the_one(bus, args.id)
     _say_silent(found.silent)
+    if args.otel is not None:
+        from .otlp_http import send
+
+        await send([otlp(found.spans)], args.otel)
+        print(f"{len(found.spans)} spans sent")
+        return 0
     if args.json:
         print(to_json(otlp(found.spans)))
         return 0

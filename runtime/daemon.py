@@ -78,6 +78,7 @@ async def host(orders: DaemonOrders, say: Say, stop: anyio.Event) -> None:
     )
     node.roster = Roster.of(orders.paths)
     node.audit = Audit.of(orders.paths)
+    node.settings = settings
     put_out: list[CallboardError] = []
 
     def on_put_out(error: CallboardError) -> None:

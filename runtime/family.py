@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 class Child:
     """What a family looks after: an actor of this process (Cell) or one in a process of its own (ProcessChild)."""
 
-    __slots__ = ("address", "closed", "family", "restart", "restarts", "state", "supervised", "watchers")
+    __slots__ = ("address", "closed", "family", "restart", "restarts", "since", "state", "supervised", "watchers")
 
     def __init__(self, address: str, restart: Restart, family: Family) -> None:
         self.address = address
         self.restart = restart
         self.family = family
         self.state = "new"
+        self.since = 0.0
         self.restarts = 0
         self.watchers: dict[str, bool] | None = None
         self.closed = False

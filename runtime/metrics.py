@@ -10,7 +10,8 @@ import asyncio
 import collections
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psutil
@@ -58,13 +59,41 @@ def measure(node: Node) -> NodeMetrics:
 
 async def measure_all(client: Client) -> tuple[list[NodeMetrics], tuple[str, ...]]:
     """What each node on the bus has counted, and the names of those that did not answer."""
-    names = [info.node for info in await client.nodes() if info.node != client.node.name]
+    return await _measure(
+        client.node, [info.node for info in await client.nodes() if info.node != client.node.name], {}
+    )
+
+
+@dataclass(frozen=True)
+class Around:
+    """What nodes have counted, those that did not answer, and how long the answer of each took, in seconds."""
+
+    found: Sequence[NodeMetrics]
+    silent: Sequence[str]
+    took: Mapping[str, float]
+
+
+async def measure_around(node: Node) -> Around:
+    """The same of `node` itself and of all nodes that it has heard of. It needs no daemon, but a node's role."""
+    took: dict[str, float] = {}
+    others = [name for name in node.links.peers.known if name != node.name] if node.links is not None else []
+    found, silent = await _measure(node, sorted(others), took)
+    return Around([measure(node), *found], silent, took)
+
+
+async def _measure(
+    node: Node, names: Sequence[str], took: dict[str, float]
+) -> tuple[list[NodeMetrics], tuple[str, ...]]:
+    """`took` gets how long each answer took."""
 
     async def ask(name: str) -> NodeMetrics | None:
+        began = time.perf_counter()
         try:
-            return await client.actor(f"node.{name}").ask(GetMetrics(), NODE_TIMEOUT_S)
+            answer = await node.actor(f"node.{name}").ask(GetMetrics(), NODE_TIMEOUT_S)
         except (NoSuchActor, ActorStopped, DeadlineExceeded, NotUnderstood):  # it left, is stuck, or is older
             return None
+        took[name] = time.perf_counter() - began
+        return answer
 
     answers = await asyncio.gather(*map(ask, names))
     silent = tuple(name for name, answer in zip(names, answers, strict=True) if answer is None)

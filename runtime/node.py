@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .jetstream import JetStream
     from .links import Links
     from .roster import Roster
+    from .settings import Settings
     from .taps import Taps
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -94,6 +95,8 @@ class Node:
         self.roster: Roster | None = None
         self.company: Company | None = None
         self.audit: Audit | None = None
+        # Those that this process was told to go by; None: what `load_settings` finds where it stands.
+        self.settings: Settings | None = None
         self.on_terminated: Callable[[Terminated], None] | None = None
         self.on_put_out: Callable[[CallboardError], None] | None = None
         self.actors: dict[str, Child] = {}

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import anyio
@@ -59,6 +60,7 @@ class ProcessChild(Child):
 
     async def start(self) -> None:
         self.state = "starting"
+        self.since = time.time()
         self._watcher = self._given_up = None
         self._process = process = await self._launch()
         if self.closed:
@@ -212,6 +214,7 @@ class ProcessChild(Child):
             pid=self._process.pid if self._process is not None else 0,
             restarts=self.restarts,
             place="process",
+            since=self.since,
         )
 
 

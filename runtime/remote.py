@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 import anyio
@@ -58,6 +59,7 @@ class RemoteChild(Child):
 
     async def start(self) -> None:
         self.state = "starting"
+        self.since = time.time()
         with anyio.CancelScope() as self._starting:
             try:
                 await self._place()
@@ -195,4 +197,5 @@ class RemoteChild(Child):
             pid=0,
             restarts=self.restarts,
             place="remote",
+            since=self.since,
         )

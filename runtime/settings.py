@@ -114,6 +114,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     engine: dict[str, Any] = msgspec.field(default_factory=dict)
     """Table `[engine]`: options of the model engine, checked by the engine's own configuration."""
 
+    gateway: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Table `[gateway]`: options of gateways, checked by their own configuration."""
+
     tools: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     """Tables `[tools.NAME]`: options of the set of tools NAME, checked by the function that makes the set."""
 

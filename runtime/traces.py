@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from .errors import ActorStopped, DeadlineExceeded, NoSuchActor, NoSuchTrace, No
 
 if TYPE_CHECKING:
     from .client import Client
+    from .node import Node
 
 # A node that says nothing by then is named as silent.
 NODE_TIMEOUT_S = 3.0
@@ -39,7 +40,17 @@ class Collected:
 
 async def collect(client: Client, trace: str) -> Collected:
     """Ask every node for the spans of a trace, named by its identifier or the beginning of it."""
-    answers, silent = await _ask_all(client, GetTrace(trace))
+    return await _collect(client.node, [info.node for info in await client.nodes()], trace)
+
+
+async def collect_around(node: Node, trace: str) -> Collected:
+    """The same of `node` itself and of all nodes that it has heard of. It needs no daemon, but a node's role."""
+    others = sorted(node.links.peers.known) if node.links is not None else []
+    return await _collect(node, list(dict.fromkeys([node.name, *others])), trace)
+
+
+async def _collect(node: Node, names: Sequence[str], trace: str) -> Collected:
+    answers, silent = await _ask_all(node, names, GetTrace(trace))
     spans = {span.span: span for answer in answers for span in answer.spans}
     return Collected(tuple(spans.values()), sum(answer.dropped for answer in answers), silent)
 
@@ -58,7 +69,7 @@ async def the_one(client: Client, trace: str) -> Collected:
 
 async def recent(client: Client, limit: int) -> tuple[list[TraceSummary], tuple[str, ...]]:
     """The last traces of all nodes, the newest first, and the nodes that did not answer."""
-    answers, silent = await _ask_all(client, ListTraces(limit))
+    answers, silent = await _ask_all(client.node, [info.node for info in await client.nodes()], ListTraces(limit))
     parts: dict[str, list[TraceSummary]] = collections.defaultdict(list)
     for answer in answers:
         for summary in answer.traces:
@@ -76,12 +87,10 @@ async def recent(client: Client, limit: int) -> tuple[list[TraceSummary], tuple[
     return sorted(merged, key=lambda summary: summary.first.started, reverse=True)[:limit], silent
 
 
-async def _ask_all(client: Client, request: Any) -> tuple[list[Any], tuple[str, ...]]:
-    names = [info.node for info in await client.nodes()]
-
+async def _ask_all(node: Node, names: Sequence[str], request: Any) -> tuple[list[Any], tuple[str, ...]]:
     async def ask(name: str) -> Any:
         try:
-            return await client.actor(f"node.{name}").ask(request, NODE_TIMEOUT_S)
+            return await node.actor(f"node.{name}").ask(request, NODE_TIMEOUT_S)
         except (NoSuchActor, ActorStopped, DeadlineExceeded, NotUnderstood):  # it left, is stuck, or is older
             return None
 

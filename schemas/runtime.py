@@ -103,7 +103,7 @@ class ActorInfo(msgspec.Struct, frozen=True):
     """One actor as its node sees it. `mailbox` counts what waits, `processed` what was handled.
 
     An actor in a process of its own, or on another node, is seen twice: by its own node, and by the one that supervises
-    it (`process`, `remote`).
+    it (`process`, `remote`). `since`: when its present life began to start, in seconds since 1970; 0 where unknown.
     """
 
     address: str
@@ -117,6 +117,7 @@ class ActorInfo(msgspec.Struct, frozen=True):
     restarts: int = 0
     dropped: int = 0
     place: Literal["here", "process", "remote"] = "here"
+    since: float = 0.0
 
 
 class ActorList(Message, frozen=True, tag="node.actor_list"):

@@ -60,10 +60,12 @@ class Usage(msgspec.Struct, frozen=True):
 
 class Timings(msgspec.Struct, frozen=True):
     """`ttft_ms`: from the request's arrival at the engine to its first token. `tokens_per_s`: the rate of the tokens
-    after the first; of a single token, its share of the time to it."""
+    after the first; of a single token, its share of the time to it. `queue_ms`: from the arrival to the first step that
+    computes it."""
 
     ttft_ms: float
     tokens_per_s: float
+    queue_ms: float = 0.0
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

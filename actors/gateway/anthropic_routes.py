@@ -25,6 +25,7 @@ from .openai_routes import CLIENT_CLOSED, answer
 from .reasoning import ReasoningSplitter, split
 from .site import Site
 from .sse import EventStream, event
+from .visit import client_name
 
 _TYPES = {
     401: "authentication_error",
@@ -62,7 +63,7 @@ def endpoint(
 async def messages(site: Site, request: Request) -> Response:
     body = decode_body(await read_body(request, site.max_body_bytes), MessagesBody)
     engine = await site.engines.find(body.model)
-    asked = messages_request(body, engine, "")
+    asked = messages_request(body, engine, client_name())
     timeout = site.config.request_timeout_s
     if body.stream:
         stream = await begun(pieces(engine.scheduler, asked, timeout), request)
@@ -84,7 +85,8 @@ async def count_tokens(site: Site, request: Request) -> Response:
     body = decode_body(await read_body(request, site.max_body_bytes), CountBody)
     engine = await site.engines.find(body.model)
     asked = Tokenize(messages=conversation(body), tools=offered(body.tools))
-    return answer({"input_tokens": len((await engine.scheduler.ask(asked)).token_ids)})
+    found = await while_there(request, engine.scheduler.ask(asked))
+    return answer({"input_tokens": len(found.token_ids)})
 
 
 async def _events(stream: AsyncGenerator[Token | Completion, None], body: MessagesBody) -> AsyncGenerator[bytes, None]:

@@ -2,66 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from ...runtime.log import log
 from .anthropic_routes import anthropic_routes
 from .errors import GatewayError, NoSuchRoute
-from .openai_routes import error_answer, openai_routes
+from .front import Front
+from .keys import Keys
+from .openai_routes import openai_routes
+from .operation_routes import operation_routes
+from .shapes import refusal
 from .site import Site
 from .web_routes import web_routes
 
-
-def make_app(site: Site) -> ASGIApp:
-    app = Starlette(
-        routes=[*openai_routes(site), *anthropic_routes(site), *web_routes(site)],
-        exception_handlers={HTTPException: _no_route, Exception: _unexpected},
-    )
-    return Counting(app, site)
+# What a page of another origin may read of an answer beside what browsers let it.
+EXPOSED = ("x-request-id", "retry-after", "traceparent")
 
 
-class Counting:
-    """Counts requests, those under way, and those that failed here and not by the client's doing."""
-
-    def __init__(self, app: ASGIApp, site: Site) -> None:
-        self._app = app
-        self._counts = site.counts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        counts = self._counts
-        counts.requests += 1
-        counts.open += 1
-
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 500:
-                counts.failed += 1
-            await send(message)
-
-        try:
-            await self._app(scope, receive, counted)
-        finally:
-            counts.open -= 1
+def make_app(site: Site, connections: Callable[[], int] = lambda: 0) -> ASGIApp:
+    """`connections`: how many are open now. Raises ConfigError where there is no good file of keys."""
+    config = site.config
+    routes = [*openai_routes(site), *anthropic_routes(site), *operation_routes(site), *web_routes(site)]
+    app: ASGIApp = Starlette(routes=routes, exception_handlers={HTTPException: _no_route, Exception: _unexpected})
+    keys = Keys(Path(config.keys_file).expanduser()) if config.keys_file else None
+    app = Front(app, site, keys, connections)
+    if config.cors_origins:  # outside: a browser asks without a key whether it may ask
+        app = CORSMiddleware(
+            app,
+            allow_origins=config.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
+    return app
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        refusal = GatewayError(f"{request.url.path} takes no {request.method}")
-        refusal.status = 405
+        wrong = GatewayError(f"{request.url.path} takes no {request.method}")
+        wrong.status = 405
     else:
-        refusal = NoSuchRoute(f"there is no {request.url.path} here")
-    return error_answer(refusal)
+        wrong = NoSuchRoute(f"there is no {request.url.path} here")
+    return refusal(request.url.path, wrong, dict(error.headers or {}))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     failure = GatewayError("the gateway failed over this request", hint="its log says why")
     failure.status = 500
-    return error_answer(failure)
+    return refusal(request.url.path, failure)

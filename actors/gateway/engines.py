@@ -14,6 +14,8 @@ from ...runtime.node import Node
 from ...runtime.refs import Ref
 from ...schemas.serve import DescribeModel, ModelDescription
 from .errors import ModelUnknown, StillLoading
+from .metered import MeteredRef
+from .meters import ModelMeter
 
 SCHEDULER, ENGINE = "serve.scheduler", "serve.engine"
 # What was found is looked up again after so long, and at once where a name is not known.
@@ -32,11 +34,20 @@ class Engine:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """An engine that does not serve yet. `since`: seconds since 1970; `state`: as its supervisor sees it."""
+
+    engine: str
+    since: float
+    state: str
+
+
+@dataclass(frozen=True)
 class Found:
-    """What there was when it was looked for. `loading`: addresses of engines that do not serve yet."""
+    """What there was when it was looked for. `loading`: engines that do not serve yet."""
 
     engines: Mapping[str, Engine]
-    loading: tuple[str, ...]
+    loading: tuple[Loading, ...]
     at: float
 
 
@@ -48,6 +59,8 @@ class Engines:
         self._aliases = aliases
         self._found: Found | None = None
         self._looking = asyncio.Lock()
+        self.meters: dict[tuple[str, str], ModelMeter] = {}
+        """What was asked through this gateway, by the model's name and the scheduler's address."""
 
     async def find(self, name: str) -> Engine:
         """The engine that serves `name`; for "" the only one that there is.
@@ -62,7 +75,7 @@ class Engines:
         if engine is not None:
             return engine
         if not found.engines and found.loading:
-            raise StillLoading(f"{', '.join(found.loading)} is loading its model")
+            raise StillLoading(f"{', '.join(one.engine for one in found.loading)} is loading its model")
         known = ", ".join(sorted(found.engines)) or "none: no engine runs"
         if not name:
             raise ModelUnknown(f"the request names no model; there are: {known}", param="model")
@@ -86,16 +99,24 @@ class Engines:
         engines: dict[str, Engine] = {}
         by_address = {address: model for address, model in zip(schedulers, described, strict=True) if model is not None}
         for address, model in by_address.items():
-            ref = self._node.actor(address)
+            ref = self._metered(address, model)
             engines.setdefault(model.model, Engine(ref, model))
             for adapter in model.adapters:
                 engines.setdefault(adapter, Engine(ref, model, adapter))
         for alias, address in self._aliases.items():
             if address in by_address:
-                engines[alias] = Engine(self._node.actor(address), by_address[address])
+                engines[alias] = Engine(self._metered(address, by_address[address]), by_address[address])
         served = {address.rpartition(".")[0] for address in by_address}
-        loading = tuple(info.address for info in actors if info.kind == ENGINE and info.address not in served)
+        loading = tuple(
+            Loading(info.address, info.since, info.state)
+            for info in actors
+            if info.kind == ENGINE and info.address not in served
+        )
         return Found(engines, loading, at)
+
+    def _metered(self, address: str, model: ModelDescription) -> MeteredRef:
+        meter = self.meters.setdefault((model.model, address), ModelMeter())
+        return MeteredRef(address, self._node, meter)
 
     async def _describe(self, address: str) -> ModelDescription | None:
         try:

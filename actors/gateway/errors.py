@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from ...runtime.errors import (
@@ -64,7 +65,24 @@ class NotAllowed(GatewayError):
     """`status` 401 for nobody that is known, 403 for somebody who may not."""
 
     code = "gateway.key"
-    status = 401
+
+    def __init__(self, message: str, status: int = 401, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class TooMany(GatewayError):
+    """Connections at once."""
+
+    code = "gateway.full"
+    status = 503
+
+
+class TooSlow(GatewayError):
+    """The request itself did not come in time."""
+
+    code = "gateway.slow"
+    status = 408
 
 
 class LimitReached(GatewayError):
@@ -103,7 +121,7 @@ def status_of(error: CallboardError) -> int:
 def retry_after(error: CallboardError) -> int | None:
     """Seconds after which it is worth to ask again, for those errors that pass."""
     if isinstance(error, LimitReached):
-        return max(RETRY_AFTER_S, round(error.retry_after_s))
+        return max(RETRY_AFTER_S, math.ceil(error.retry_after_s))
     if status_of(error) not in (429, 503):
         return None
     seconds = _SECONDS.search(error.hint)

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import math
 import socket
 from collections.abc import Iterator
 
-import anyio
 import uvicorn
 
 from ...runtime.actor import Actor, handler
-from ...runtime.errors import ConfigError
+from ...runtime.errors import ConfigError, UsageError
+from ...schemas.base import Request
 from ...schemas.gateway import AskGateway, GatewayInfo
 from .app import make_app
 from .config import GatewayConfig
+from .connections import guarded
 from .engines import Engines
+from .exporting import Exporter
 from .site import Site
 
 # Connections that are not accepted yet.
 BACKLOG = 2048
 KEEP_ALIVE_S = 30
+
+
+class _Serve(Request[None], frozen=True, tag="gateway.serve"):
+    """What the gateway asks of itself: a handler may finish its work while the actor drains."""
 
 
 class _Server(uvicorn.Server):
@@ -39,36 +47,58 @@ class Gateway(Actor[GatewayConfig]):
     async def started(self) -> None:
         config = self.config
         self._site = Site(self.node, config, Engines(self.node, config.models))
-        self._socket = _listen(config.host, config.port)
+        if config.otel:
+            self._site.exporter = Exporter(self.node, config.otel)
         self._server = _Server(
             uvicorn.Config(
-                make_app(self._site),
+                make_app(self._site, lambda: len(self._server.server_state.connections)),
+                http=guarded(config.header_timeout_s, config.max_connections),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
                 timeout_keep_alive=KEEP_ALIVE_S,
-                limit_concurrency=config.max_connections,
                 ssl_certfile=config.tls_cert or None,
                 ssl_keyfile=config.tls_key or None,
                 server_header=False,
                 ws="none",
             )
         )
-        self._over = anyio.Event()
-        self.start_soon(self._serve)
-
-    async def _serve(self) -> None:
         try:
-            await self._server.serve([self._socket])
-        finally:
-            self._over.set()
+            self._server.config.load()
+        except (OSError, ValueError) as error:  # of the certificate and its key; SSLError is an OSError
+            files = f"{config.tls_cert or 'no certificate'} and {config.tls_key or 'no key'}"
+            raise ConfigError(f"HTTPS cannot be served with {files}: {error}") from error
+        self._socket = _listen(config.host, config.port)
+        if self._site.exporter is not None:
+            self.start_soon(self._site.exporter.run)
+        self._serving = False
+        self.start_soon(self._begin)
+
+    async def _begin(self) -> None:
+        await self.ref.ask(_Serve(), timeout=math.inf)
+
+    @handler(concurrent=True)
+    async def serve(self, message: _Serve) -> None:
+        if self._serving:
+            raise UsageError(f"{self.address} serves already")
+        self._serving = True
+        await self._server.serve([self._socket])
 
     def draining(self) -> None:
+        self._site.draining = True
         self._server.should_exit = True
 
     async def stopped(self) -> None:
-        self._server.should_exit = True
-        self._server.force_exit = True
+        """What is not over by now is cut off: asyncio must not watch a socket that is closed and its number reused."""
+        for server in getattr(self._server, "servers", ()):
+            server.close()
+        state = self._server.server_state
+        for connection in list(state.connections):
+            connection.transport.abort()
+        for task in state.tasks:
+            task.cancel()
+        if state.tasks:
+            await asyncio.wait(state.tasks)
         self._socket.close()
 
     @property
@@ -84,8 +114,10 @@ class Gateway(Actor[GatewayConfig]):
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        family, kind, protocol, _, address = found[0]
+        # The protocol is named, or asyncio would not know TCP and leave its delays on: 40 ms for each answer.
+        listening = socket.socket(family, kind, protocol)
     except OSError as error:
         raise ConfigError(f"'{host}' is no address to listen on: {error.strerror or error}") from error
     try:

@@ -27,6 +27,7 @@ from .openai_request import chat_request, completion_requests, messages_of, prom
 from .openai_types import ChatBody, CompletionBody, DetokenizeBody, EmbeddingBody, TokenizeBody
 from .site import Site
 from .sse import EventStream, event
+from .visit import client_name
 
 # nginx's word for a client that went away: nobody reads it, but logs and counters do.
 CLIENT_CLOSED = 499
@@ -78,7 +79,7 @@ def endpoint(
 async def chat_completions(site: Site, request: Request) -> Response:
     body = decode_body(await read_body(request, site.max_body_bytes), ChatBody)
     engine = await site.engines.find(body.model)
-    asked = chat_request(body, engine, "")
+    asked = chat_request(body, engine, client_name())
     known = site.words(engine.scheduler, asked.model)
     timeout = site.config.request_timeout_s
     if not body.stream:
@@ -91,7 +92,7 @@ async def chat_completions(site: Site, request: Request) -> Response:
 async def completions(site: Site, request: Request) -> Response:
     body = decode_body(await read_body(request, site.max_body_bytes), CompletionBody)
     engine = await site.engines.find(body.model)
-    asked = completion_requests(body, engine, "")
+    asked = completion_requests(body, engine, client_name())
     known = site.words(engine.scheduler, engine.model.model)
     prompts = [await _prompt(site, engine, one, body) for one in asked]
     timeout = site.config.request_timeout_s
@@ -151,7 +152,9 @@ async def embeddings(site: Site, request: Request) -> Response:
     body = decode_body(await read_body(request, site.max_body_bytes), EmbeddingBody)
     engine = await site.engines.find(body.model)
     texts = await _texts(engine, body)
-    asked = Embed(texts=texts, model=engine.model.model, adapter=engine.adapter, client=body.user or "")
+    asked = Embed(
+        texts=texts, model=engine.model.model, adapter=engine.adapter, client=client_name() or body.user or ""
+    )
     found = await while_there(request, engine.scheduler.ask(asked, timeout=site.config.request_timeout_s))
     vectors = [list(vector) for vector in found.vectors]
     if body.dimensions is not None:
@@ -197,14 +200,15 @@ async def tokenize(site: Site, request: Request) -> Response:
         tools=tools_of(body.tools),
         add_special=body.add_special_tokens,
     )
-    ids = (await engine.scheduler.ask(asked)).token_ids if body.prompt != "" else ()
+    ids = (await while_there(request, engine.scheduler.ask(asked))).token_ids if body.prompt != "" else ()
     return answer({"tokens": ids, "count": len(ids), "max_model_len": engine.model.context_length})
 
 
 async def detokenize(site: Site, request: Request) -> Response:
     body = decode_body(await read_body(request, site.max_body_bytes), DetokenizeBody)
     engine = await site.engines.find(body.model)
-    return answer({"prompt": (await engine.scheduler.ask(Detokenize(tuple(body.tokens)))).text})
+    asked = Detokenize(tuple(body.tokens))
+    return answer({"prompt": (await while_there(request, engine.scheduler.ask(asked))).text})
 
 
 def openai_routes(site: Site) -> list[Route]:

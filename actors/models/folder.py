@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 CONFIG = "config.json"
+# A pipeline of diffusers has this instead, and a folder for each model that it names.
+PIPELINE_INDEX = "model_index.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # Weights in other containers, which may run code when they are opened.
@@ -29,6 +31,10 @@ _OTHER_WEIGHTS = ("pytorch_model*.bin", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 def is_model_folder(path: Path) -> bool:
     return (path / CONFIG).is_file()
+
+
+def is_pipeline_folder(path: Path) -> bool:
+    return (path / PIPELINE_INDEX).is_file()
 
 
 class ModelFolder:

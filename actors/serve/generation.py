@@ -133,7 +133,8 @@ class Generation:
             rate = (generated - 1) / max(self._last_token - self._first_token, 1e-9)
         else:
             rate = 1 / max(ttft, 1e-9)
-        return Timings(round(1e3 * ttft, 3), round(rate, 3))
+        queued = min(sequence.began for sequence in self.sequences) - self._arrived
+        return Timings(round(1e3 * ttft, 3), round(rate, 3), round(1e3 * max(0.0, queued), 3))
 
 
 def _choice(sequence: Sequence, with_logprobs: bool) -> Choice:

@@ -190,7 +190,7 @@ class Planner:
         if budget > 0:
             budget = self._plan_prompts(sent, planned.parts, budget)
         if budget > 0 and self.waiting:
-            self._plan_waiting(sent, planned.parts, budget)
+            self._plan_waiting(sent, planned.parts, budget, now)
         if not sent:
             return None
         self._num_steps += 1
@@ -308,7 +308,7 @@ class Planner:
                     break
         return budget
 
-    def _plan_waiting(self, sent: list[StepSequence], parts: list[Part], budget: int) -> None:
+    def _plan_waiting(self, sent: list[StepSequence], parts: list[Part], budget: int, now: float) -> None:
         """Let sequences start, the next in turn first, as far as there is room.
 
         One that lacks room is not overtaken by smaller ones. One whose prefix is just being computed is.
@@ -326,6 +326,7 @@ class Planner:
                 self._stuck = (sequence, self.pool.num_free, len(self.running))
                 break
             if fit is Fit.PLACED:
+                sequence.began = sequence.began or now
                 budget -= self._send_chunk(sequence, sent, parts, budget, start=True)
                 if budget <= 0 or len(self.running) >= max_running:
                     break

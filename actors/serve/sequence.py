@@ -88,6 +88,8 @@ class Sequence:
     leads: tuple[Node, tuple[int, ...]] | None = None
     waits_for: tuple[Sequence, Node] | None = None
 
+    began: float = 0.0
+    """When the first step that computes it was planned."""
     num_failures: int = 0
     num_cached_tokens: int | None = None
     num_drafted: int = 0

@@ -23,7 +23,7 @@ from ...schemas.tool import CallTool, ListTools, Media, MediaTaken, OpenTool, To
 from .carrying import send
 from .directory import ADDRESS, KIND
 from .errors import MediaAway, NoSuchTool, as_tool_error
-from .media import media_out, media_read
+from .media_blobs import media_out, media_read
 from .media_json import without_media
 from .outcome import Outcome
 from .values import File

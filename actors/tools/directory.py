@@ -77,7 +77,7 @@ class Directory(Actor[DirectoryConfig]):
         self._own: dict[str, str] = {}
         self._ranking: Ranking | None = None
         self._looked = False
-        options = {**load_settings().tools, **self.config.options}
+        options = {**(self.node.settings or load_settings()).tools, **self.config.options}
         self._options = {name: msgspec.json.encode(value).decode() for name, value in options.items()}
         self._entries = registry().entries(TOOLS) if self.config.announced else {}
         self.start_soon(self._follow)

@@ -29,7 +29,7 @@ from ...schemas.tool import (
 from .carrying import Uploads, parts
 from .context import ToolContext
 from .errors import ToolTimeout
-from .media import media_in, media_out
+from .media_blobs import media_in, media_out
 from .outcome import Outcome
 from .recent import Recent
 from .running import Way, run_tool

@@ -19,10 +19,11 @@ COMMAND = [sys.executable, "-m", "callboard.runtime.cli"]
 
 @dataclass
 class Board:
-    """`environment` is added to that of the tests' own process."""
+    """`environment` is added to that of the tests' own process. `cwd`: where commands are given, "" for here."""
 
     paths: Paths
     environment: dict[str, str] = field(default_factory=dict)
+    cwd: str = ""
     _started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @classmethod
@@ -35,7 +36,13 @@ class Board:
     def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, **self.environment}
         return subprocess.run(
-            [*COMMAND, *arguments], input=stdin, capture_output=True, text=True, timeout=50, env=environment
+            [*COMMAND, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            env=environment,
+            cwd=self.cwd or None,
         )
 
     def start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:

@@ -101,6 +101,17 @@ async def test_react(node: Node) -> None:
     assert all(event.outcome.value == "ok" for event in events if isinstance(event, ToolAnswered))
 
 
+async def test_react_by_the_models_own_tool_calls(node: Node) -> None:
+    """The engine takes calls out of the text; a weak model may well make none, or bad ones, which it is told."""
+    info = await until_over(node, request("react", "Add 17 and 25 with the tool.", native=True), timeout=200)
+    assert info.status in (RunStatus.FINISHED, RunStatus.STOPPED), (info.why, info.answer)
+    events = await events_of(node, info.run)
+    assert any(isinstance(event, ModelAnswered) for event in events)
+    for event in events:
+        if isinstance(event, ToolCalled):
+            assert set(json.loads(event.arguments)) == {"a", "b"}
+
+
 async def test_rewoo(node: Node) -> None:
     info = await until_over(node, request("rewoo", "What is 17 + 25? Use add."), timeout=200)
     events = await events_of(node, info.run)

@@ -19,6 +19,7 @@ from own_server import OwnServer
 from test_gateway_web import AGE, trained
 
 from callboard.actors.agent.scripted import Scripted, ScriptedConfig
+from callboard.actors.gateway.keys import Scope, new_key
 from callboard.actors.questions.board import Board
 from callboard.actors.train.jobs import Jobs, JobsConfig
 from callboard.runtime.actor import handler
@@ -253,7 +254,15 @@ async def test_it_fits_every_screen_and_is_open_to_everybody(use: Use, speaker: 
         assert {"new", "model", "settings-button", "prompt", "send", "copy-code", "retry"} <= set(keys)
 
 
-async def test_a_gateway_with_keys_has_the_page_ask_for_one(use: Use, url: str) -> None:
-    found = await use("locked", url, key="cb-secret", gate=True)
+@pytest.mark.parametrize("scopes", [(Scope.CHAT,), (Scope.CHAT, Scope.ADMIN)])
+async def test_a_gateway_with_keys_has_the_page_ask_for_one(
+    use: Use, node: Node, long_path: Path, tmp_path: Path, scopes: tuple[Scope, ...]
+) -> None:
+    secret = new_key(tmp_path / "keys.json", "page", scopes)
+    await start_engine(node, long_path, num_blocks=600)
+    await node.spawn(Board, name="questions")
+    async with gateway(node, keys_file=str(tmp_path / "keys.json")) as url:
+        found = await use("locked", url, key=secret)
     assert found["said"]
     assert not found["leaks"]
+    assert found["seen"] == (Scope.ADMIN in scopes)  # what waits for people is for keys that may do everything

@@ -229,7 +229,7 @@ async def test_a_body_that_is_wrong_is_refused_with_its_path(url: str, body: Any
 async def test_what_is_not_there_or_too_large_has_the_same_shape(node: Node, long_path: Path) -> None:
     await start_engine(node, long_path)
     async with gateway(node, max_body_mib=1) as url, httpx2.AsyncClient() as http:
-        assert (await http.get(f"{url}/v2/nothing")).json()["error"]["code"] == "gateway.route"
+        assert (await http.get(f"{url}/v1/nothing")).json()["error"]["code"] == "gateway.route"
         wrong = await http.get(f"{url}/v1/chat/completions")
         assert (wrong.status_code, wrong.json()["error"]["type"]) == (405, "invalid_request_error")
         large = await http.post(f"{url}/v1/completions", content=b"x" * (2 << 20))

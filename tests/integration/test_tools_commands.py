@@ -47,7 +47,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     site = install(base / "site", "toolbox", Path(THIS_FILE).read_text())
     (site / "toolbox_broken.py").write_text("raise RuntimeError('this package is broken')\n")
     (site / "toolbox-1.0.dist-info" / "entry_points.txt").write_text(
-        "[callboard.tools]\nbox = toolbox\ncalculator = toolbox:calculator\nbroken = toolbox_broken:tools\n"
+        "[callboard.tools]\nbox = toolbox\nadder = toolbox:calculator\nbroken = toolbox_broken:tools\n"
     )
     board = Board.at(base, PYTHONPATH=str(site))
     board.up()
@@ -80,8 +80,8 @@ def served(board: Board, path: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def test_what_packages_announce_is_listed_without_being_started(daemon: Board) -> None:
     listed = {info["name"]: info for info in json.loads(out(daemon, "list", "--json"))}
-    assert listed["calculator"]["address"] == ""
-    assert listed["calculator"]["input_schema"]["properties"]["a"]["description"] == "the first"
+    assert listed["adder"]["address"] == ""
+    assert listed["adder"]["input_schema"]["properties"]["a"]["description"] == "the first"
     assert listed["box.refuse"]["annotations"]["destructive"] is True
     assert not any(name.startswith("broken") for name in listed)
     best = json.loads(out(daemon, "list", "make a picture grey", "--json", "-n", "1"))
@@ -91,20 +91,20 @@ def test_what_packages_announce_is_listed_without_being_started(daemon: Board) -
 
 @pytest.mark.slow
 def test_show_says_what_a_tool_takes_and_gives(daemon: Board) -> None:
-    text = out(daemon, "show", "calculator")
+    text = out(daemon, "show", "adder")
     assert "a: integer\n      the first" in text
     assert "b: integer, may be left out, default 1" in text
     assert "gives:       integer" in text
-    done = daemon.run("tool", "show", "calculater")
+    done = daemon.run("tool", "show", "addder")
     assert done.returncode == 1
-    assert "did you mean 'calculator'" in done.stderr
+    assert "did you mean 'adder'" in done.stderr
 
 
 def test_call_starts_the_tool_and_reads_values_by_its_schema(daemon: Board) -> None:
-    assert out(daemon, "call", "calculator", "a=20", "b=22") == "42\n"
-    assert json.loads(out(daemon, "call", "calculator", "1", "--json"))["value"] == 2
+    assert out(daemon, "call", "adder", "a=20", "b=22") == "42\n"
+    assert json.loads(out(daemon, "call", "adder", "1", "--json"))["value"] == 2
     assert out(daemon, "call", "box.count", "n=3") == "0 1 2 \n"
-    wrong = daemon.run("tool", "call", "calculator", "a=many")
+    wrong = daemon.run("tool", "call", "adder", "a=many")
     assert wrong.returncode == 1
     assert '`a`: expected integer, got "many"' in wrong.stderr
     assert "its arguments are: a, b?" in wrong.stderr

@@ -94,7 +94,7 @@ def token(board: Board) -> str:
     return (board.paths.state / "mcp.token").read_text().strip()
 
 
-WAYS = ["stdio", pytest.param("stdio-legacy", marks=slow), "http", pytest.param("http-legacy", marks=slow)]
+WAYS = ["stdio", *(pytest.param(way, marks=slow) for way in ("stdio-legacy", "http", "http-legacy"))]
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -251,10 +251,11 @@ async def test_only_what_is_to_be_offered_is_and_files_of_named_folders_can_be_s
         assert base64.b64decode(image.data) == PIXEL
         for path in (tmp_path / "secret.png", folder / "link.png", folder / ".." / "secret.png", folder):
             assert (await host.call_tool("box_mirror", {"image": str(path)})).is_error
-    async with over_stdio(daemon, "--read-only", "--no-models") as host:
+    async with over_stdio(daemon, "--read-only", "--no-models", "--tools", "box.*") as host:
         assert {tool.name for tool in (await host.list_tools()).tools} == {"box_add", "box_calculator"}
 
 
+@slow
 async def test_servers_are_added_listed_followed_and_removed_and_hosts_are_told(daemon: Board) -> None:
     """The whole circle: a host sees, through the company, the tools of another server that was just added."""
     changed = asyncio.Event()
@@ -411,6 +412,51 @@ async def test_a_killed_process_takes_its_server_along_and_both_come_back(daemon
     assert called.stdout.strip() == "risen"
     assert len(pids()) == 2
     assert daemon.run("tool", "mcp", "remove", "mortal").returncode == 0
+
+
+async def test_agents_are_tools_and_a_run_can_be_looked_at_again(daemon: Board) -> None:
+    script = [
+        {"text": 'Thought: I add.\nAction: box.add_in_thread\nAction Input: {"a": 2, "b": 3}\n'},
+        {"text": "Thought: done.\nFinal Answer: It is 5.\n"},
+    ]
+    async with over_stdio(daemon) as host:
+        assert not [tool.name for tool in (await host.list_tools()).tools if tool.name.startswith("agent_")]
+    for kind, name, config in (
+        ("agent.scripted", "engine", json.dumps({"answers": script})),
+        ("agent.runs", "agents", "{}"),
+    ):
+        spawned = daemon.run("spawn", kind, "--name", name, "--config", config)
+        assert spawned.returncode == 0, spawned.stderr
+    try:
+        heard: list[str] = []
+
+        async def hear(progress: float, total: float | None, message: str | None) -> None:
+            heard.append(message or "")
+
+        async with over_stdio(daemon) as host:
+            tools = {tool.name for tool in (await host.list_tools()).tools}
+            assert tools >= {"agent_react", "agent_rewoo", "agent_autogpt", "agent_run"}
+            asked = {"task": "2 + 3?", "tools": ["box.add_in_thread"]}
+            running = asyncio.ensure_future(host.call_tool("agent_react", asked, progress_callback=hear))
+            with anyio.fail_after(20):
+                while not any("waits for a person" in words for words in heard):
+                    await anyio.sleep(0.02)
+            (waiting,) = json.loads(daemon.run("approvals", "--json").stdout)
+            approved = daemon.run("approve", waiting["id"])
+            assert approved.returncode == 0, approved.stderr
+            result = await running
+            assert said(result) == "It is 5."
+            run = result.structured_content["run"]
+            assert any(run in words for words in heard)
+            again = await host.call_tool("agent_run", {"run": run})
+            assert again.structured_content == result.structured_content
+            unknown = await host.call_tool("agent_run", {"run": "nobody"})
+            assert unknown.is_error
+        async with over_stdio(daemon, "--no-agents") as host:
+            assert not [tool.name for tool in (await host.list_tools()).tools if tool.name.startswith("agent_")]
+    finally:
+        for name in ("agents", "engine"):
+            daemon.run("stop", name)
 
 
 @slow

@@ -89,7 +89,7 @@ def _closure(extras: Sequence[str]) -> list[Linked]:
         if (name, wanted) in done:
             continue
         done.add((name, wanted))
-        distribution = importlib.metadata.distribution(name)
+        distribution = _installed(name)
         found.setdefault(name, Linked(name, distribution.version, _places(name, distribution)))
         known = {_normal(extra) for extra in distribution.metadata.get_all("Provides-Extra") or ()}
         if unknown := {_normal(extra) for extra in wanted} - known:
@@ -118,11 +118,19 @@ def _needed(by: str, line: str, wanted: frozenset[str]) -> list[tuple[str, froze
     return [(name, frozenset(part.strip() for part in (found["extras"] or "").split(",") if part.strip()))]
 
 
+def _installed(name: str) -> importlib.metadata.Distribution:
+    """As pip installed it. In a clone's own folder there may lie what a build left behind, which grows old."""
+    all_of_it = list(importlib.metadata.distributions(name=name))
+    if not all_of_it:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return next((each for each in all_of_it if each.read_text("METADATA") is not None), all_of_it[0])
+
+
 def _places(name: str, distribution: importlib.metadata.Distribution) -> dict[str, Path]:
     """What of a package lies directly in the folder that it is imported from."""
     files = distribution.files or ()
     if name == _OURS:  # it may be installed by a path only, where its list of files does not name its modules
-        tops = {file.parts[0] for file in files if file.name == "METADATA" and len(file.parts) == 2}
+        tops = {file.parts[0] for file in files if file.name in ("METADATA", "PKG-INFO") and len(file.parts) == 2}
         places = {_OURS: Path(sys.modules[__name__.partition(".")[0]].__path__[0])}
     else:
         tops = {file.parts[0] for file in files} - {"..", "__pycache__"}

@@ -14,6 +14,7 @@ def add_serve_options(parser: ArgumentParser) -> None:
     parser.add_argument("--tools", action="append", default=[], metavar="PATTERN", help="only these tools")
     parser.add_argument("--read-only", action="store_true", default=False, help="only tools that change nothing")
     parser.add_argument("--no-models", action="store_true", default=False, help="no models as tools")
+    parser.add_argument("--no-agents", action="store_true", default=False, help="no agents as tools")
     parser.add_argument(
         "--files", action="append", type=Path, default=[], metavar="DIR", help="files here may be named as media"
     )
@@ -26,6 +27,7 @@ async def serve(args: Namespace) -> int:
 
     try:
         from .host_server import HostServer
+        from .offered_agents import AgentSource
         from .offered_models import ModelSource
         from .offered_tools import ToolSource
         from .serving import serve_http, serve_stdio, token_in
@@ -38,7 +40,8 @@ async def serve(args: Namespace) -> int:
     async with client_of(args) as bus:
         models = None if args.no_models else ModelSource(bus)
         tools = ToolSource(bus, args.tools or ["*"], read_only=args.read_only, roots=roots)
-        host = HostServer(bus, [tools, *([models] if models is not None else [])], models)
+        agents = [] if args.no_agents or args.read_only else [AgentSource(bus)]
+        host = HostServer(bus, [tools, *([models] if models is not None else []), *agents], models)
         if not args.http:
             if sys.stdin.isatty():
                 print("an MCP host is to start this; Ctrl-D ends it", file=sys.stderr)

@@ -51,7 +51,14 @@ class Zygote:
             stderr=self._errors,
             pass_fds=[descriptor],
             # Nothing of the host's environment: it may name credentials. These keep libraries from starting threads.
-            env={"PATH": os.defpath, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env={
+                "PATH": os.defpath,
+                "LANG": "C.UTF-8",
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+                # pyarrow's own jemalloc, which pandas brings along.
+                "JE_ARROW_MALLOC_CONF": "background_thread:false",
+            },
             cwd="/",
             start_new_session=True,
         )

@@ -11,10 +11,11 @@ from endpoint import Endpoint, Play
 
 from callboard.actors.agent.log import RunLog
 from callboard.actors.agent.otel import otlp, span_id, spans_of, trace_id
-from callboard.actors.agent.otel_export import ExportFailed, export_run, headers_of, traces_url
+from callboard.actors.agent.otel_export import export_run
 from callboard.runtime.actor import Actor, NoConfig, handler
 from callboard.runtime.errors import ConfigError
 from callboard.runtime.node import Node
+from callboard.runtime.otlp_http import ExportFailed, headers_of, traces_url
 from callboard.schemas.agent import AttachRun, RunInfo
 from callboard.schemas.agent_log import (
     AnyEvent,

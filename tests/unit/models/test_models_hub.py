@@ -19,7 +19,7 @@ import pytest
 
 from callboard.actors.models.errors import PullFailed, UnsupportedModel
 from callboard.actors.models.store import ModelStore, is_path
-from callboard.runtime.errors import NoSuchModel
+from callboard.runtime.errors import ModelDamaged, NoSuchModel
 from callboard.schemas.models import PullProgress, PullStage
 
 WEIGHTS = random.Random(1).randbytes(3 << 20)
@@ -164,6 +164,57 @@ def test_a_model_of_a_hub_is_a_folder_of_the_store(hub: type[Hub], store: ModelS
     assert all(one.done <= another.done for one, another in pairwise(seen))
     assert leftovers(store) == []
     assert not is_path(name)
+
+
+PIPELINE = {
+    "model_index.json": b'{"_class_name": "StableDiffusionPipeline"}',
+    "everything.safetensors": b"all of it in one file, for other programs",
+    "scheduler/scheduler_config.json": b"{}",
+    "tokenizer/merges.txt": b"a b",
+    "tokenizer/vocab.json": b"{}",
+    "unet/config.json": b"{}",
+    "unet/diffusion_pytorch_model.bin": b"not wanted",
+    "unet/diffusion_pytorch_model.fp16.safetensors": b"not wanted",
+    "unet/diffusion_pytorch_model-00001-of-00001.safetensors": WEIGHTS,
+    "unet/deeper/config.json": b"not wanted",
+    "../config.json": b"never",
+    "unet/..": b"never",
+    "../../etc.json": b"never",
+}
+PIPELINE_WANTED = {
+    name for name in PIPELINE if not name.startswith((".", "ev")) and PIPELINE[name] not in (b"not wanted", b"never")
+}
+
+
+@pytest.mark.parametrize("name", [f"hf:{REPO}", f"ms:{REPO}"])
+def test_a_pipeline_of_several_models_comes_with_their_folders(hub: type[Hub], store: ModelStore, name: str) -> None:
+    hub.files = dict(PIPELINE)
+    model = store.pull(name)
+    folder = store.path(name)
+    assert folder == store.folder(name)
+    assert {file.name for file in model.files} == PIPELINE_WANTED
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    del found["manifest.json"]
+    assert found == {file: PIPELINE[file] for file in PIPELINE_WANTED}
+    hub.files = {file: content for file, content in PIPELINE.items() if not file.startswith("tokenizer/")}
+    store.pull(name, force=True)
+    assert not (folder / "tokenizer" / "vocab.json").exists()
+    assert (folder / "unet" / "config.json").exists()
+    (folder / "unet" / "config.json").unlink()
+    with pytest.raises(ModelDamaged, match=r"unet/config\.json"):
+        store.path(name)
+
+
+def test_a_pipeline_without_safetensors_is_refused(hub: type[Hub], store: ModelStore) -> None:
+    hub.files = {name: content for name, content in PIPELINE.items() if not name.endswith("00001.safetensors")}
+    with pytest.raises(UnsupportedModel, match="without safetensors"):
+        store.pull(f"hf:{REPO}")
+
+
+def test_a_tokenizer_comes_with_its_vocabulary(hub: type[Hub], store: ModelStore) -> None:
+    hub.files = {**FILES, "source.spm": b"s", "target.spm": b"t", "spiece.model": b"m", "notes.txt": b"not wanted"}
+    names = {file.name for file in store.pull(f"hf:{REPO}").files}
+    assert names == {"config.json", "model.safetensors", "tokenizer.json", "source.spm", "target.spm", "spiece.model"}
 
 
 def test_a_second_pull_asks_nobody_unless_forced(hub: type[Hub], store: ModelStore) -> None:

@@ -1,0 +1,172 @@
+"""What every request to a gateway passes before its route: room, time, its key, its limits, its trace, and counting.
+
+One plain ASGI application around the routes, so that what streams through it is not held up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ...runtime.context import current_place, enter_trace
+from ...runtime.log import log
+from ...runtime.tracing import OpenSpan, Trace
+from .doors import door_of
+from .errors import GatewayError, LimitReached, NotAllowed, TooMany, TooSlow
+from .keys import Key, Keys
+from .shapes import refusal
+from .site import Site
+from .visit import Visit, visited
+
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
+# A connection is closed behind a refusal only where no more than this of its request can still be under way: closing
+# one with bytes unread resets it, and the client may never see the answer. Others are read on, in bounded time.
+_SMALL_BODY = 1 << 16
+
+
+class Front:
+    """`connections`: how many are open now."""
+
+    def __init__(self, app: ASGIApp, site: Site, keys: Keys | None, connections: Callable[[], int]) -> None:
+        self._app = app
+        self._site = site
+        self._keys = keys
+        self._connections = connections
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        counts = self._site.counts
+        counts.requests += 1
+        counts.open += 1
+        passage = _Passage(self._site, scope, receive, send)
+        try:
+            await self._let_in(passage, scope)
+        finally:
+            counts.open -= 1
+            counts.failed += passage.status >= 500
+            self._site.http.ended(scope, passage.status, time.perf_counter() - passage.began)
+
+    async def _let_in(self, passage: _Passage, scope: Scope) -> None:
+        try:
+            visit = self._admitted(passage, scope)
+        except GatewayError as error:
+            headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+            await refusal(scope["path"], error, headers)(scope, passage.receive, passage.send)
+            return
+        passage.allowance_headers = visit.allowance.headers if visit.allowance is not None else None
+        trace = Trace.parse(passage.headers.get("traceparent", "").strip())
+        with visited(visit):
+            if trace is None:
+                await self._app(scope, passage.receive, passage.send)
+                return
+            token = enter_trace(trace)
+            try:
+                with self._span(scope) as span:
+                    passage.trace = span.trace
+                    await self._app(scope, passage.receive, passage.send)
+            finally:
+                current_place.reset(token)
+                if trace.sampled and self._site.exporter is not None:
+                    self._site.exporter.ended(trace.trace_id)
+
+    def _span(self, scope: Scope) -> OpenSpan:
+        return self._site.node.tracer.begin(f"{scope['method']} {scope['path']}"[:200])
+
+    def _admitted(self, passage: _Passage, scope: Scope) -> Visit:
+        """Raises TooMany, NotAllowed, LimitReached."""
+        limit = self._site.config.max_connections
+        if self._connections() > limit or self._site.counts.open > limit:
+            passage.closing = passage.has_small_body
+            raise TooMany(f"{limit} connections are open, and there is room for no more")
+        if self._keys is None:
+            return Visit()
+        door = door_of(scope["path"])
+        if not door.needs_key:
+            return Visit()
+        key = self._key(passage.headers)
+        meter = self._site.http.key(key.name)
+        if door.scope is not None and door.scope not in key.scopes:
+            meter.refused += 1
+            raise NotAllowed(
+                f"the key '{key.name}' may not ask for {scope['path']}: it lacks the scope {door.scope}", 403
+            )
+        assert self._keys is not None
+        allowance = self._keys.allowance(key)
+        what, seconds = allowance.admit(time.monotonic())
+        if what:
+            meter.limited += 1
+            passage.allowance_headers = allowance.headers
+            per_minute = key.requests_per_minute if what == "requests" else key.tokens_per_minute
+            raise LimitReached(f"the key '{key.name}' has its {per_minute} {what} a minute", seconds)
+        meter.requests += 1
+        return Visit(key.name, allowance, meter)
+
+    def _key(self, headers: Headers) -> Key:
+        assert self._keys is not None
+        scheme, _, secret = headers.get("authorization", "").partition(" ")
+        secret = secret.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        key = self._keys.find(secret) if secret else None
+        if key is not None:
+            return key
+        self._site.http.strangers += 1
+        if secret:
+            raise NotAllowed("this key is not known here, or good no more")
+        raise NotAllowed("a key is needed here", hint="send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`")
+
+
+class _Passage:
+    """One request's way in and out. Its body must be there in time; its answer gets the headers that all have."""
+
+    def __init__(self, site: Site, scope: Scope, receive: Receive, send: Send) -> None:
+        self.began = time.perf_counter()
+        self.status = 0
+        self.closing = False
+        self.trace: Trace | None = None
+        self.allowance_headers: Callable[[float], dict[str, str]] | None = None
+        self.headers = Headers(scope=scope)
+        self._receive = receive
+        self._send = send
+        self._time = site.config.body_timeout_s
+        self._deadline = asyncio.get_running_loop().time() + self._time
+        self._whole = False
+        given = self.headers.get("x-request-id", "")
+        self._id = given if _ID.fullmatch(given) else secrets.token_hex(16)
+
+    @property
+    def has_small_body(self) -> bool:
+        length = self.headers.get("content-length", "0")
+        return "transfer-encoding" not in self.headers and length.isdigit() and int(length) <= _SMALL_BODY
+
+    async def receive(self) -> Message:
+        if self._whole:  # what comes now is only that the client goes
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            self._whole = True
+            log.info("the body of a request did not come within %g s", self._time)
+            raise TooSlow(f"the body of the request did not come within {self._time:g} s") from None
+        self._whole = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self._id
+            if self.trace is not None:
+                headers["traceparent"] = str(self.trace)
+            if self.allowance_headers is not None:
+                headers.update(self.allowance_headers(time.monotonic()))
+            if self.closing or self.status == 408:
+                headers["connection"] = "close"
+        await self._send(message)

@@ -1,0 +1,1 @@
+"""Retrieval over the documents of folders: found by words, cited by file and page or line."""

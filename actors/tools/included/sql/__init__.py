@@ -1,0 +1,1 @@
+"""SQL over databases that the configuration names, read-only unless it says otherwise."""

@@ -1,0 +1,1 @@
+"""The web: fetch a page, search, and arXiv."""
