@@ -65,14 +65,12 @@ async def test_lm_eval_finds_what_its_own_model_finds(url: str, folder: Path, tm
     expected = found["hf"]
     chosen = expected["local_choice"]
     assert 0 < chosen["figures"]["acc"] < 1  # right and wrong answers both
-    greedy = {answer[1] for answers in chosen["answers"] for answer in answers}
     for way in ("tokens", "batches", "texts"):
         assert found[way]["local_choice"]["figures"] == chosen["figures"], way
         for ours, theirs in zip(found[way]["local_choice"]["answers"], chosen["answers"], strict=True):
             assert [answer[0] for answer in ours] == pytest.approx([answer[0] for answer in theirs], abs=2e-3)
             assert [answer[1] for answer in ours] == [answer[1] for answer in theirs]
         assert found[way]["local_write"] == expected["local_write"], way
-    assert greedy <= {False, True}
     assert len({answer[0] for answer in expected["local_write"]["answers"]}) > 1
     assert found["chat"] == found["hf chat"]
     assert found["chat"]["local_write"]["answers"] != expected["local_write"]["answers"]
@@ -94,8 +92,7 @@ async def test_langchain_chats_calls_tools_and_embeds(url: str, node: Node, fold
     assert found["call"]["name"] == "weather"
     assert found["call"]["args"]["city"] in ("Delft", "Oslo")
     before, after = found["after_tokens"]
-    assert after > 0
-    assert before > 0
+    assert after > before > 0
     assert found["town"]["name"] in ("Delft", "Oslo")
     text = await engine.ask(Generate(prompt="hello", max_tokens=8, temperature=0.0))
     assert found["text"] == text.text

@@ -45,7 +45,7 @@ async def main() -> None:
     called = caller.invoke("How is Oslo?")
     call = called.tool_calls[0]
     result = ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"])
-    after = chat_model(max_tokens=6).invoke([HumanMessage("How is Oslo?"), called, result])
+    after = chat_model(max_tokens=6).bind_tools([weather]).invoke([HumanMessage("How is Oslo?"), called, result])
 
     town = chat_model(max_tokens=200).with_structured_output(Town, method="json_schema").invoke("A town.")
     texts = OpenAI(base_url=f"{URL}/v1", api_key="none", model=MODEL, max_tokens=8, temperature=0, max_retries=0)
