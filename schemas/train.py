@@ -296,6 +296,24 @@ class AskTraining(Request[TrainJob], frozen=True, tag="train.ask"):
     job: str
 
 
+class TrainDrawing(Message, frozen=True, tag="train.drawing"):
+    """`svg`: an image of the curves, empty where no step was taken yet."""
+
+    svg: str = ""
+
+
+class DrawTraining(Request[TrainDrawing], frozen=True, tag="train.draw"):
+    """Draw what jobs measured so far, over each other where they are several.
+
+    `smoothing`: from 0 to below 1; the values as they are lie faint behind what is smoothed. `log`: losses and gradient
+    norms on a logarithmic axis.
+    """
+
+    jobs: tuple[str, ...]
+    smoothing: float = 0.8
+    log: bool = False
+
+
 class PauseTraining(Request[TrainJob], frozen=True, tag="train.pause"):
     """Answered when its checkpoint is written and its shards have ended."""
 

@@ -27,6 +27,7 @@ from .responses_routes import responses_routes
 from .sessions_routes import sessions_routes
 from .shapes import refusal
 from .site import Site
+from .web_routes import web_routes
 
 # What a page of another origin may read of an answer beside what browsers let it.
 EXPOSED = ("x-request-id", "retry-after", "traceparent")
@@ -44,6 +45,7 @@ def make_app(site: Site, connections: Callable[[], int] = lambda: 0) -> ASGIApp:
         *anthropic_routes(site),
         *kserve_routes(site),
         *operation_routes(site),
+        *web_routes(site),
     ]
     routes.append(openapi_route(routes))
     app: ASGIApp = Starlette(routes=routes, exception_handlers={HTTPException: _no_route, Exception: _unexpected})

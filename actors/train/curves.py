@@ -68,6 +68,11 @@ def write_curves(jobs: Sequence[JobHistory], out: Path, *, smoothing: float, log
         aside.unlink(missing_ok=True)
 
 
+def svg_curves(jobs: Sequence[JobHistory], *, smoothing: float, log: bool) -> str:
+    """The same as one image. Raises UsageError."""
+    return as_svg(_drawn(jobs, curves(jobs, smoothing=smoothing, log=log)))
+
+
 def curves(jobs: Sequence[JobHistory], *, smoothing: float, log: bool) -> list[Chart]:
     """A chart for each thing that any of the runs measured. Raises UsageError where there is nothing to show."""
     _check(jobs, smoothing)

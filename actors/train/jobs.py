@@ -37,6 +37,7 @@ from ...schemas.runtime import Terminated
 from ...schemas.train import (
     AskTraining,
     CancelTraining,
+    DrawTraining,
     FollowTraining,
     JobState,
     ListTraining,
@@ -44,14 +45,17 @@ from ...schemas.train import (
     ResumeTraining,
     RunTraining,
     TrainConfig,
+    TrainDrawing,
     TrainEvent,
     TrainJob,
     TrainJobs,
 )
 from .config_checks import check_config
 from .coordinator import CoordinatorConfig
+from .curves import svg_curves
 from .errors import NoSuchJob, WrongState, as_error, passes, typed
 from .follow import follow
+from .history import JobHistory, read_history
 from .job_folder import ACTIVE, JobFolder, Wish, all_jobs, checked_job_name, jobs_folder
 
 # A coordinator of an earlier life sees that its parent is gone, ends its shards, and then its name is free.
@@ -126,6 +130,19 @@ class Jobs(Actor[JobsConfig]):
     @handler(concurrent=True)
     async def ask_one(self, message: AskTraining) -> TrainJob:
         return await anyio.to_thread.run_sync(self._folder(message.job).status)
+
+    @handler(concurrent=True)
+    async def draw(self, message: DrawTraining) -> TrainDrawing:
+        """Raises NoSuchJob, UsageError for a smoothing that is none."""
+        folders = [self._folder(job) for job in dict.fromkeys(message.jobs)]
+
+        def look() -> TrainDrawing:
+            histories = [_history(folder) for folder in folders]
+            if not any(history.names for history in histories):
+                return TrainDrawing()
+            return TrainDrawing(svg_curves(histories, smoothing=message.smoothing, log=message.log))
+
+        return await anyio.to_thread.run_sync(look)
 
     @handler(concurrent=True)
     async def follow(self, message: FollowTraining) -> AsyncIterator[TrainEvent | TrainJob]:
@@ -263,3 +280,9 @@ class Jobs(Actor[JobsConfig]):
     def _over(self, job: str) -> None:
         self._at_work.discard(job)
         self._changes.pop(job, anyio.Event()).set()
+
+
+def _history(folder: JobFolder) -> JobHistory:
+    """Raises NoSuchJob. Of a job that has not begun, an empty one."""
+    folder.record()
+    return read_history(folder.name, folder.events) if folder.events.exists() else JobHistory(folder.name)
