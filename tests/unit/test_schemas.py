@@ -138,7 +138,7 @@ def values(info: mi.Type, codec: Any, depth: int = 0) -> st.SearchStrategy[Any]:
 
 
 def named(struct: type) -> str:
-    return struct.__name__
+    return f"{struct.__module__.rpartition('.')[2]}.{struct.__name__}"
 
 
 def test_there_are_schemas() -> None:
