@@ -14,7 +14,7 @@ PROGRAMS := strace ip:iproute2 espeak-ng tmux chromium
 # What an installation depends on: what it asks for, the versions, and where it lies (it is editable).
 HASH = $$({ cat pyproject.toml constraints.txt; pwd -P; } | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-64)
 
-.PHONY: help install demo test gpu-test test-slow check fmt proto bench peers schema-snapshot clean
+.PHONY: help install demo test gpu-test test-slow test-foreign check fmt proto bench peers schema-snapshot clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -57,7 +57,7 @@ demo: install ## ask the default model a question through the bus
 	@$(BIN)/callboard demo
 
 test: install ## the tests, without the slow ones
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not foreign"
 
 gpu-test: ## the Triton kernels on this machine's card; PYTHON names a Python with torch, triton and pytest
 	$(or $(PYTHON),$(BIN)/python) $(GPU_PYTEST:$(BIN)/%=-m %)
@@ -66,6 +66,9 @@ test-slow: install ## the slow tests, and the Triton kernels under Triton's inte
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(GPU_PYTEST) -n 2
 	@status=0; $(PYTEST) -m slow || status=$$?; \
 	if [ $$status -eq 5 ]; then echo "there are no slow tests"; else exit $$status; fi
+
+test-foreign: install ## others' clients, frameworks and a browser, each in an environment made for it below .venv-peers
+	$(PYTEST) -m foreign
 
 check: install ## format, lint, types, import rules
 	$(BIN)/ruff format --check

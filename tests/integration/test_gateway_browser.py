@@ -28,7 +28,7 @@ from callboard.schemas.question import Answered, AskQuestion
 from callboard.schemas.scripted import ScriptedAnswer
 from callboard.schemas.serve import ChatMessage, DescribeModel, Generate, ModelDescription
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.foreign, pytest.mark.timeout(300)]
 
 Use = Callable[..., Awaitable[dict[str, Any]]]
 

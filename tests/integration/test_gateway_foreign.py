@@ -19,7 +19,7 @@ from gateways import gateway, idle, start_engine
 from callboard.runtime.node import Node
 from callboard.schemas.serve import ChatMessage, Embed, Generate
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.anyio, pytest.mark.foreign, pytest.mark.timeout(1200)]
 
 
 def tiny_models() -> ModuleType:

@@ -18,7 +18,7 @@ from callboard.actors.gateway.kserve.proto import inference_pb2
 from callboard.runtime.node import Node
 from callboard.schemas.serve import Generate
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.foreign, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 PEERS = Path(__file__).parent / "peers"

@@ -46,7 +46,7 @@ def schemathesis() -> Path:
     return folder / "bin" / "schemathesis"
 
 
-@pytest.mark.slow
+@pytest.mark.foreign
 @pytest.mark.timeout(1200)
 async def test_no_request_is_the_servers_fault_and_answers_are_as_the_document_says(
     node: Node, long_path: Path, tmp_path: Path

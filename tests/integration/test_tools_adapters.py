@@ -22,7 +22,7 @@ from callboard.runtime.errors import UsageError
 ROOT = Path(__file__).parents[2]
 PEERS = Path(__file__).with_name("peers")
 
-slow = pytest.mark.slow
+slow = pytest.mark.foreign
 
 
 @pytest.fixture(scope="module")
