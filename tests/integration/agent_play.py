@@ -20,6 +20,7 @@ from callboard.actors.agent.planner import Ask, Call, Decision, Finish, ModelCal
 from callboard.actors.agent.run import Run
 from callboard.actors.agent.runs import Runs, RunsConfig
 from callboard.actors.agent.scripted import Scripted, ScriptedConfig
+from callboard.actors.tools.errors import NoSuchTool
 from callboard.runtime.actor import Actor, handler
 from callboard.runtime.bus import BusOptions
 from callboard.runtime.errors import CallboardError
@@ -46,10 +47,6 @@ THIS_FILE = str(Path(__file__))
 
 class ToolBroken(CallboardError):
     code = "tool.broken"
-
-
-class NoTool(CallboardError):
-    code = "tool.none"
 
 
 def info(name: str, *, read_only: bool = False, destructive: bool = True, idempotent: bool = False) -> ToolInfo:
@@ -89,7 +86,7 @@ class Tools(Actor[Shown]):
     @handler(concurrent=True)
     async def open(self, message: OpenTool) -> ToolInfo:
         if message.name not in TOOLS:
-            raise NoTool(f"no tool {message.name}")
+            raise NoSuchTool(f"no tool {message.name}")
         return msgspec.structs.replace(TOOLS[message.name], address=f"{self.address}.{message.name}")
 
     async def started(self) -> None:

@@ -286,15 +286,15 @@ async def test_a_client_that_goes_away_takes_its_response_with_it(url: str, node
 
 
 async def test_an_engine_that_goes_in_the_middle_of_a_stream_fails_the_response(node: Node, long_path: Path) -> None:
-    await start_engine(node, long_path)
+    await start_engine(node, long_path, num_blocks=512)
     async with gateway(node) as url, client_of(url) as client:
         stream = await client.responses.create(
-            model="", input="hello", stream=True, max_output_tokens=1000, extra_body=LONG
+            model="", input="hello", stream=True, max_output_tokens=1900, extra_body=LONG
         )
         events: list[Any] = []
         async for event in stream:
             events.append(event)
-            if len(events) == 8:
+            if len(events) == 5:
                 await node.stop("engine", timeout=0)
         last = events[-1]
         assert last.type == "response.failed"

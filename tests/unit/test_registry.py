@@ -45,7 +45,7 @@ def test_what_a_package_announces_is_found_in_its_group(tmp_path: Path, install:
     found = Registry(tmp_path / "cache")
     assert found.entries(ACTORS)["player"].value == "troupe:Player"
     assert found.entries(ACTORS)["player"].package == "troupe"
-    assert list(found.entries(TOOLS)) == ["saw"]
+    assert found.entries(TOOLS)["saw"].value == "troupe:saw"
     assert "up" in found.entries(COMMANDS)
     assert "troupe" not in sys.modules
 
