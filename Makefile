@@ -9,7 +9,7 @@ GPU_PYTEST := $(BIN)/pytest -c tests/gpu/pytest.ini --rootdir tests/gpu --confcu
 PEERS := $(patsubst tests/benchmarks/peers/requirements-%.txt,%,$(wildcard tests/benchmarks/peers/requirements-*.txt))
 
 # Programs that some tests run, with the Debian package where it has another name; without one, its tests are skipped.
-PROGRAMS := strace ip:iproute2 espeak-ng tmux chromium
+PROGRAMS := strace ip:iproute2 espeak-ng tmux
 
 # What an installation depends on: what it asks for, the versions, and where it lies (it is editable).
 HASH = $$({ cat pyproject.toml constraints.txt; pwd -P; } | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-64)
