@@ -79,6 +79,13 @@ def _expect(part: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
     return value
 
 
+def _names(part: Mapping[str, Any], key: str) -> list[str]:
+    names = _expect(part, key, list, [])
+    if not all(isinstance(name, str) for name in names):
+        _refuse(f"'{key}' is not what it must be")
+    return names
+
+
 def _check_part(part: dict[str, Any]) -> None:
     asserted = {key for key in part if key in ASSERTIONS and (part[key] is not False or key == "const")}
     for key in sorted(asserted & IGNORED_BY_XGRAMMAR):
@@ -101,9 +108,9 @@ def _check_part(part: dict[str, Any]) -> None:
     others = [part.get(key) for key in ("additionalProperties", "patternProperties", "propertyNames")]
     if any(others) and _expect(part, "minProperties", int, 0) > 1:
         _refuse("'minProperties' above 1 cannot be kept to where properties are not named: one may come twice")
-    missing = set(_expect(part, "required", list, [])) - set(part.get("properties", {}))
+    missing = set(_names(part, "required")) - set(part.get("properties", {}))
     if missing:
-        _refuse(f"'{min(map(str, missing))}' is required but not among the properties")
+        _refuse(f"'{min(missing)}' is required but not among the properties")
 
 
 def _check_whole(part: Mapping[str, Any], whole: list[str], asserted: set[str]) -> None:
@@ -137,16 +144,16 @@ def _constants(option: Mapping[str, Any]) -> dict[str, str]:
     """Required properties with one possible value, and that value; under "" the schema's own."""
     found = {"": json.dumps(option["const"], sort_keys=True)} if "const" in option else {}
     properties = option.get("properties", {})
-    for name in option.get("required", ()):
+    for name in _names(option, "required"):
         constant = properties.get(name) if isinstance(properties, dict) else None
         if isinstance(constant, dict) and "const" in constant:
-            found[str(name)] = json.dumps(constant["const"], sort_keys=True)
+            found[name] = json.dumps(constant["const"], sort_keys=True)
     return found
 
 
 def _types(part: Mapping[str, Any]) -> list[str]:
     kind = part.get("type", [])
-    return [kind] if isinstance(kind, str) else list(kind)
+    return [kind] if isinstance(kind, str) else _names(part, "type")
 
 
 def _is_of(value: Any, types: list[str]) -> bool:

@@ -18,7 +18,7 @@ import anyio.to_thread
 import msgspec
 
 from ...runtime.actor import Actor, handler
-from ...runtime.errors import CallboardError, ConfigError, ModelError, RequestInvalid
+from ...runtime.errors import CallboardError, ConfigError, HandlerFailed, ModelError, RequestInvalid
 from ...runtime.log import log
 from ...schemas.serve import (
     AdapterInfo,
@@ -228,11 +228,17 @@ class Scheduler(Actor[SchedulerConfig]):
         self._check_room()
         if message.adapter:
             await self._adapters_known.wait()
-        if needs_a_thread(message):
-            sequences = await anyio.to_thread.run_sync(make, message)
-            self._check_room()
-        else:
-            sequences = make(message)
+        try:
+            if needs_a_thread(message):
+                sequences = await anyio.to_thread.run_sync(make, message)
+                self._check_room()
+            else:
+                sequences = make(message)
+        except CallboardError:
+            raise
+        except Exception as error:  # nothing is taken yet, so it need not end the others' requests
+            log.error("a request cannot be prepared", exc_info=error)
+            raise HandlerFailed(f"the request cannot be prepared: {type(error).__name__}: {error}") from error
         for sequence in sequences:
             self._lanes[0].planner.check_fits(sequence)  # all lanes have the same size
         self._counts.requests += 1

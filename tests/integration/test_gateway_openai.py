@@ -15,6 +15,7 @@ import pytest
 from gateways import gateway, idle, start_engine
 
 from callboard.actors.models.loading import load_tokenizer
+from callboard.actors.serve.intake import Intake
 from callboard.runtime.node import Node
 from callboard.schemas.serve import ChatMessage, Generate, Score
 
@@ -270,3 +271,28 @@ async def test_who_is_one_too_many_is_told_when_to_come_again(node: Node, long_p
         assert {answer.status_code for answer in answers} == {200, 429}
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
         assert all(answer.json()["error"]["type"] == "rate_limit_error" for answer in refused)
+
+
+async def test_a_request_that_cannot_be_prepared_ends_no_other(
+    node: Node, long_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong with one, the engine that serves the others lives."""
+    prepare = Intake.generate
+
+    def fail_over_one(intake: Intake, request: Generate) -> Any:
+        if request.prompt == "bad":
+            raise ZeroDivisionError("nobody foresaw this")
+        return prepare(intake, request)
+
+    monkeypatch.setattr(Intake, "generate", fail_over_one)
+    await start_engine(node, long_path)
+    async with gateway(node) as url, httpx2.AsyncClient(timeout=30) as http:
+        long = {"prompt": "good", "max_tokens": 500, "ignore_eos": True, "stream": True}
+        async with http.stream("POST", f"{url}/v1/completions", json=long) as answer:
+            lines = answer.aiter_lines()
+            await anext(lines)
+            bad = await http.post(f"{url}/v1/completions", json={"prompt": "bad"})
+            assert bad.status_code == 500
+            assert "ZeroDivisionError" in bad.json()["error"]["message"]
+            assert [line async for line in lines if line][-1] == "data: [DONE]"
+    assert (await idle(node)).finished == 1

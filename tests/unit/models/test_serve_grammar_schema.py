@@ -119,6 +119,11 @@ REFUSED: list[tuple[object, str]] = [
     ({"minimum": 5, "maxLength": 3}, "needs a 'type'"),
     ({"type": "object", "additionalProperties": True, "minProperties": 2}, "minProperties"),
     ({"properties": []}, "not what it must be"),
+    ({"required": [["a"]]}, "'required' is not what it must be"),
+    ({"oneOf": [{"required": [[]], "properties": {}}, {"const": 1}]}, "'required' is not what it must be"),
+    ({"type": None}, "'type' is not what it must be"),
+    ({"type": [["string"]], "minLength": 1}, "'type' is not what it must be"),
+    ({"type": {"a": "string"}}, "'type' is not what it must be"),
     ([1], "a schema is"),
 ]
 
