@@ -179,7 +179,7 @@ def test_a_request_names_what_answers_it(message: type[Message]) -> None:
 @pytest.mark.parametrize("codec", [msgspec.msgpack, msgspec.json], ids=["msgpack", "json"])
 @pytest.mark.parametrize("struct", CONCRETE, ids=named)
 def test_a_schema_survives_the_wire(struct: type[msgspec.Struct], codec: Any) -> None:
-    @settings(max_examples=10)
+    @settings(max_examples=25)
     @given(values(mi.type_info(struct), codec))
     def check(value: msgspec.Struct) -> None:
         assert codec.decode(codec.encode(value), type=struct) == value
@@ -189,7 +189,7 @@ def test_a_schema_survives_the_wire(struct: type[msgspec.Struct], codec: Any) ->
 
 @pytest.mark.parametrize("message", MESSAGES, ids=named)
 def test_a_message_from_a_newer_node_is_understood(message: type[Message]) -> None:
-    @settings(max_examples=10)
+    @settings(max_examples=25)
     @given(values(mi.type_info(message), msgspec.msgpack), st.text())
     def check(value: Message, news: str) -> None:
         fields = {field: getattr(value, field) for field in value.__struct_fields__}
