@@ -30,6 +30,7 @@ from .exception_groups import leaves
 from .folders import Paths
 from .log import log
 from .logfiles import LineLog, log_to_file
+from .processes import whole
 from .roster import Roster
 from .sd_notify import ServiceManager, relay
 from .server import EmbeddedServer, embedded_server
@@ -112,25 +113,29 @@ class DaemonChild:
 
     async def _live(self) -> CallboardError | None:
         """One life. Returns what was wrong with it, None where it was only told to go."""
-        process = await anyio.open_process(
-            [sys.executable, "-P", "-m", "callboard.runtime.daemon"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=self._paths.state,
+        process = await whole(
+            anyio.open_process(
+                [sys.executable, "-P", "-m", "callboard.runtime.daemon"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=self._paths.state,
+            )
         )
         self.pid = process.pid
         error: CallboardError | None = None
         async with anyio.create_task_group() as tasks:
-            pump = await tasks.start(self._pump, process)
+            pump: anyio.CancelScope | None = None
             try:
+                pump = await tasks.start(self._pump, process)
                 error = await self._converse(process)
             finally:
                 self.pid = 0
                 self._takes_signals = False
                 with anyio.CancelScope(shield=True):
                     await self._end(process)
-                    pump.cancel()
+                    if pump is not None:
+                        pump.cancel()
         if error is None and process.returncode not in (0, None):
             error = NotReachable(f"the daemon's process died ({_describe(process.returncode)})")
         return error

@@ -27,6 +27,7 @@ from .family import Child
 from .frames import Over, RayOrders, Start, Stop, pack, read_report
 from .log import log
 from .placement import ChildSpec, Process
+from .processes import whole
 from .roles import process_role
 from .supervision import Restart
 
@@ -121,14 +122,16 @@ class ProcessChild(Child):
             node.logs.mkdir(parents=True, exist_ok=True)
             output = (node.logs / f"{self.address}.log").open("ab")
         try:
-            process = await anyio.open_process(
-                [self._where.python or sys.executable, "-m", self._module, self.address],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                env={**os.environ, **self._where.env},
-                # A Ctrl-C at the terminal is for the parent, which drains its children.
-                start_new_session=True,
+            process = await whole(
+                anyio.open_process(
+                    [self._where.python or sys.executable, "-m", self._module, self.address],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=output,
+                    env={**os.environ, **self._where.env},
+                    # A Ctrl-C at the terminal is for the parent, which drains its children.
+                    start_new_session=True,
+                )
             )
         finally:
             if output is not None:
@@ -138,6 +141,9 @@ class ProcessChild(Child):
             await process.stdin.send(pack(orders))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             log.debug("%s ended before it took its orders", self.address)
+        except BaseException:
+            await self._end(process)
+            raise
         return process
 
     async def _watch(self, process: anyio.abc.Process, reader: BufferedByteReceiveStream) -> None:

@@ -8,14 +8,27 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import anyio
+import anyio.abc
 import psutil
 
 # A process id is used again after a while; with its start time it names one process only. Both sides of a comparison
 # come from the same clock, but a step of the system's clock can move it a little.
 _SAME_START_S = 2.0
+
+
+async def whole(opening: Awaitable[anyio.abc.Process]) -> anyio.abc.Process:
+    """The process that `anyio.open_process(...)` opens, also where the caller is being cancelled.
+
+    A cancel that arrives between the fork and the opening's end would leave a process that nobody knows of. Here it
+    arrives at the caller's next await, when the process has a name by which it can be ended.
+    """
+    with anyio.CancelScope(shield=True):
+        return await opening
+    raise AssertionError("nobody cancels this scope")
 
 
 def start_time(pid: int) -> float | None:

@@ -24,7 +24,7 @@ from .credentials import create_account, make_trust
 from .errors import NotReachable
 from .ledger import Ledger
 from .logfiles import LineLog
-from .processes import dying_with_us, end_processes, find_by_arguments
+from .processes import dying_with_us, end_processes, find_by_arguments, whole
 from .server_config import ServerFiles, choose_port, find_binary, is_free, listen_of, write_config
 from .settings import Paths, ServerSettings
 from .supervision import RestartBudget, Supervision
@@ -111,14 +111,16 @@ class EmbeddedServer:
         """One process, from its start to its end. Says whether it ever was ready."""
         self._complaint = ""
         self._full = anyio.Event()
-        process = await anyio.open_process(
-            dying_with_us([str(self._binary), "-c", str(self.files.config)]),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            cwd=self.files.state,
-            # A Ctrl-C at the terminal is for us; the server goes last, when the rest has finished.
-            start_new_session=True,
+        process = await whole(
+            anyio.open_process(
+                dying_with_us([str(self._binary), "-c", str(self.files.config)]),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                cwd=self.files.state,
+                # A Ctrl-C at the terminal is for us; the server goes last, when the rest has finished.
+                start_new_session=True,
+            )
         )
         self.pid = process.pid
         self.exited = exited = anyio.Event()

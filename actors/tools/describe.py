@@ -6,7 +6,9 @@ to standard error.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +17,7 @@ import msgspec
 
 from ...runtime.errors import CallboardError, to_info
 from ...runtime.log import log
+from ...runtime.processes import whole
 from ...schemas.base import ErrorInfo
 from ...schemas.tool import ToolInfo
 from .load import load_tools
@@ -46,17 +49,35 @@ async def describe(wanted: Sequence[Wanted]) -> list[Described]:
     command = [sys.executable, "-m", "callboard.actors.tools.describe"]
     try:
         with anyio.fail_after(TIMEOUT_S):
-            done = await anyio.run_process(command, input=msgspec.json.encode(wanted), check=False, stderr=None)
+            code, output = await _ask(command, msgspec.json.encode(wanted))
     except TimeoutError:
         why = f"it was not loaded within {TIMEOUT_S:g} s"
     else:
-        if done.returncode == 0:
-            return msgspec.json.decode(done.stdout, type=list[Described])
-        why = f"the process that loads it ended with code {done.returncode}"
+        if code == 0:
+            return msgspec.json.decode(output, type=list[Described])
+        why = f"the process that loads it ended with code {code}"
     if len(wanted) == 1:
         log.error("the tools '%s' cannot be described: %s", wanted[0].name, why)
         return [Described(wanted[0].name, error=ErrorInfo("tool.definition", f"'{wanted[0].name}': {why}"))]
     return [found for each in wanted for found in await describe([each])]
+
+
+async def _ask(command: Sequence[str], question: bytes) -> tuple[int, bytes]:
+    """A program's exit code and output, once it was given `question`. It ends where this is cancelled."""
+    process = await whole(anyio.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None))
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        with contextlib.suppress(anyio.BrokenResourceError):  # it ended before it read; its exit code says more
+            await process.stdin.send(question)
+        await process.stdin.aclose()
+        output = b"".join([part async for part in process.stdout])
+        return await process.wait(), output
+    finally:
+        with anyio.CancelScope(shield=True):
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.aclose()
 
 
 def described_here(wanted: Wanted) -> Described:

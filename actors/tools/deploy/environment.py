@@ -27,6 +27,7 @@ from anyio.streams.text import TextReceiveStream
 from anyio.to_thread import run_sync
 
 from ....runtime.log import log
+from ....runtime.processes import whole
 from ....schemas.tool_deploy import Manifest
 from .bridge import Wanted, link, sort_out
 from .errors import EnvironmentFailed
@@ -163,13 +164,15 @@ async def _run(what: str, command: Sequence[str], *, variables: dict[str, str] |
     inherited = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     last: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
     try:
-        process = await anyio.open_process(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**inherited, **(variables or {})},
-            start_new_session=True,
+        process = await whole(
+            anyio.open_process(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**inherited, **(variables or {})},
+                start_new_session=True,
+            )
         )
     except OSError as error:
         raise EnvironmentFailed(f"{what} failed: {command[0]}: {error.strerror}") from error

@@ -26,6 +26,7 @@ from mcp.shared.message import SessionMessage
 
 from ....runtime import die_with_parent
 from ....runtime.log import log
+from ....runtime.processes import whole
 from .errors import ToolServerAway, ToolServerFailed
 
 # Lines in a row that are no messages, after which a server is given up.
@@ -88,7 +89,9 @@ class StdioServer:
             script = str(Path(die_with_parent.__file__))
             command = [sys.executable, "-I", "-S", script, str(os.getpid()), str(int(signal.SIGKILL)), *command]
         try:
-            return await anyio.open_process(command, env=environment, cwd=self.cwd or None, start_new_session=True)
+            return await whole(
+                anyio.open_process(command, env=environment, cwd=self.cwd or None, start_new_session=True)
+            )
         except OSError as error:
             raise ToolServerAway(f"MCP server {self.name} cannot be started: {error.strerror}") from error
 
