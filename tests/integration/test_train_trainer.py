@@ -33,6 +33,7 @@ from callboard.schemas.train import (
     TrainConfig,
     TrainEvent,
     TrainJob,
+    TrainNote,
     TrainProgress,
 )
 
@@ -125,7 +126,8 @@ async def trained(board: Board, bus: Any, job: str, config: TrainConfig, kills: 
 
         ends.append(await follow_job(bus, job, hear))
     assert (ends[0].state, ends[0].error) == (JobState.FINISHED, None)
-    assert attempts(ends[0].folder) == 1 + sum(what != "server" for what in kills.values())
+    why = [event.text for event in heard if isinstance(event, TrainNote)]
+    assert attempts(ends[0].folder) == 1 + sum(what != "server" for what in kills.values()), why
     assert steps(heard) == steps(written(ends[0])) == list(range(1, STEPS + 1))
     return heard
 
