@@ -109,6 +109,21 @@ class ListRuns(Request[RunList], frozen=True, tag="agent.list"):
     before: float = 0.0
 
 
+class Pruned(Message, frozen=True, tag="agent.pruned"):
+    """`count`: runs that were removed, child runs among them."""
+
+    count: int
+
+
+class PruneRuns(Request[Pruned], frozen=True, tag="agent.prune"):
+    """Remove runs that ended before `before` (seconds since 1970), each with its child runs and their logs.
+
+    What is removed cannot be shown or forked any more, and its `key` may begin another run.
+    """
+
+    before: float
+
+
 class Control(enum.StrEnum):
     PAUSE = "pause"
     RESUME = "resume"

@@ -23,6 +23,8 @@ from ...schemas.agent import (
     GetRun,
     ListApprovals,
     ListRuns,
+    Pruned,
+    PruneRuns,
     RunInfo,
     RunList,
 )
@@ -142,6 +144,10 @@ class Executor(Actor[ExecutorConfig]):
     @handler(concurrent=True)
     async def list_runs(self, message: ListRuns) -> RunList:
         return RunList(tuple(self.table.infos(message)))
+
+    @handler(concurrent=True)
+    async def prune(self, message: PruneRuns) -> Pruned:
+        return Pruned(await self.table.prune(message.before))
 
     @handler(concurrent=True)
     async def attach(self, message: AttachRun) -> AsyncIterator[Entry | RunInfo]:

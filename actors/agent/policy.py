@@ -47,7 +47,7 @@ class Ruling:
 def read_policy(path: Path) -> Policy:
     """Raises ConfigError."""
     try:
-        policy = msgspec.convert(tomllib.loads(path.read_text()), Policy, strict=True)
+        policy = msgspec.convert(tomllib.loads(path.expanduser().read_text()), Policy, strict=True)
     except OSError as error:
         raise ConfigError(f"the policy {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:

@@ -13,14 +13,18 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from ...runtime.actor import Actor, handler
+from ...runtime.errors import CallboardError
 from ...runtime.event_log import list_logs
+from ...runtime.log import log
 from ...runtime.matching import did_you_mean
 from ...runtime.placement import Here, Process
 from ...runtime.refs import Ref
+from ...runtime.settings import load_settings
 from ...runtime.supervision import Supervision
 from ...schemas.agent import (
     AgentRun,
@@ -34,6 +38,8 @@ from ...schemas.agent import (
     GetRun,
     ListApprovals,
     ListRuns,
+    Pruned,
+    PruneRuns,
     RunInfo,
     RunList,
 )
@@ -54,14 +60,24 @@ _NUMBERED = re.compile(r"agents\.(\d+)")
 _ID = re.compile(r"(\d+)-[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 # Reading a long journal after a crash may take as long.
 START_TIMEOUT_S = 120.0
+# Runs are kept for days, so this often is often enough.
+PRUNE_EVERY_S = 3600.0
+# Thousands of logs, each deleted by itself.
+PRUNE_TIMEOUT_S = 600.0
+DAY_S = 86400.0
 
 
 class RunsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`executors`: among how many the runs are shared out; `processes`: each in one of its own. `policy`: a file."""
+    """`executors`: among how many the runs are shared out; `processes`: each in one of its own.
+
+    `policy`: a file with rules; `keep_days`: after so many days ended runs are removed. Where they say nothing, the
+    settings' table `[agents]` does.
+    """
 
     executors: int = 1
     processes: bool = False
     policy: str = ""
+    keep_days: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class Runs(Actor[RunsConfig]):
@@ -71,7 +87,9 @@ class Runs(Actor[RunsConfig]):
     supervision = Supervision(max_restarts=1000, period_s=600.0, backoff_s=0.1, backoff_max_s=5.0)
 
     async def started(self) -> None:
-        policy = read_policy(Path(self.config.policy)) if self.config.policy else Policy()
+        settings = (self.node.settings or load_settings()).agents
+        file = self.config.policy or settings.policy
+        policy = read_policy(Path(file)) if file else Policy()
         logs = await list_logs(self.node)
         known = [int(found[1]) for name in logs if (found := _NUMBERED.fullmatch(name))]
         count = max(self.config.executors, 1, *(number + 1 for number in known), 1)
@@ -82,6 +100,18 @@ class Runs(Actor[RunsConfig]):
             name = f"{root}-{number}" if self.config.processes else f"executor-{number}"
             where = Process(ready_timeout=START_TIMEOUT_S) if self.config.processes else Here()
             self._executors.append(await self.spawn("agent.executor", config, name=name, where=where))
+        if keep_days := self.config.keep_days or settings.keep_days:
+            self.start_soon(self._keep_tidy, keep_days * DAY_S)
+
+    async def _keep_tidy(self, keep_s: float) -> None:
+        while True:
+            try:
+                done = await self.prune(PruneRuns(time.time() - keep_s))
+                if done.count:
+                    log.info("%d runs that ended long ago were removed", done.count)
+            except CallboardError as error:  # an executor that starts again, say: there is a next time
+                log.warning("old runs could not be removed for now: %s", error)
+            await asyncio.sleep(PRUNE_EVERY_S)  # its own period
 
     # Starting
 
@@ -202,6 +232,11 @@ class Runs(Actor[RunsConfig]):
         parts = await asyncio.gather(*(executor.ask(message) for executor in self._executors))
         runs = sorted((run for part in parts for run in part.runs), key=lambda run: -run.began_at)
         return RunList(tuple(runs[: message.limit]))
+
+    @handler(concurrent=True)
+    async def prune(self, message: PruneRuns) -> Pruned:
+        parts = await asyncio.gather(*(executor.ask(message, PRUNE_TIMEOUT_S) for executor in self._executors))
+        return Pruned(sum(part.count for part in parts))
 
     @handler(concurrent=True)
     async def list_approvals(self, message: ListApprovals) -> Approvals:

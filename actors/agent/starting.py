@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...runtime.errors import NameTaken, NoSuchActor
+from ...runtime.settings import load_settings
 from ...schemas.agent import ListRuns
 from ...schemas.serve import EngineStats, GetStats
 
@@ -31,8 +33,15 @@ async def ensure_agents(bus: Client, policy: str = "") -> Ref:
     try:
         await agents.ask(ListRuns(limit=0), START_TIMEOUT_S)
     except NoSuchActor:
-        await _spawn(bus, "agent.runs", json.dumps({"policy": policy}), AGENTS)
+        settings = load_settings().agents
+        config = {"policy": policy or absolute(settings.policy), "keep_days": settings.keep_days}
+        await _spawn(bus, "agent.runs", json.dumps(config), AGENTS)
     return agents
+
+
+def absolute(path: str) -> str:
+    """The path as the process that reads it finds it; "" for none."""
+    return str(Path(path).expanduser().absolute()) if path else ""
 
 
 async def ensure(bus: Client, kind: str, name: str, *, process: bool = False) -> None:

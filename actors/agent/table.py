@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,8 @@ class Table:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._news: dict[str, asyncio.Event] = {}
         self._compacting = False
+        # A compaction writes again what there was when it began: what is removed meanwhile would be back.
+        self._rewriting = asyncio.Lock()
 
     @property
     def epoch(self) -> int:
@@ -79,7 +82,7 @@ class Table:
             if (live := self.live.get(run)) is None:
                 events = await self._journal.history(run)
                 if not events:
-                    del self._locks[run]
+                    self._locks.pop(run, None)
                     raise NoSuchRun(f"there is no run {run}")
                 one = self._kept.get(run)
                 moved = one.moved if one is not None else len(events)
@@ -137,8 +140,9 @@ class Table:
 
     async def _compact(self) -> None:
         try:
-            kept = list(self._kept.values())
-            await self._journal.compact(kept, self._tails(list(self.live.values())))
+            async with self._rewriting:
+                kept = list(self._kept.values())
+                await self._journal.compact(kept, self._tails(list(self.live.values())))
         finally:
             self._compacting = False
 
@@ -147,6 +151,48 @@ class Table:
             tail = run.log.events[run.stored : run.durable]
             if tail:
                 yield run.id, run.stored + 1, tail
+
+    async def prune(self, before: float) -> int:
+        """Remove runs that ended before then, with the runs below them. Returns how many went."""
+        count = 0
+        async with self._rewriting:
+            unlisted = [run for run in await self._journal.own_logs() if run not in self._kept]
+            families: defaultdict[str, list[str]] = defaultdict(list)
+            for run in (*self._kept, *unlisted):
+                families[run.partition(".")[0]].append(run)
+            for root, runs in families.items():
+                if await self._is_past(root, runs, before):
+                    count += await self._remove(runs)
+        return count
+
+    async def _remove(self, runs: Sequence[str]) -> int:
+        async with contextlib.AsyncExitStack() as held:
+            for run in runs:
+                await held.enter_async_context(self._locks[run])
+            if any(run in self.live for run in runs):  # somebody has just asked for it
+                return 0
+            await self._journal.remove(runs)
+            for run in runs:
+                self._kept.pop(run, None)
+                self._locks.pop(run, None)
+        return len(runs)
+
+    async def _is_past(self, root: str, runs: Sequence[str], before: float) -> bool:
+        """Whether a run, and what began below it, is over since then, and nobody has it in hand."""
+        if any(run in self.live for run in runs):
+            return False
+        for run in runs if root not in runs else [root]:
+            one = self._kept.get(run)
+            ended_at = one.info.ended_at if one is not None and one.info is not None else await self._ended_at(run)
+            if not ended_at or ended_at >= before:
+                return False
+        return True
+
+    async def _ended_at(self, run: str) -> float:
+        """Of a run that is no longer listed; 0 where it has not ended."""
+        events = await self._journal.history(run)
+        ended = RunLog(run, events).ended if events else None
+        return ended.at if ended is not None else 0.0
 
     # Looking
 
