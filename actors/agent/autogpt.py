@@ -24,7 +24,7 @@ from ...schemas.agent_log import (
     ToolCalled,
 )
 from ...schemas.agent_parts import Outcome, Verdict
-from ...schemas.serve import ChatMessage
+from ...schemas.serve import ChatMessage, Grammar, GrammarKind
 from ...schemas.tool import ToolAnnotations, ToolInfo
 from .calls import RECALL, REMEMBER, all_tools
 from .effects import cut
@@ -49,12 +49,13 @@ FINISH = ToolInfo(
 
 class AutoGPTOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`goals`: beside the task. `continuous`: nobody approves commands (rules and policy still hold). `constrained`: a
-    grammar holds turns to the format. `max_repairs`: how often in a row one that cannot be read is given back.
-    `recall`: how many memories a turn is shown. `context_tokens`: as in ReAct. `name`, `role`: who the agent is."""
+    grammar holds turns to the format; left open, as much of one as the model can be held to. `max_repairs`: how often
+    in a row one that cannot be read is given back. `recall`: how many memories a turn is shown. `context_tokens`: as in
+    ReAct. `name`, `role`: who the agent is."""
 
     goals: tuple[str, ...] = ()
     continuous: bool = False
-    constrained: bool = True
+    constrained: bool | None = None
     max_repairs: int = 3
     recall: int = 5
     context_tokens: int = 6000
@@ -150,7 +151,7 @@ class AutoGPT(Planner):
         tools = (*(tool for name, tool in all_tools(log).items() if name not in own), FINISH)
         limits = Limits(options.context_tokens, is_result=lambda message: message.content.startswith(RESULT))
         messages = compact(tuple(self._messages(log, tools, options)), limits).messages
-        grammar = command_grammar(tools, THOUGHTS) if options.constrained else None
+        grammar = _grammar(log, tools, options)
         return ModelCall(ModelRequest(messages=messages, grammar=grammar, purpose="turn"))
 
     def _messages(self, log: RunLog, tools: tuple[ToolInfo, ...], options: AutoGPTOptions) -> Iterator[ChatMessage]:
@@ -186,6 +187,14 @@ class AutoGPT(Planner):
             yield ChatMessage("user", wrong)
         if recalled:
             yield ChatMessage("user", f"What you remember of such things:\n{recalled}")
+
+
+def _grammar(log: RunLog, tools: tuple[ToolInfo, ...], options: AutoGPTOptions) -> Grammar | None:
+    if options.constrained or (options.constrained is None and log.holds_to(GrammarKind.EBNF)):
+        return command_grammar(tools, THOUGHTS)
+    if options.constrained is None and log.holds_to(GrammarKind.JSON):
+        return Grammar(GrammarKind.JSON)
+    return None
 
 
 def read_command(text: str) -> Turn:

@@ -40,11 +40,12 @@ SHOWN = 4000
 
 class ReWOOOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`max_replans`: how often what depends on a failed step is planned anew. `max_repairs`: how often a plan that
-    cannot be carried out is given back. `constrained`: a grammar holds plans to the format."""
+    cannot be carried out is given back. `constrained`: a grammar holds plans to the format; left open, where the model
+    can be held to one."""
 
     max_replans: int = 2
     max_repairs: int = 2
-    constrained: bool = True
+    constrained: bool | None = None
 
 
 PLAN = """Make a plan for the task. For each step write two lines:
@@ -119,7 +120,8 @@ class ReWOO(Planner):
             )
         for text, why in wrong:
             messages += [ChatMessage("assistant", text), ChatMessage("user", f"This plan cannot be used: {why}.")]
-        grammar = plan_grammar(tuple(sorted({*tools, LLM}))) if options.constrained else None
+        held = log.holds_to(GrammarKind.EBNF) if options.constrained is None else options.constrained
+        grammar = plan_grammar(tuple(sorted({*tools, LLM}))) if held else None
         id_ = f"plan{len(table.plan_answers) + 1}"
         return ModelCall(ModelRequest(messages=tuple(messages), grammar=grammar, purpose="plan"), id=id_)
 

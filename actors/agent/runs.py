@@ -10,7 +10,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +26,7 @@ from ...runtime.placement import Here, Process
 from ...runtime.refs import Ref
 from ...runtime.settings import load_settings
 from ...runtime.supervision import Supervision
+from ...schemas.abilities import GetAbilities, ModelAbilities
 from ...schemas.agent import (
     AgentRun,
     AnswerApproval,
@@ -44,6 +45,7 @@ from ...schemas.agent import (
     RunList,
 )
 from ...schemas.agent_log import AnyEvent, Entry, RunStarted
+from ...schemas.serve import GrammarKind
 from ...schemas.tool import ListTools, ToolInfo
 from .calls import ASK_HUMAN, OWN
 from .children import matching
@@ -60,6 +62,8 @@ _NUMBERED = re.compile(r"agents\.(\d+)")
 _ID = re.compile(r"(\d+)-[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 # Reading a long journal after a crash may take as long.
 START_TIMEOUT_S = 120.0
+# A model that takes longer to say is loading, so it is an engine, which can all.
+ABILITIES_TIMEOUT_S = 5.0
 # Runs are kept for days, so this often is often enough.
 PRUNE_EVERY_S = 3600.0
 # Thousands of logs, each deleted by itself.
@@ -158,11 +162,25 @@ class Runs(Actor[RunsConfig]):
             seed=message.seed,
             max_tokens=message.max_tokens,
             adapter=message.adapter,
+            abilities=await self._abilities({message.model_address, *(a.model_address for a in message.agents)} - {""}),
         )
         size = len(msgspec.msgpack.encode(started))
         if size > self.node.jetstream.max_payload // 2:
             raise RunInvalid(f"a run that begins with {size} bytes is too large", hint="give it fewer tools")
         return await self._executor(run).ask(BeginRun(run, (started,)))
+
+    async def _abilities(self, addresses: Collection[str]) -> tuple[ModelAbilities, ...]:
+        """Of those models that cannot do all; a planner goes by them, so they are part of what a run began with."""
+        found = await asyncio.gather(*map(self._abilities_of, sorted(addresses)))
+        return tuple(one for one in found if one is not None and not {*GrammarKind}.issubset(one.grammars))
+
+    async def _abilities_of(self, address: str) -> ModelAbilities | None:
+        try:
+            found = await self.actor(address).ask(GetAbilities(), ABILITIES_TIMEOUT_S)
+        except CallboardError as error:  # away, or busy, or of a kind that does not say: the run will see
+            log.debug("what the model %s can do is not known: %s", address, error)
+            return None
+        return msgspec.structs.replace(found, address=address)
 
     async def _known_tools(self, names: Sequence[str]) -> Sequence[ToolInfo]:
         if not names:
