@@ -79,6 +79,9 @@ class Directory(Actor[DirectoryConfig]):
         self._looked = False
         options = {**(self.node.settings or load_settings()).tools, **self.config.options}
         self._options = {name: msgspec.json.encode(value).decode() for name, value in options.items()}
+        # The one option that all sets have in common: what a set is told to ask, its process may ask.
+        asked = {name: value.get("engine") for name, value in options.items()}
+        self._engines = {name: (engine,) for name, engine in asked.items() if isinstance(engine, str) and engine}
         self._entries = registry().entries(TOOLS) if self.config.announced else {}
         self.start_soon(self._follow)
         if self.config.announced:
@@ -210,7 +213,7 @@ class Directory(Actor[DirectoryConfig]):
             await self._come_back(own)
             return self._sets.get(own, ())
         config = ToolSetConfig(name, name, options=self._options.get(name, ""), alone=True)
-        where = Process(role="tool", ready_timeout=START_TIMEOUT_S)
+        where = Process(role="tool", ready_timeout=START_TIMEOUT_S, asks=self._engines.get(name, ()))
         try:
             ref = await self.spawn("tool.set", config, name=name, where=where, restart=Restart.PERMANENT)
         except NameTaken:
