@@ -112,7 +112,7 @@ class AutoGPT(Planner):
         try:
             turn = read_command(answer.text)
         except ValueError:
-            if _failures(log) > options.max_repairs:
+            if log.turns_without_effect() > options.max_repairs:
                 why = f"the model left the format {options.max_repairs + 1} times in a row"
                 return GiveUp(why, answer.text.strip(), code="agent.format")
             return self._ask(log, options)
@@ -225,16 +225,6 @@ def commands_left(log: RunLog) -> int:
             # The command that was approved has been called since, and is none of the further ones.
             return max(event.repeat - max(count - 1, 0), 0)
     return 0
-
-
-def _failures(log: RunLog) -> int:
-    count = 0
-    for event in reversed(log.events):
-        if isinstance(event, ModelAnswered):
-            count += 1
-        elif isinstance(event, ToolAnswered | Redirected):
-            break
-    return count
 
 
 def _what_is_wrong(text: str) -> str:

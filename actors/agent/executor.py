@@ -163,7 +163,7 @@ class Executor(Actor[ExecutorConfig]):
             if info.ended_at or not message.follow:
                 yield info
                 return
-            await table.news(message.run).wait()
+            await table.news(message.run)
 
     @handler(concurrent=True)
     async def list_approvals(self, message: ListApprovals) -> Approvals:

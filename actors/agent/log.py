@@ -126,6 +126,16 @@ class RunLog:
         """Whether the run's model has said that it calls tools by itself."""
         return (able := self._abilities) is not None and able.tools
 
+    def turns_without_effect(self) -> int:
+        """Answers of the model, at the end of the log, that led to nothing."""
+        count = 0
+        for event in reversed(self.events):
+            if isinstance(event, ModelAnswered):
+                count += 1
+            elif isinstance(event, ToolAnswered | Redirected):
+                break
+        return count
+
     @property
     def _abilities(self) -> ModelAbilities | None:
         address = self.started.model_address

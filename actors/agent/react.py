@@ -105,20 +105,10 @@ class ReAct(Planner):
                 return ToolCalls((Call(turn.action, read_arguments(tool, turn.input), f"{answer.step}_0"),), notes)
         except Unreadable:
             pass
-        if self._failures(log) > options.max_repairs:
+        if log.turns_without_effect() > options.max_repairs:
             why = f"the model left the format {options.max_repairs + 1} times in a row"
             return GiveUp(why, answer.text.strip(), code="agent.format")
         return self._ask(log, options)
-
-    def _failures(self, log: RunLog) -> int:
-        """Answers of the model at the end of the log that led to nothing."""
-        count = 0
-        for event in reversed(log.events):
-            if isinstance(event, ModelAnswered):
-                count += 1
-            elif isinstance(event, ToolAnswered | Redirected):
-                break
-        return count
 
     # What the model is asked
 

@@ -25,6 +25,7 @@ DIRECTORY = "tools"
 MEMORY = "memory"
 # Loading a model takes seconds, or minutes for a large one; an actor that is starting answers when it has.
 START_TIMEOUT_S = 150.0
+LOOK_AGAIN_S = 1.0
 
 
 async def ensure_agents(bus: Client, policy: str = "") -> Ref:
@@ -84,4 +85,5 @@ async def _there(bus: Client, name: str) -> None:
 
     with anyio.fail_after(START_TIMEOUT_S):
         while all(info.address != name for info in await bus.actors(name)):
-            await anyio.sleep(0.1)  # its process has not joined the bus yet, and nothing tells when it does
+            # Its process has not joined the bus yet, which is news when it does; what came since the look is not lost.
+            await bus.node.require_links().peers.news(LOOK_AGAIN_S)

@@ -7,6 +7,7 @@ import contextlib
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
     from .executor import Executor
 
 
+@dataclass(slots=True)
+class _News:
+    """Of one run, while somebody waits for it."""
+
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+    listeners: int = 0
+
+
 class Table:
     """A run is live (an object, its events in memory), or parked: it waits, or is over, and is its `Kept` alone."""
 
@@ -36,7 +45,7 @@ class Table:
         self._kept = {run: one for run, one in kept.items() if one.info is not None}
         self._unfinished = {run: one for run, one in kept.items() if one.tail}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._news: dict[str, asyncio.Event] = {}
+        self._news: dict[str, _News] = {}
         self._compacting = False
         # A compaction writes again what there was when it began: what is removed meanwhile would be back.
         self._rewriting = asyncio.Lock()
@@ -133,7 +142,7 @@ class Table:
         await self._journal.append(run.id, first, events)
         if (news := self._news.pop(run.id, None)) is not None:
             # The run counts them as written in this same turn of the loop, before anybody wakes.
-            news.set()
+            news.event.set()
         if self._journal.is_full and not self._compacting:
             self._compacting = True
             self._host.start_soon(self._compact)
@@ -251,6 +260,13 @@ class Table:
             raise NoSuchRun(f"there is no run {run}")
         return events[after:]
 
-    def news(self, run: str) -> asyncio.Event:
-        """Set when something more of the run is written."""
-        return self._news.setdefault(run, asyncio.Event())
+    async def news(self, run: str) -> None:
+        """Wait until something more of the run is written."""
+        news = self._news.setdefault(run, _News())
+        news.listeners += 1
+        try:
+            await news.event.wait()
+        finally:
+            news.listeners -= 1
+            if not news.listeners and self._news.get(run) is news:  # nothing stays of who no longer listens
+                del self._news[run]

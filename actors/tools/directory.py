@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ...runtime.actor import Actor, handler
+from ...runtime.census import seen_by
 from ...runtime.errors import (
     ActorStopped,
     BusError,
@@ -28,7 +29,7 @@ from ...runtime.placement import Process
 from ...runtime.registry import TOOLS, registry
 from ...runtime.settings import load_settings
 from ...runtime.supervision import Restart, Supervision
-from ...schemas.runtime import ActorInfo, ListActors, Terminated
+from ...schemas.runtime import ActorInfo, Terminated
 from ...schemas.tool import ListTools, OfferTools, OpenTool, ToolInfo, ToolList
 from .describe import Described, Wanted, describe
 from .errors import NoSuchTool, ToolDefinition
@@ -48,7 +49,6 @@ COME_BACK_S = 60.0
 COME_BACK_EVERY_S = 0.1
 CHECK_TIMEOUT_S = 1.0
 START_TIMEOUT_S = 120.0
-_PAGE = 1000
 _AWAY = (NoSuchActor, ActorStopped, DeadlineExceeded, BusError)
 
 
@@ -259,16 +259,8 @@ class Directory(Actor[DirectoryConfig]):
         await self._learn_all([child.info() for child in tuple(self.node.actors.values())])
 
     async def _look_at(self, node: str) -> None:
-        found: list[ActorInfo] = []
-        control = self.actor(f"node.{node}")
-        with contextlib.suppress(*_AWAY):
-            while True:
-                after = found[-1].address if found else ""
-                page = await control.ask(ListActors("", _PAGE, after), timeout=ASK_TIMEOUT_S)
-                found.extend(page.actors)
-                if len(page.actors) < _PAGE:
-                    break
-        await self._learn_all(found)
+        with contextlib.suppress(BusError):
+            await self._learn_all(await seen_by(self.node, (node,)))
 
     async def _learn_all(self, actors: list[ActorInfo]) -> None:
         new = {
