@@ -55,6 +55,7 @@ class AgentRun(StreamRequest[Entry, RunInfo], frozen=True, kw_only=True, tag="ag
     `options`: what the planner takes, a JSON object. `rules`: looked at after the company's own policy has let a call
     be. `key`: the same request with the same key is the same run. `session`: what tools keep state under, and memory
     is shared by. `memory`: the actor that keeps it, "" for none. `detach`: answer at once.
+    `max_tools`: of more tools than that, the model is told of those that fit the task best (0: of all).
     """
 
     planner: str
@@ -74,6 +75,7 @@ class AgentRun(StreamRequest[Entry, RunInfo], frozen=True, kw_only=True, tag="ag
     max_tokens: int = 512
     adapter: str = ""
     detach: bool = False
+    max_tools: int = 24
 
 
 class BeginRun(Request[RunInfo], frozen=True, tag="agent.begin"):

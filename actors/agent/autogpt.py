@@ -26,7 +26,7 @@ from ...schemas.agent_log import (
 from ...schemas.agent_parts import Outcome, Verdict
 from ...schemas.serve import ChatMessage, Grammar, GrammarKind
 from ...schemas.tool import ToolAnnotations, ToolInfo
-from .calls import RECALL, REMEMBER, all_tools
+from .calls import RECALL, REMEMBER, all_tools, shown_tools
 from .effects import cut
 from .log import RunLog
 from .memory.conversation import Limits, compact
@@ -148,7 +148,7 @@ class AutoGPT(Planner):
 
     def _ask(self, log: RunLog, options: AutoGPTOptions) -> ModelCall:
         own = (REMEMBER, RECALL)
-        tools = (*(tool for name, tool in all_tools(log).items() if name not in own), FINISH)
+        tools = (*(tool for name, tool in shown_tools(log).items() if name not in own), FINISH)
         limits = Limits(options.context_tokens, is_result=lambda message: message.content.startswith(RESULT))
         messages = compact(tuple(self._messages(log, tools, options)), limits).messages
         grammar = _grammar(log, tools, options)

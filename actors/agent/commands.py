@@ -23,6 +23,13 @@ def _configure_run(parser: ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", help="a model's name or path, or an actor that answers for one")
     parser.add_argument("--model-address", default="", metavar="ACTOR", help="who answers; --model is then its name")
     parser.add_argument("--tools", default="", metavar="NAMES", help="by commas; `files.*`: a set; `ask_human`: people")
+    parser.add_argument(
+        "--max-tools",
+        type=int,
+        default=24,
+        metavar="N",
+        help="of more, show those that fit best (default: 24)",
+    )
     parser.add_argument("--goal", action="append", default=[], metavar="TEXT", help="for autogpt; repeatable")
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="of the planner; repeatable"
@@ -132,6 +139,7 @@ def _request(args: Namespace) -> AgentRun:
         seed=args.seed,
         max_tokens=args.max_tokens,
         adapter=args.adapter,
+        max_tools=args.max_tools,
     )
 
 

@@ -21,7 +21,7 @@ from ...schemas.agent_log import (
 from ...schemas.agent_parts import Outcome
 from ...schemas.serve import ChatMessage, FinishReason, GrammarKind, ModelToolCall, OfferedTool
 from ...schemas.tool import ToolInfo
-from .calls import all_tools
+from .calls import all_tools, shown_tools
 from .effects import cut
 from .log import RunLog
 from .memory.conversation import Limits, compact
@@ -113,7 +113,7 @@ class ReAct(Planner):
     # What the model is asked
 
     def _ask(self, log: RunLog, options: ReActOptions) -> ModelCall:
-        tools = tuple(all_tools(log).values())
+        tools = tuple(shown_tools(log).values())
         limits = Limits(options.context_tokens, is_result=_is_result)
         messages = compact(tuple(self._messages(log, tools, options)), limits).messages
         if options.native:

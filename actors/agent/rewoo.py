@@ -24,7 +24,7 @@ from ...schemas.agent_log import (
 from ...schemas.agent_parts import Outcome
 from ...schemas.serve import ChatMessage, Grammar, GrammarKind
 from ...schemas.tool import ToolInfo
-from .calls import all_tools
+from .calls import all_tools, shown_tools
 from .effects import cut
 from .log import RunLog, Step
 from .plan import BadPlan, after, check_plan, fill_in, read_plan, references
@@ -105,7 +105,7 @@ class ReWOO(Planner):
         return self._begin(log, table, ready, (planned,))
 
     def _plan(self, log: RunLog, table: _Table, wrong: list[tuple[str, str]], options: ReWOOOptions) -> ModelCall:
-        tools = all_tools(log)
+        tools = shown_tools(log)
         known = f"{describe(tools.values())}\n- {LLM}(text): ask a language model, which knows only what you give it"
         task = "\n".join([log.task, *(f"The person now says: {event.text}" for event in log.redirects)])
         messages = [ChatMessage("system", f"{PLAN}\n\nTools:\n{known}"), ChatMessage("user", f"Task: {task}")]

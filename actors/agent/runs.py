@@ -55,7 +55,7 @@ from .executor import ExecutorConfig
 from .forking import forked
 from .log import RunLog
 from .planners import check_options, planner_named
-from .policy import Policy, check_rules, read_policy
+from .policy import Policy, check_rules, is_never_allowed, read_policy
 
 JOURNALS = "agents."
 _NUMBERED = re.compile(r"agents\.(\d+)")
@@ -93,7 +93,7 @@ class Runs(Actor[RunsConfig]):
     async def started(self) -> None:
         settings = (self.node.settings or load_settings()).agents
         file = self.config.policy or settings.policy
-        policy = read_policy(Path(file)) if file else Policy()
+        self._policy = policy = read_policy(Path(file)) if file else Policy()
         logs = await list_logs(self.node)
         known = [int(found[1]) for name in logs if (found := _NUMBERED.fullmatch(name))]
         count = max(self.config.executors, 1, *(number + 1 for number in known), 1)
@@ -144,15 +144,18 @@ class Runs(Actor[RunsConfig]):
         check_rules(message.rules)
         wanted = (*message.tools, *(name for agent in message.agents for name in agent.tools))
         known = await self._known_tools(wanted)
+        tools = matching(message.tools, known)
+        agent_tools = matching([name for agent in message.agents for name in agent.tools], known)
+        hidden = {t.name for t in (*tools, *agent_tools) if is_never_allowed(self._policy, message.rules, t)}
         started = RunStarted(
             at=time.time(),
             planner=message.planner,
             task=message.task,
             model=message.model,
             model_address=message.model_address,
-            tools=matching(message.tools, known),
+            tools=tools,
             agents=message.agents,
-            agent_tools=matching([name for agent in message.agents for name in agent.tools], known),
+            agent_tools=agent_tools,
             budget=message.budget,
             options=message.options,
             rules=message.rules,
@@ -163,11 +166,22 @@ class Runs(Actor[RunsConfig]):
             max_tokens=message.max_tokens,
             adapter=message.adapter,
             abilities=await self._abilities({message.model_address, *(a.model_address for a in message.agents)} - {""}),
+            hidden=tuple(sorted(hidden)),
+            shown=await self._shown(message, [tool.name for tool in tools if tool.name not in hidden]),
         )
         size = len(msgspec.msgpack.encode(started))
         if size > self.node.jetstream.max_payload // 2:
             raise RunInvalid(f"a run that begins with {size} bytes is too large", hint="give it fewer tools")
         return await self._executor(run).ask(BeginRun(run, (started,)))
+
+    async def _shown(self, message: AgentRun, names: Sequence[str]) -> tuple[str, ...]:
+        """Of too many tools: those that were named one by one, and then those that fit the task best."""
+        if len(names) <= message.max_tools or not message.max_tools:
+            return ()
+        named = [name for name in message.tools if name in names]
+        fitting = (await self.actor(DIRECTORY).ask(ListTools(message.task, message.tools))).tools
+        ranked = dict.fromkeys([*named, *(tool.name for tool in fitting if tool.name in names), *names])
+        return tuple(ranked)[: max(message.max_tools, len(named))]
 
     async def _abilities(self, addresses: Collection[str]) -> tuple[ModelAbilities, ...]:
         """Of those models that cannot do all; a planner goes by them, so they are part of what a run began with."""
