@@ -7,7 +7,7 @@ what is heavy inside `run`.
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVarTuple
@@ -54,6 +54,21 @@ def add_bus_options(parser: ArgumentParser) -> None:
 
 def add_json_option(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def duration(text: str) -> float:
+    """Seconds, of an argument such as `12h`. Raises ArgumentTypeError."""
+    number, unit = text[:-1], text[-1:]
+    try:
+        seconds = float(number) * _UNITS_S[unit]
+    except (KeyError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ArgumentTypeError(f"'{text}' is no time: it is a number and s, m, h or d, 12h say")
+    return seconds
 
 
 def paths_of(args: Namespace) -> Paths:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from .command import Command, add_json_option, add_state_option, paths_of, run_async
+from .command import Command, add_json_option, add_state_option, duration, paths_of, run_async
 from .errors import NotReachable, UsageError
 from .roles import ROLES
 from .tables import print_table
@@ -18,19 +18,6 @@ if TYPE_CHECKING:
     from .daemon_info import DaemonInfo
     from .folders import Paths
     from .ledger import Grant
-
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-def duration(text: str) -> float:
-    number, unit = text[:-1], text[-1:]
-    try:
-        seconds = float(number) * _UNITS_S[unit]
-    except (KeyError, ValueError):
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ArgumentTypeError(f"'{text}' is no time: it is a number and s, m, h or d, 12h say")
-    return seconds
 
 
 def _configure(parser: ArgumentParser) -> None:

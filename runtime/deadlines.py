@@ -96,8 +96,8 @@ class DeadlineWheel:
                 entry.slot = None
                 try:
                     entry.expire()
-                except Exception:
-                    log.exception("a deadline could not be carried out")  # the others must not miss theirs
+                except Exception:  # whatever is wrong with one entry, a bug say: the others must not miss their time
+                    log.exception("a deadline could not be carried out")
         if now // _SWEEP_TICKS != last // _SWEEP_TICKS:
             self._slots = {tick: slot for tick, slot in self._slots.items() if slot}
             if not self._slots:

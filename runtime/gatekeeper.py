@@ -18,7 +18,7 @@ from .errors import CallboardError, ConfigError, CredentialsRefused, Malformed, 
 from .ledger import Grant, Ledger
 from .log import log
 from .messages import UNDECODABLE
-from .roles import process_role, role_named
+from .roles import Role, process_role, role_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ class Gatekeeper:
                     raise TokenUsed(f"this join token was used by {token.used_name}")
                 if not token.used:
                     self._check_name(message.name, grants, now)
-                signed = self._sign(message.name, message.key, token.gives, f"{token.gives}:{message.name}")
+                signed = self._sign(message.name, message.key, role_named(token.gives), f"{token.gives}:{message.name}")
                 if not token.used:  # asked again with the same key, its answer was lost
                     grants[index] = msgspec.structs.replace(
                         token, used=now, used_key=message.key, used_name=message.name
@@ -108,13 +108,12 @@ class Gatekeeper:
         with self._ledger.change() as grants:
             if not any(grant.name == parent and grant.role == "node" and grant.is_active(now) for grant in grants):
                 raise CredentialsRefused(f"{parent or bearer} is no node that has joined")
-            role = process_role(message.role)
-            signed = self._sign(message.name, message.key, role.name, f"{role.name}:{name}", of_process=True)
+            role = process_role(message.role, message.asks)
+            signed = self._sign(message.name, message.key, role, f"{role.name}:{name}")
             grants.append(Grant(name=name, role=role.name, key=message.key, made=now, by=by))
         self._audit.record("creds.mint", name, by=by, proven=True, detail=f"role {role.name}, key {message.key}")
         return Signed(signed)
 
-    def _sign(self, name: str, key: str, role: str, inbox: str, *, of_process: bool = False) -> str:
+    def _sign(self, name: str, key: str, role: Role, inbox: str) -> str:
         seed = self._account.read_text("ascii").strip()
-        kind = process_role(role) if of_process else role_named(role)
-        return sign_user(seed, name, name, key, kind, inbox=inbox)
+        return sign_user(seed, name, name, key, role, inbox=inbox)

@@ -54,6 +54,12 @@ class Identity:
     deny_publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
 
+    @property
+    def may_ask(self) -> frozenset[str]:
+        """Of a tool: the actors that it may ask."""
+        asked = (subject.removeprefix("actor.") for subject in self.publish if subject.startswith("actor."))
+        return frozenset(asked) - {self.name, f"node.{self.name}"} if self.role == "tool" else frozenset()
+
     def may_publish(self, subject: str) -> bool:
         return not self.role or (covers(self.publish, subject) and not covers(self.deny_publish, subject))
 

@@ -86,12 +86,12 @@ async def child_creds(links: Links, name: str, role: Role) -> Path:
     file = own.parent / f"{own.stem}-processes" / links.identity.key[-12:] / f"{name}.creds"
     if file.is_file():
         known = read_creds(file)
-        if known.role == role.name:
+        if known.role == role.name and known.may_ask == frozenset(role.asks):
             return file
     from .credentials import creds_text, new_user_key
 
     seed, key = new_user_key()
-    request = _encode(Mint(name, key, "tool" if role.name == "tool" else "node"))
+    request = _encode(Mint(name, key, "tool" if role.name == "tool" else "node", role.asks))
     answer = await links.publisher.exchange(f"mint.{links.identity.inbox}", request, JOIN_TIMEOUT_S)
     private_folder(file.parent.parent)
     write_private(file, creds_text(_signed(answer), seed))

@@ -80,7 +80,8 @@ class Process:
     `env` is added to its environment. `load` are Python files whose actor kinds it may run as `<stem>:<Class>`, `allow`
     are modules that it may run them from.
     `ready_timeout` bounds the time from its start to the end of the actor's `started`, in seconds. With `role` "tool"
-    its user may answer for the actor and nothing else: it asks nobody and reaches no durable state. `python` is the
+    its user may answer for the actor and nothing else: it asks nobody but the actors of `asks` and reaches no durable
+    state. `python` is the
     interpreter (default: this one); callboard must be importable there, in this release.
     """
 
@@ -88,6 +89,7 @@ class Process:
     load: tuple[str, ...] = ()
     ready_timeout: float = 120.0
     role: Literal["node", "tool"] = "node"
+    asks: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
     python: str = ""
     root: bool = field(default=True, init=False)

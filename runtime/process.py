@@ -95,7 +95,9 @@ class ProcessChild(Child):
     async def _orders(self) -> Start | RayOrders:
         node = self._node
         options = node.require_links().options
-        creds = await mint_for_child(node.require_links(), self.address, process_role(self._where.role))
+        creds = await mint_for_child(
+            node.require_links(), self.address, process_role(self._where.role, self._where.asks)
+        )
         return Start(
             name=self.address,
             kind=self._kind,

@@ -9,11 +9,11 @@ use JetStream may use all of it, and a stream made over `inbox.>` reads everybod
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .errors import ConfigError
-from .topics import matches
+from .topics import check_subject, matches
 
 # In a role's subjects: the token under which the user has its inbox, its node's name, and the one root it hosts.
 INBOX = "{inbox}"
@@ -33,7 +33,8 @@ _SAID_OF_OWN_ROOT = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a user may publish and subscribe to. `public` ones are for `callboard creds new`."""
+    """What a user may publish and subscribe to. `public` ones are for `callboard creds new`. `asks`: the actors that a
+    tool may ask, which its role alone does not let it."""
 
     name: str
     publish: tuple[str, ...]
@@ -41,6 +42,7 @@ class Role:
     deny_publish: tuple[str, ...] = ()
     public: bool = True
     summary: str = ""
+    asks: tuple[str, ...] = ()
 
 
 NODE = Role(
@@ -98,12 +100,19 @@ def role_named(name: str) -> Role:
     return ROLES[name]
 
 
-def process_role(name: str) -> Role:
-    """The role of a process that hosts one root. Raises ConfigError."""
+def process_role(name: str, asks: Sequence[str] = ()) -> Role:
+    """The role of a process that hosts one root; `asks`: actors that a tool may ask. Raises ConfigError."""
     for role in (NODE_OF_ONE_ROOT, TOOL):
         if role.name == name:
-            return role
+            return replace(role, publish=(*role.publish, *map(_asked, asks)), asks=tuple(asks)) if asks else role
     raise ConfigError(f"a process cannot have the role '{name}'", hint="its roles are: node, tool")
+
+
+def _asked(address: str) -> str:
+    check_subject(address)
+    if address == "node" or address.startswith("node."):
+        raise ConfigError(f"no tool may ask {address}, which spawns and stops", hint="name an engine, say")
+    return f"actor.{address}"
 
 
 def inbox_prefix(inbox: str) -> str:

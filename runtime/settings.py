@@ -75,6 +75,16 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Public keys of those whose tools it runs. Their tools have this person's rights."""
 
 
+class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Table `[agents]`: what the actor `agents` goes by where it was started without."""
+
+    policy: str = ""
+    """Path of the file with the rules on tool calls, for all runs; empty: none."""
+
+    keep_days: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Days after which runs that have ended are removed with their logs. 0: they are kept."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings with their defaults. Tables are Structs of their own, or dictionaries that a capability checks."""
 
@@ -110,6 +120,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     blobs: BlobSettings = BlobSettings()
 
     node: NodeSettings = NodeSettings()
+
+    agents: AgentSettings = AgentSettings()
 
     engine: dict[str, Any] = msgspec.field(default_factory=dict)
     """Table `[engine]`: options of the model engine, checked by the engine's own configuration."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..schemas.runtime import Tapped, TapRequest
+from .log import log
 from .topics import matches
 
 if TYPE_CHECKING:
@@ -39,7 +40,12 @@ class Taps:
     def mirror(self, address: str, delivery: Delivery) -> None:
         tokens = address.split(".")
         if any(matches(pattern, tokens) for pattern in self._patterns):
-            body = msgspec.Raw(_encode(delivery.message))
+            try:
+                body = msgspec.Raw(_encode(delivery.message))
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+                # Within a process it does its work all the same, and its sender is not to fail for being watched.
+                log.warning("what %s got cannot be shown: %s", address, error)
+                return
             tapped = Tapped(address, delivery.sender, body)
             self._node.topics.deliver(f"tap.{address}", tapped)
             self._bus.send(f"tap.{address}", _encode(tapped))

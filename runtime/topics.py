@@ -16,6 +16,7 @@ from .errors import CallboardError, ConfigError
 from .messages import UNDECODABLE
 from .tracing import OpenSpan, Trace, Tracer, mark_of
 
+_encode = msgspec.msgpack.Encoder().encode
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 _PATTERN = re.compile(r"(([^\s.*>]+|\*)\.)*([^\s.*>]+|\*|>)")
 
@@ -55,9 +56,9 @@ class Listener:
         return matches(self._tokens, subject.split("."))
 
     def take(self, subject: str, message: Message, trace: Trace | None = None) -> None:
-        """A message of this process."""
-        if not self._types:
-            self._put(subject, msgspec.to_builtins(message, builtin_types=(bytes,)), trace)
+        """A message of this process. Raises what encoding it does."""
+        if not self._types:  # what a listener of another process gets
+            self._put(subject, self._msgpack.decode(_encode(message)), trace)
         elif isinstance(message, self._types):
             self._put(subject, message, trace)
         else:

@@ -55,6 +55,7 @@ class AgentRun(StreamRequest[Entry, RunInfo], frozen=True, kw_only=True, tag="ag
     `options`: what the planner takes, a JSON object. `rules`: looked at after the company's own policy has let a call
     be. `key`: the same request with the same key is the same run. `session`: what tools keep state under, and memory
     is shared by. `memory`: the actor that keeps it, "" for none. `detach`: answer at once.
+    `max_tools`: of more tools than that, the model is told of those that fit the task best (0: of all).
     """
 
     planner: str
@@ -74,6 +75,7 @@ class AgentRun(StreamRequest[Entry, RunInfo], frozen=True, kw_only=True, tag="ag
     max_tokens: int = 512
     adapter: str = ""
     detach: bool = False
+    max_tools: int = 24
 
 
 class BeginRun(Request[RunInfo], frozen=True, tag="agent.begin"):
@@ -107,6 +109,21 @@ class ListRuns(Request[RunList], frozen=True, tag="agent.list"):
     open_only: bool = False
     limit: int = 100
     before: float = 0.0
+
+
+class Pruned(Message, frozen=True, tag="agent.pruned"):
+    """`count`: runs that were removed, child runs among them."""
+
+    count: int
+
+
+class PruneRuns(Request[Pruned], frozen=True, tag="agent.prune"):
+    """Remove runs that ended before `before` (seconds since 1970), each with its child runs and their logs.
+
+    What is removed cannot be shown or forked any more, and its `key` may begin another run.
+    """
+
+    before: float
 
 
 class Control(enum.StrEnum):

@@ -27,4 +27,10 @@ class Moved(msgspec.Struct, frozen=True, array_like=True, tag="m"):
     approvals: tuple[Approval, ...] = ()
 
 
-JournalRecord = Wrote | Moved
+class Removed(msgspec.Struct, frozen=True, array_like=True, tag="r"):
+    """What the journal says of these runs before this record counts no more, and their own logs go."""
+
+    runs: tuple[str, ...]
+
+
+JournalRecord = Wrote | Moved | Removed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from .abilities import ModelAbilities
 from .agent_parts import (
     DEFAULT_BUDGET,
     AgentTool,
@@ -34,7 +35,10 @@ class RunEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
 class RunStarted(RunEvent, frozen=True, kw_only=True, tag="started"):
     """What was asked, as in `AgentRun`. `tools`: those that the run may call, as they were then.
 
-    `agent_tools`: those that its agents may call. `parent`, `parent_step`: the run and step that this is a call of.
+    `agent_tools`: those that its agents may call. `abilities`: of the models that it and its agents ask, as they said
+    then; of one that can all, or did not say, there is none. `hidden`: tools that the policy lets nobody call, so no
+    model is told of them; `shown`: where there are too many, those that it is told of, in this order. `parent`,
+    `parent_step`: the run and step that this is a call of.
     """
 
     planner: str
@@ -57,6 +61,9 @@ class RunStarted(RunEvent, frozen=True, kw_only=True, tag="started"):
     parent_step: str = ""
     forked_from: str = ""
     forked_at: int = 0
+    abilities: tuple[ModelAbilities, ...] = ()
+    hidden: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
 
 
 class Forked(RunEvent, frozen=True, kw_only=True, tag="forked"):

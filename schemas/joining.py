@@ -23,8 +23,11 @@ class Join(Request[Signed], frozen=True, tag="creds.join"):
 
 
 class Mint(Request[Signed], frozen=True, tag="creds.mint"):
-    """On `mint.<inbox>`, which only one node may publish on: make a user for the process `name` that I start."""
+    """On `mint.<inbox>`, which only one node may publish on: make a user for the process `name` that I start.
+
+    `asks`: the actors that it may ask as a tool."""
 
     name: str
     key: str
     role: Literal["node", "tool"] = "node"
+    asks: tuple[str, ...] = ()

@@ -24,9 +24,9 @@ from ...schemas.agent_log import (
     ToolCalled,
 )
 from ...schemas.agent_parts import Outcome, Verdict
-from ...schemas.serve import ChatMessage
+from ...schemas.serve import ChatMessage, Grammar, GrammarKind
 from ...schemas.tool import ToolAnnotations, ToolInfo
-from .calls import RECALL, REMEMBER, all_tools
+from .calls import RECALL, REMEMBER, all_tools, shown_tools
 from .effects import cut
 from .log import RunLog
 from .memory.conversation import Limits, compact
@@ -49,12 +49,13 @@ FINISH = ToolInfo(
 
 class AutoGPTOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`goals`: beside the task. `continuous`: nobody approves commands (rules and policy still hold). `constrained`: a
-    grammar holds turns to the format. `max_repairs`: how often in a row one that cannot be read is given back.
-    `recall`: how many memories a turn is shown. `context_tokens`: as in ReAct. `name`, `role`: who the agent is."""
+    grammar holds turns to the format; left open, as much of one as the model can be held to. `max_repairs`: how often
+    in a row one that cannot be read is given back. `recall`: how many memories a turn is shown. `context_tokens`: as in
+    ReAct. `name`, `role`: who the agent is."""
 
     goals: tuple[str, ...] = ()
     continuous: bool = False
-    constrained: bool = True
+    constrained: bool | None = None
     max_repairs: int = 3
     recall: int = 5
     context_tokens: int = 6000
@@ -111,7 +112,7 @@ class AutoGPT(Planner):
         try:
             turn = read_command(answer.text)
         except ValueError:
-            if _failures(log) > options.max_repairs:
+            if log.turns_without_effect() > options.max_repairs:
                 why = f"the model left the format {options.max_repairs + 1} times in a row"
                 return GiveUp(why, answer.text.strip(), code="agent.format")
             return self._ask(log, options)
@@ -147,10 +148,10 @@ class AutoGPT(Planner):
 
     def _ask(self, log: RunLog, options: AutoGPTOptions) -> ModelCall:
         own = (REMEMBER, RECALL)
-        tools = (*(tool for name, tool in all_tools(log).items() if name not in own), FINISH)
+        tools = (*(tool for name, tool in shown_tools(log).items() if name not in own), FINISH)
         limits = Limits(options.context_tokens, is_result=lambda message: message.content.startswith(RESULT))
         messages = compact(tuple(self._messages(log, tools, options)), limits).messages
-        grammar = command_grammar(tools, THOUGHTS) if options.constrained else None
+        grammar = _grammar(log, tools, options)
         return ModelCall(ModelRequest(messages=messages, grammar=grammar, purpose="turn"))
 
     def _messages(self, log: RunLog, tools: tuple[ToolInfo, ...], options: AutoGPTOptions) -> Iterator[ChatMessage]:
@@ -188,6 +189,14 @@ class AutoGPT(Planner):
             yield ChatMessage("user", f"What you remember of such things:\n{recalled}")
 
 
+def _grammar(log: RunLog, tools: tuple[ToolInfo, ...], options: AutoGPTOptions) -> Grammar | None:
+    if options.constrained or (options.constrained is None and log.holds_to(GrammarKind.EBNF)):
+        return command_grammar(tools, THOUGHTS)
+    if options.constrained is None and log.holds_to(GrammarKind.JSON):
+        return Grammar(GrammarKind.JSON)
+    return None
+
+
 def read_command(text: str) -> Turn:
     """The turn that a text is, as far as it can be made out. Raises ValueError whose words are for the model."""
     start, end = text.find("{"), text.rfind("}")
@@ -216,16 +225,6 @@ def commands_left(log: RunLog) -> int:
             # The command that was approved has been called since, and is none of the further ones.
             return max(event.repeat - max(count - 1, 0), 0)
     return 0
-
-
-def _failures(log: RunLog) -> int:
-    count = 0
-    for event in reversed(log.events):
-        if isinstance(event, ModelAnswered):
-            count += 1
-        elif isinstance(event, ToolAnswered | Redirected):
-            break
-    return count
 
 
 def _what_is_wrong(text: str) -> str:

@@ -67,6 +67,15 @@ def all_tools(log: RunLog) -> dict[str, ToolInfo]:
     return found
 
 
+def shown_tools(log: RunLog) -> dict[str, ToolInfo]:
+    """Of these, what a model is told of: what may be called at all, and of many tools those that fit the task."""
+    started = log.started
+    places = {name: place for place, name in enumerate(started.shown)}
+    left_out = {*started.hidden, *(tool.name for tool in log.tools if places and tool.name not in places)}
+    found = [(name, tool) for name, tool in all_tools(log).items() if name not in left_out]
+    return dict(sorted(found, key=lambda one: places.get(one[0], -1)))
+
+
 def _agent_info(agent: AgentTool) -> ToolInfo:
     schema = '{"type":"object","properties":{"task":{"type":"string"}},"required":["task"]}'
     return ToolInfo(agent.name, agent.description, schema, '{"type":"string"}', _SAFE)

@@ -126,6 +126,7 @@ def _started(parent: RunLog, step: Step, agent: AgentTool, task: str) -> RunStar
         tools=matching(agent.tools, given.agent_tools),
         agents=(),
         agent_tools=(),
+        shown=(),
         budget=agent.budget,
         options=agent.options,
         session=given.session or parent.run.partition(".")[0],

@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from ...runtime.command import Command, add_bus_options, add_json_option, run_async, tls_of
+from ...runtime.command import Command, add_bus_options, add_json_option, duration, run_async, tls_of
 from ...runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,13 @@ def _configure_run(parser: ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", help="a model's name or path, or an actor that answers for one")
     parser.add_argument("--model-address", default="", metavar="ACTOR", help="who answers; --model is then its name")
     parser.add_argument("--tools", default="", metavar="NAMES", help="by commas; `files.*`: a set; `ask_human`: people")
+    parser.add_argument(
+        "--max-tools",
+        type=int,
+        default=24,
+        metavar="N",
+        help="of more, show those that fit best (default: 24)",
+    )
     parser.add_argument("--goal", action="append", default=[], metavar="TEXT", help="for autogpt; repeatable")
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="of the planner; repeatable"
@@ -82,11 +89,11 @@ async def _start(args: Namespace) -> int:
 
     from ...runtime.client import connect
     from .following import follow
-    from .starting import DIRECTORY, MEMORY, ensure, ensure_agents, ensure_model
+    from .starting import DIRECTORY, MEMORY, absolute, ensure, ensure_agents, ensure_model
 
     request = _request(args)
     async with connect(args.nats or "", args.creds or "", state_dir=args.state_dir, tls=tls_of(args)) as bus:
-        agents = await ensure_agents(bus, _absolute(args.policy))
+        agents = await ensure_agents(bus, absolute(args.policy))
         if args.memory:
             await ensure(bus, "agent.memory", MEMORY, process=True)
         if args.tools.replace("ask_human", "").strip(", "):
@@ -101,12 +108,6 @@ async def _start(args: Namespace) -> int:
             return 0
         print(f"run {info.run}", file=sys.stderr, flush=True)
         return await follow(agents, info.run, as_json=args.json)
-
-
-def _absolute(path: str) -> str:
-    from pathlib import Path
-
-    return str(Path(path).expanduser().absolute()) if path else ""
 
 
 def _request(args: Namespace) -> AgentRun:
@@ -138,6 +139,7 @@ def _request(args: Namespace) -> AgentRun:
         seed=args.seed,
         max_tokens=args.max_tokens,
         adapter=args.adapter,
+        max_tools=args.max_tools,
     )
 
 
@@ -169,17 +171,20 @@ run = Command(
 def _configure_runs(parser: ArgumentParser) -> None:
     parser.add_argument("--open", action="store_true", help="only those that have not ended")
     parser.add_argument("-n", type=int, default=20, metavar="N", help="how many, newest first (default: 20)")
+    parser.add_argument("--prune", type=duration, metavar="TIME", help="remove those that ended so long ago, 30d say")
     add_json_option(parser)
     add_bus_options(parser)
 
 
 def _runs(args: Namespace) -> int:
-    from .following import list_runs
+    from .following import list_runs, prune
 
+    if args.prune is not None:
+        return _with_agents(args, prune, args.prune, args.json)
     return _with_agents(args, list_runs, args.open, args.n, args.json)
 
 
-runs = Command("list the runs of agents", _configure_runs, _runs)
+runs = Command("list the runs of agents, or remove old ones", _configure_runs, _runs)
 
 
 # replay

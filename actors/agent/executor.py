@@ -23,6 +23,8 @@ from ...schemas.agent import (
     GetRun,
     ListApprovals,
     ListRuns,
+    Pruned,
+    PruneRuns,
     RunInfo,
     RunList,
 )
@@ -144,6 +146,10 @@ class Executor(Actor[ExecutorConfig]):
         return RunList(tuple(self.table.infos(message)))
 
     @handler(concurrent=True)
+    async def prune(self, message: PruneRuns) -> Pruned:
+        return Pruned(await self.table.prune(message.before))
+
+    @handler(concurrent=True)
     async def attach(self, message: AttachRun) -> AsyncIterator[Entry | RunInfo]:
         table, number = self.table, message.after
         await table.ensure(message.run)
@@ -157,7 +163,7 @@ class Executor(Actor[ExecutorConfig]):
             if info.ended_at or not message.follow:
                 yield info
                 return
-            await table.news(message.run).wait()
+            await table.news(message.run)
 
     @handler(concurrent=True)
     async def list_approvals(self, message: ListApprovals) -> Approvals:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from argparse import Namespace
 from typing import Any
 
@@ -11,11 +12,14 @@ import msgspec
 
 from ...runtime.errors import UsageError
 from ...runtime.refs import Ref
-from ...schemas.agent import AttachRun, Control, ControlRun, ForkRun, GetRun, ListRuns, RunInfo
+from ...schemas.agent import AttachRun, Control, ControlRun, ForkRun, GetRun, ListRuns, PruneRuns, RunInfo
 from ...schemas.agent_log import AnyEvent
 from ...schemas.agent_parts import RunStatus
 from .log import RunLog
 from .show import drawn, line, short, tree
+
+# Thousands of logs, each deleted by itself.
+PRUNE_TIMEOUT_S = 600.0
 
 
 def _as_json(message: Any) -> str:
@@ -62,6 +66,12 @@ async def list_runs(agents: Ref, open_only: bool, limit: int, as_json: bool) -> 
             info.run, info.planner, info.status.value, str(info.spent.steps), str(tokens), short(info.task)[:60]
         )
     Console().print(table)
+    return 0
+
+
+async def prune(agents: Ref, seconds: float, as_json: bool) -> int:
+    done = await agents.ask(PruneRuns(time.time() - seconds), PRUNE_TIMEOUT_S)
+    print(_as_json(done) if as_json else f"{done.count} runs removed")
     return 0
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ...runtime.errors import CallboardError, Conflict
-from ...runtime.event_log import EventLog
+from ...runtime.event_log import EventLog, list_logs
 from ...runtime.log import log
 from ...runtime.node import Node
 from ...schemas.agent import Approval, RunInfo
-from ...schemas.agent_journal import JournalRecord, Moved, Wrote
+from ...schemas.agent_journal import JournalRecord, Moved, Removed, Wrote
 from ...schemas.agent_log import AnyEvent
 from .errors import NoRoomInRun
 
@@ -25,6 +25,7 @@ from .errors import NoRoomInRun
 COMPACT_BYTES = 16 << 20
 # Ended runs that are still listed; older ones are found by their id alone.
 KEEP_ENDED = 5000
+LOGS = "agents.run."
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -74,6 +75,10 @@ class Journal:
                     one = kept.setdefault(info.run, Kept())
                     if info.events >= one.moved:
                         one.info, one.approvals = info, approvals
+                case Removed(runs):
+                    for run in runs:
+                        kept.pop(run, None)
+                        events.pop(run, None)
         for run, numbered in events.items():
             one = kept[run]
             number = one.moved + 1
@@ -125,6 +130,17 @@ class Journal:
         own = await EventLog.open(self._node, log_name(run), AnyEvent)
         return [event.value async for event in own.read()]
 
+    async def own_logs(self) -> list[str]:
+        """The runs of this journal that have a log of their own, listed or not."""
+        start = f"{LOGS}{self.name.rpartition('.')[2]}-"
+        return [name.removeprefix(LOGS) for name in await list_logs(self._node) if name.startswith(start)]
+
+    async def remove(self, runs: Sequence[str]) -> None:
+        """Forget runs that have ended, then delete their logs: a log that is left is found again by `own_logs`."""
+        await self._log.append(Removed(tuple(runs)))
+        for run in runs:
+            await (await EventLog.open(self._node, log_name(run), AnyEvent)).delete()
+
     async def compact(self, kept: Iterable[Kept], tails: Iterable[tuple[str, int, Sequence[AnyEvent]]]) -> None:
         """Write again what still counts, and remove all before. `tails`: run, first number, events."""
         self._written = 0
@@ -143,7 +159,7 @@ class Journal:
 
 
 def log_name(run: str) -> str:
-    return f"agents.run.{run}"
+    return LOGS + run
 
 
 def _fitting(events: Sequence[AnyEvent], room: int) -> list[AnyEvent]:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
+from ...schemas.abilities import ModelAbilities
 from ...schemas.agent_log import (
     AnyEvent,
     ApprovalAsked,
@@ -32,6 +33,7 @@ from ...schemas.agent_log import (
     ToolCalled,
 )
 from ...schemas.agent_parts import Outcome, RunStatus, Scope, Spent, Verdict
+from ...schemas.serve import GrammarKind
 from ...schemas.tool import Media, ToolInfo
 
 Options = TypeVar("Options", bound=msgspec.Struct)
@@ -114,6 +116,30 @@ class RunLog:
             self.apply(event)
 
     # What a planner asks
+
+    def holds_to(self, kind: GrammarKind) -> bool:
+        """Whether the run's model can be held to a grammar of that kind, as far as is known."""
+        return (able := self._abilities) is None or kind in able.grammars
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether the run's model has said that it calls tools by itself."""
+        return (able := self._abilities) is not None and able.tools
+
+    def turns_without_effect(self) -> int:
+        """Answers of the model, at the end of the log, that led to nothing."""
+        count = 0
+        for event in reversed(self.events):
+            if isinstance(event, ModelAnswered):
+                count += 1
+            elif isinstance(event, ToolAnswered | Redirected):
+                break
+        return count
+
+    @property
+    def _abilities(self) -> ModelAbilities | None:
+        address = self.started.model_address
+        return next((able for able in self.started.abilities if able.address == address), None)
 
     @property
     def task(self) -> str:

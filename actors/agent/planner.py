@@ -6,6 +6,7 @@ A package announces one as an entry point of the group `callboard.planners`: `re
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -88,7 +89,7 @@ class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The options of a planner that takes none."""
 
 
-class Planner:
+class Planner(ABC):
     """Derive from it and write `decide`, which is pure: no clock, no chance, nothing kept, nothing read but the log.
 
     It is asked when no step is under way; an `eager` one, whenever a step is over. `options` is the type of the run's
@@ -98,8 +99,8 @@ class Planner:
     eager: ClassVar[bool] = False
     options: ClassVar[type[msgspec.Struct]] = NoOptions
 
-    def decide(self, log: RunLog) -> Decision:
-        raise NotImplementedError
+    @abstractmethod
+    def decide(self, log: RunLog) -> Decision: ...
 
     def reached(self, log: RunLog) -> str:
         """The best answer so far, for a run that a budget ends: by default what its last step gave."""

@@ -47,7 +47,7 @@ class Ruling:
 def read_policy(path: Path) -> Policy:
     """Raises ConfigError."""
     try:
-        policy = msgspec.convert(tomllib.loads(path.read_text()), Policy, strict=True)
+        policy = msgspec.convert(tomllib.loads(path.expanduser().read_text()), Policy, strict=True)
     except OSError as error:
         raise ConfigError(f"the policy {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
@@ -81,16 +81,43 @@ def decide(policy: Policy, own: Sequence[PolicyRule], tool: ToolInfo, arguments:
     return Ruling(policy.unknown, f"no rule speaks of {tool.name}, which is not read-only", policy.expires_s)
 
 
+def is_never_allowed(policy: Policy, own: Sequence[PolicyRule], tool: ToolInfo) -> bool:
+    """Whether `decide` denies every call of a tool, whatever its arguments and wherever it is."""
+    company = _whole(policy.rules, tool)
+    if company is Effect.DENY:
+        return True
+    # Where the company's rules speak of some calls, those that the run allows are left to them.
+    spoken = any(_speaks_of(rule, tool) for rule in policy.rules)
+    mine = _whole([rule for rule in own if not (spoken and rule.effect is Effect.ALLOW)], tool)
+    if mine is not None:
+        return mine is Effect.DENY
+    return company is None and policy.unknown is Effect.DENY and not tool.annotations.read_only
+
+
+def _whole(rules: Sequence[PolicyRule], tool: ToolInfo) -> Effect | None:
+    """DENY where all calls of a tool are denied by these rules, None where none speaks of it; else ASK."""
+    spoken = False
+    for rule in rules:
+        if _speaks_of(rule, tool):
+            if rule.effect is not Effect.DENY:
+                return Effect.ASK
+            if rule.arguments == "*" and rule.node == "*":
+                return Effect.DENY
+            spoken = True
+    return Effect.ASK if spoken else None
+
+
+def _speaks_of(rule: PolicyRule, tool: ToolInfo) -> bool:
+    return fnmatchcase(tool.name, rule.tool) and all(_has(tool.annotations, risk) for risk in rule.risk)
+
+
 def _first(rules: Sequence[PolicyRule], tool: ToolInfo, arguments: str, node: str | None) -> PolicyRule | None:
     return next((rule for rule in rules if _applies(rule, tool, arguments, node)), None)
 
 
 def _applies(rule: PolicyRule, tool: ToolInfo, arguments: str, node: str | None) -> bool:
     return (
-        fnmatchcase(tool.name, rule.tool)
-        and _on(rule, node)
-        and all(_has(tool.annotations, risk) for risk in rule.risk)
-        and (rule.arguments == "*" or fnmatchcase(arguments, rule.arguments))
+        _speaks_of(rule, tool) and _on(rule, node) and (rule.arguments == "*" or fnmatchcase(arguments, rule.arguments))
     )
 
 

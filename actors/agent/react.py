@@ -19,9 +19,9 @@ from ...schemas.agent_log import (
     ToolAnswered,
 )
 from ...schemas.agent_parts import Outcome
-from ...schemas.serve import ChatMessage, FinishReason, ModelToolCall, OfferedTool
+from ...schemas.serve import ChatMessage, FinishReason, GrammarKind, ModelToolCall, OfferedTool
 from ...schemas.tool import ToolInfo
-from .calls import all_tools
+from .calls import all_tools, shown_tools
 from .effects import cut
 from .log import RunLog
 from .memory.conversation import Limits, compact
@@ -36,12 +36,13 @@ SHOWN = 8000
 
 
 class ReActOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`native`: by the model's own tool calls. `constrained`: a grammar holds the text to the format. `max_repairs`:
-    how often in a row a turn that cannot be read is given back. `context_tokens`: old results are shortened, and then
-    left out, beyond it. `system`: said before everything else."""
+    """`native`: by the model's own tool calls. `constrained`: a grammar holds the text to the format. Left open, a
+    grammar does where the model can be held to one, else its own tool calls where it has them; else it is text that
+    nothing holds. `max_repairs`: how often in a row a turn that cannot be read is given back. `context_tokens`: old
+    results are shortened, and then left out, beyond it. `system`: said before everything else."""
 
-    native: bool = False
-    constrained: bool = True
+    native: bool | None = None
+    constrained: bool | None = None
     max_repairs: int = 3
     context_tokens: int = 6000
     system: str = ""
@@ -67,7 +68,7 @@ class ReAct(Planner):
     options = ReActOptions
 
     def decide(self, log: RunLog) -> Decision:
-        options = log.options(ReActOptions)
+        options = settled(log, log.options(ReActOptions))
         last = next((e for e in reversed(log.events) if isinstance(e, _TURNS)), None)
         match last:
             case ModelFailed():
@@ -104,25 +105,15 @@ class ReAct(Planner):
                 return ToolCalls((Call(turn.action, read_arguments(tool, turn.input), f"{answer.step}_0"),), notes)
         except Unreadable:
             pass
-        if self._failures(log) > options.max_repairs:
+        if log.turns_without_effect() > options.max_repairs:
             why = f"the model left the format {options.max_repairs + 1} times in a row"
             return GiveUp(why, answer.text.strip(), code="agent.format")
         return self._ask(log, options)
 
-    def _failures(self, log: RunLog) -> int:
-        """Answers of the model at the end of the log that led to nothing."""
-        count = 0
-        for event in reversed(log.events):
-            if isinstance(event, ModelAnswered):
-                count += 1
-            elif isinstance(event, ToolAnswered | Redirected):
-                break
-        return count
-
     # What the model is asked
 
     def _ask(self, log: RunLog, options: ReActOptions) -> ModelCall:
-        tools = tuple(all_tools(log).values())
+        tools = tuple(shown_tools(log).values())
         limits = Limits(options.context_tokens, is_result=_is_result)
         messages = compact(tuple(self._messages(log, tools, options)), limits).messages
         if options.native:
@@ -185,6 +176,15 @@ class ReAct(Planner):
         if turn.answer:
             return ""
         return wrong_with(turn, all_tools(log).get(turn.action), answer)
+
+
+def settled(log: RunLog, options: ReActOptions) -> ReActOptions:
+    """The options with what they leave open decided, by what the run's model can do."""
+    able = log.holds_to(GrammarKind.EBNF)
+    native, constrained = options.native, options.constrained
+    if native is None:
+        native = constrained is None and not able and log.calls_tools
+    return msgspec.structs.replace(options, native=native, constrained=able if constrained is None else constrained)
 
 
 def wrong_with(turn: Turn, tool: ToolInfo | None, answer: ModelAnswered) -> str:

@@ -24,7 +24,7 @@ from ...schemas.agent_log import (
 from ...schemas.agent_parts import Outcome
 from ...schemas.serve import ChatMessage, Grammar, GrammarKind
 from ...schemas.tool import ToolInfo
-from .calls import all_tools
+from .calls import all_tools, shown_tools
 from .effects import cut
 from .log import RunLog, Step
 from .plan import BadPlan, after, check_plan, fill_in, read_plan, references
@@ -40,11 +40,12 @@ SHOWN = 4000
 
 class ReWOOOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`max_replans`: how often what depends on a failed step is planned anew. `max_repairs`: how often a plan that
-    cannot be carried out is given back. `constrained`: a grammar holds plans to the format."""
+    cannot be carried out is given back. `constrained`: a grammar holds plans to the format; left open, where the model
+    can be held to one."""
 
     max_replans: int = 2
     max_repairs: int = 2
-    constrained: bool = True
+    constrained: bool | None = None
 
 
 PLAN = """Make a plan for the task. For each step write two lines:
@@ -104,7 +105,7 @@ class ReWOO(Planner):
         return self._begin(log, table, ready, (planned,))
 
     def _plan(self, log: RunLog, table: _Table, wrong: list[tuple[str, str]], options: ReWOOOptions) -> ModelCall:
-        tools = all_tools(log)
+        tools = shown_tools(log)
         known = f"{describe(tools.values())}\n- {LLM}(text): ask a language model, which knows only what you give it"
         task = "\n".join([log.task, *(f"The person now says: {event.text}" for event in log.redirects)])
         messages = [ChatMessage("system", f"{PLAN}\n\nTools:\n{known}"), ChatMessage("user", f"Task: {task}")]
@@ -119,7 +120,8 @@ class ReWOO(Planner):
             )
         for text, why in wrong:
             messages += [ChatMessage("assistant", text), ChatMessage("user", f"This plan cannot be used: {why}.")]
-        grammar = plan_grammar(tuple(sorted({*tools, LLM}))) if options.constrained else None
+        held = log.holds_to(GrammarKind.EBNF) if options.constrained is None else options.constrained
+        grammar = plan_grammar(tuple(sorted({*tools, LLM}))) if held else None
         id_ = f"plan{len(table.plan_answers) + 1}"
         return ModelCall(ModelRequest(messages=tuple(messages), grammar=grammar, purpose="plan"), id=id_)
 

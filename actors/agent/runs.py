@@ -10,18 +10,23 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from ...runtime.actor import Actor, handler
+from ...runtime.errors import CallboardError
 from ...runtime.event_log import list_logs
+from ...runtime.log import log
 from ...runtime.matching import did_you_mean
 from ...runtime.placement import Here, Process
 from ...runtime.refs import Ref
+from ...runtime.settings import load_settings
 from ...runtime.supervision import Supervision
+from ...schemas.abilities import GetAbilities, ModelAbilities
 from ...schemas.agent import (
     AgentRun,
     AnswerApproval,
@@ -34,10 +39,13 @@ from ...schemas.agent import (
     GetRun,
     ListApprovals,
     ListRuns,
+    Pruned,
+    PruneRuns,
     RunInfo,
     RunList,
 )
 from ...schemas.agent_log import AnyEvent, Entry, RunStarted
+from ...schemas.serve import GrammarKind
 from ...schemas.tool import ListTools, ToolInfo
 from .calls import ASK_HUMAN, OWN
 from .children import matching
@@ -47,21 +55,33 @@ from .executor import ExecutorConfig
 from .forking import forked
 from .log import RunLog
 from .planners import check_options, planner_named
-from .policy import Policy, check_rules, read_policy
+from .policy import Policy, check_rules, is_never_allowed, read_policy
 
 JOURNALS = "agents."
 _NUMBERED = re.compile(r"agents\.(\d+)")
 _ID = re.compile(r"(\d+)-[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 # Reading a long journal after a crash may take as long.
 START_TIMEOUT_S = 120.0
+# A model that takes longer to say is loading, so it is an engine, which can all.
+ABILITIES_TIMEOUT_S = 5.0
+# Runs are kept for days, so this often is often enough.
+PRUNE_EVERY_S = 3600.0
+# Thousands of logs, each deleted by itself.
+PRUNE_TIMEOUT_S = 600.0
+DAY_S = 86400.0
 
 
 class RunsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`executors`: among how many the runs are shared out; `processes`: each in one of its own. `policy`: a file."""
+    """`executors`: among how many the runs are shared out; `processes`: each in one of its own.
+
+    `policy`: a file with rules; `keep_days`: after so many days ended runs are removed. Where they say nothing, the
+    settings' table `[agents]` does.
+    """
 
     executors: int = 1
     processes: bool = False
     policy: str = ""
+    keep_days: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class Runs(Actor[RunsConfig]):
@@ -71,7 +91,9 @@ class Runs(Actor[RunsConfig]):
     supervision = Supervision(max_restarts=1000, period_s=600.0, backoff_s=0.1, backoff_max_s=5.0)
 
     async def started(self) -> None:
-        policy = read_policy(Path(self.config.policy)) if self.config.policy else Policy()
+        settings = (self.node.settings or load_settings()).agents
+        file = self.config.policy or settings.policy
+        self._policy = policy = read_policy(Path(file)) if file else Policy()
         logs = await list_logs(self.node)
         known = [int(found[1]) for name in logs if (found := _NUMBERED.fullmatch(name))]
         count = max(self.config.executors, 1, *(number + 1 for number in known), 1)
@@ -82,6 +104,18 @@ class Runs(Actor[RunsConfig]):
             name = f"{root}-{number}" if self.config.processes else f"executor-{number}"
             where = Process(ready_timeout=START_TIMEOUT_S) if self.config.processes else Here()
             self._executors.append(await self.spawn("agent.executor", config, name=name, where=where))
+        if keep_days := self.config.keep_days or settings.keep_days:
+            self.start_soon(self._keep_tidy, keep_days * DAY_S)
+
+    async def _keep_tidy(self, keep_s: float) -> None:
+        while True:
+            try:
+                done = await self.prune(PruneRuns(time.time() - keep_s))
+                if done.count:
+                    log.info("%d runs that ended long ago were removed", done.count)
+            except CallboardError as error:  # an executor that starts again, say: there is a next time
+                log.warning("old runs could not be removed for now: %s", error)
+            await asyncio.sleep(PRUNE_EVERY_S)  # its own period
 
     # Starting
 
@@ -110,15 +144,18 @@ class Runs(Actor[RunsConfig]):
         check_rules(message.rules)
         wanted = (*message.tools, *(name for agent in message.agents for name in agent.tools))
         known = await self._known_tools(wanted)
+        tools = matching(message.tools, known)
+        agent_tools = matching([name for agent in message.agents for name in agent.tools], known)
+        hidden = {t.name for t in (*tools, *agent_tools) if is_never_allowed(self._policy, message.rules, t)}
         started = RunStarted(
             at=time.time(),
             planner=message.planner,
             task=message.task,
             model=message.model,
             model_address=message.model_address,
-            tools=matching(message.tools, known),
+            tools=tools,
             agents=message.agents,
-            agent_tools=matching([name for agent in message.agents for name in agent.tools], known),
+            agent_tools=agent_tools,
             budget=message.budget,
             options=message.options,
             rules=message.rules,
@@ -128,11 +165,36 @@ class Runs(Actor[RunsConfig]):
             seed=message.seed,
             max_tokens=message.max_tokens,
             adapter=message.adapter,
+            abilities=await self._abilities({message.model_address, *(a.model_address for a in message.agents)} - {""}),
+            hidden=tuple(sorted(hidden)),
+            shown=await self._shown(message, [tool.name for tool in tools if tool.name not in hidden]),
         )
         size = len(msgspec.msgpack.encode(started))
         if size > self.node.jetstream.max_payload // 2:
             raise RunInvalid(f"a run that begins with {size} bytes is too large", hint="give it fewer tools")
         return await self._executor(run).ask(BeginRun(run, (started,)))
+
+    async def _shown(self, message: AgentRun, names: Sequence[str]) -> tuple[str, ...]:
+        """Of too many tools: those that were named one by one, and then those that fit the task best."""
+        if len(names) <= message.max_tools or not message.max_tools:
+            return ()
+        named = [name for name in message.tools if name in names]
+        fitting = (await self.actor(DIRECTORY).ask(ListTools(message.task, message.tools))).tools
+        ranked = dict.fromkeys([*named, *(tool.name for tool in fitting if tool.name in names), *names])
+        return tuple(ranked)[: max(message.max_tools, len(named))]
+
+    async def _abilities(self, addresses: Collection[str]) -> tuple[ModelAbilities, ...]:
+        """Of those models that cannot do all; a planner goes by them, so they are part of what a run began with."""
+        found = await asyncio.gather(*map(self._abilities_of, sorted(addresses)))
+        return tuple(one for one in found if one is not None and not {*GrammarKind}.issubset(one.grammars))
+
+    async def _abilities_of(self, address: str) -> ModelAbilities | None:
+        try:
+            found = await self.actor(address).ask(GetAbilities(), ABILITIES_TIMEOUT_S)
+        except CallboardError as error:  # away, or busy, or of a kind that does not say: the run will see
+            log.debug("what the model %s can do is not known: %s", address, error)
+            return None
+        return msgspec.structs.replace(found, address=address)
 
     async def _known_tools(self, names: Sequence[str]) -> Sequence[ToolInfo]:
         if not names:
@@ -202,6 +264,11 @@ class Runs(Actor[RunsConfig]):
         parts = await asyncio.gather(*(executor.ask(message) for executor in self._executors))
         runs = sorted((run for part in parts for run in part.runs), key=lambda run: -run.began_at)
         return RunList(tuple(runs[: message.limit]))
+
+    @handler(concurrent=True)
+    async def prune(self, message: PruneRuns) -> Pruned:
+        parts = await asyncio.gather(*(executor.ask(message, PRUNE_TIMEOUT_S) for executor in self._executors))
+        return Pruned(sum(part.count for part in parts))
 
     @handler(concurrent=True)
     async def list_approvals(self, message: ListApprovals) -> Approvals:

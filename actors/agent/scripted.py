@@ -18,6 +18,7 @@ import msgspec
 
 from ...runtime.actor import Actor, handler
 from ...runtime.errors import CallboardError, RequestInvalid, from_info
+from ...schemas.abilities import GetAbilities, ModelAbilities
 from ...schemas.base import ErrorInfo
 from ...schemas.scripted import (
     AwaitCalls,
@@ -31,7 +32,7 @@ from ...schemas.scripted import (
     ScriptedCalls,
     ScriptState,
 )
-from ...schemas.serve import Choice, Completion, FinishReason, Generate, Timings, Token, Usage
+from ...schemas.serve import Choice, Completion, FinishReason, Generate, GrammarKind, Timings, Token, Usage
 from .script import Predicate, Script, UnexpectedCall, named_predicate
 from .token_estimate import cut_to_tokens, estimate_tokens, prompt_tokens
 
@@ -80,6 +81,10 @@ class Scripted(Actor[ScriptedConfig]):
         self._prompt_tokens = self._completion_tokens = 0
         self._events: dict[str, anyio.Event] = {}
         self._news = anyio.Event()
+
+    @handler(concurrent=True)
+    async def abilities(self, message: GetAbilities) -> ModelAbilities:
+        return ModelAbilities(grammars=tuple(GrammarKind), tools=True)
 
     @handler(concurrent=True)
     async def generate(self, message: Generate) -> AsyncIterator[Token | Completion]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...runtime.errors import NameTaken, NoSuchActor
+from ...runtime.settings import load_settings
 from ...schemas.agent import ListRuns
 from ...schemas.serve import EngineStats, GetStats
 
@@ -23,6 +25,7 @@ DIRECTORY = "tools"
 MEMORY = "memory"
 # Loading a model takes seconds, or minutes for a large one; an actor that is starting answers when it has.
 START_TIMEOUT_S = 150.0
+LOOK_AGAIN_S = 1.0
 
 
 async def ensure_agents(bus: Client, policy: str = "") -> Ref:
@@ -31,8 +34,15 @@ async def ensure_agents(bus: Client, policy: str = "") -> Ref:
     try:
         await agents.ask(ListRuns(limit=0), START_TIMEOUT_S)
     except NoSuchActor:
-        await _spawn(bus, "agent.runs", json.dumps({"policy": policy}), AGENTS)
+        settings = load_settings().agents
+        config = {"policy": policy or absolute(settings.policy), "keep_days": settings.keep_days}
+        await _spawn(bus, "agent.runs", json.dumps(config), AGENTS)
     return agents
+
+
+def absolute(path: str) -> str:
+    """The path as the process that reads it finds it; "" for none."""
+    return str(Path(path).expanduser().absolute()) if path else ""
 
 
 async def ensure(bus: Client, kind: str, name: str, *, process: bool = False) -> None:
@@ -75,4 +85,5 @@ async def _there(bus: Client, name: str) -> None:
 
     with anyio.fail_after(START_TIMEOUT_S):
         while all(info.address != name for info in await bus.actors(name)):
-            await anyio.sleep(0.1)  # its process has not joined the bus yet, and nothing tells when it does
+            # Its process has not joined the bus yet, which is news when it does; what came since the look is not lost.
+            await bus.node.require_links().peers.news(LOOK_AGAIN_S)

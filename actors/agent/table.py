@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +27,14 @@ if TYPE_CHECKING:
     from .executor import Executor
 
 
+@dataclass(slots=True)
+class _News:
+    """Of one run, while somebody waits for it."""
+
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+    listeners: int = 0
+
+
 class Table:
     """A run is live (an object, its events in memory), or parked: it waits, or is over, and is its `Kept` alone."""
 
@@ -35,8 +45,10 @@ class Table:
         self._kept = {run: one for run, one in kept.items() if one.info is not None}
         self._unfinished = {run: one for run, one in kept.items() if one.tail}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._news: dict[str, asyncio.Event] = {}
+        self._news: dict[str, _News] = {}
         self._compacting = False
+        # A compaction writes again what there was when it began: what is removed meanwhile would be back.
+        self._rewriting = asyncio.Lock()
 
     @property
     def epoch(self) -> int:
@@ -79,7 +91,7 @@ class Table:
             if (live := self.live.get(run)) is None:
                 events = await self._journal.history(run)
                 if not events:
-                    del self._locks[run]
+                    self._locks.pop(run, None)
                     raise NoSuchRun(f"there is no run {run}")
                 one = self._kept.get(run)
                 moved = one.moved if one is not None else len(events)
@@ -130,15 +142,16 @@ class Table:
         await self._journal.append(run.id, first, events)
         if (news := self._news.pop(run.id, None)) is not None:
             # The run counts them as written in this same turn of the loop, before anybody wakes.
-            news.set()
+            news.event.set()
         if self._journal.is_full and not self._compacting:
             self._compacting = True
             self._host.start_soon(self._compact)
 
     async def _compact(self) -> None:
         try:
-            kept = list(self._kept.values())
-            await self._journal.compact(kept, self._tails(list(self.live.values())))
+            async with self._rewriting:
+                kept = list(self._kept.values())
+                await self._journal.compact(kept, self._tails(list(self.live.values())))
         finally:
             self._compacting = False
 
@@ -147,6 +160,48 @@ class Table:
             tail = run.log.events[run.stored : run.durable]
             if tail:
                 yield run.id, run.stored + 1, tail
+
+    async def prune(self, before: float) -> int:
+        """Remove runs that ended before then, with the runs below them. Returns how many went."""
+        count = 0
+        async with self._rewriting:
+            unlisted = [run for run in await self._journal.own_logs() if run not in self._kept]
+            families: defaultdict[str, list[str]] = defaultdict(list)
+            for run in (*self._kept, *unlisted):
+                families[run.partition(".")[0]].append(run)
+            for root, runs in families.items():
+                if await self._is_past(root, runs, before):
+                    count += await self._remove(runs)
+        return count
+
+    async def _remove(self, runs: Sequence[str]) -> int:
+        async with contextlib.AsyncExitStack() as held:
+            for run in runs:
+                await held.enter_async_context(self._locks[run])
+            if any(run in self.live for run in runs):  # somebody has just asked for it
+                return 0
+            await self._journal.remove(runs)
+            for run in runs:
+                self._kept.pop(run, None)
+                self._locks.pop(run, None)
+        return len(runs)
+
+    async def _is_past(self, root: str, runs: Sequence[str], before: float) -> bool:
+        """Whether a run, and what began below it, is over since then, and nobody has it in hand."""
+        if any(run in self.live for run in runs):
+            return False
+        for run in runs if root not in runs else [root]:
+            one = self._kept.get(run)
+            ended_at = one.info.ended_at if one is not None and one.info is not None else await self._ended_at(run)
+            if not ended_at or ended_at >= before:
+                return False
+        return True
+
+    async def _ended_at(self, run: str) -> float:
+        """Of a run that is no longer listed; 0 where it has not ended."""
+        events = await self._journal.history(run)
+        ended = RunLog(run, events).ended if events else None
+        return ended.at if ended is not None else 0.0
 
     # Looking
 
@@ -205,6 +260,13 @@ class Table:
             raise NoSuchRun(f"there is no run {run}")
         return events[after:]
 
-    def news(self, run: str) -> asyncio.Event:
-        """Set when something more of the run is written."""
-        return self._news.setdefault(run, asyncio.Event())
+    async def news(self, run: str) -> None:
+        """Wait until something more of the run is written."""
+        news = self._news.setdefault(run, _News())
+        news.listeners += 1
+        try:
+            await news.event.wait()
+        finally:
+            news.listeners -= 1
+            if not news.listeners and self._news.get(run) is news:  # nothing stays of who no longer listens
+                del self._news[run]

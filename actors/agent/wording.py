@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
@@ -14,6 +15,9 @@ from ...schemas.tool import ToolInfo
 
 # A model's arguments are repaired up to here; what is longer has to be right.
 MAX_REPAIR = 16_000
+# Characters for what a model is told of all of its tools: a small one has a context of some thousand tokens.
+DESCRIBED = 6000
+SENTENCE = 200
 
 
 class Unreadable(Exception):
@@ -42,17 +46,26 @@ def main_property(tool: ToolInfo) -> str:
     return str(names[0]) if len(names) == 1 else ""
 
 
-def describe(tools: Iterable[ToolInfo]) -> str:
-    """One line a tool: its name, its arguments with their types, what it does."""
-    return "\n".join(_line(tool) for tool in tools)
+def describe(tools: Iterable[ToolInfo], room: int = DESCRIBED) -> str:
+    """One line a tool: its name, its arguments with their types, what it does; in so many characters, if it can be:
+    what does not fit loses all but the first sentence of what it says of each."""
+    tools = tuple(tools)
+    whole = "\n".join(_line(tool, " ".join(tool.description.split())) for tool in tools)
+    if len(whole) <= room:
+        return whole
+    return "\n".join(_line(tool, _first_sentence(tool.description)) for tool in tools)
 
 
-def _line(tool: ToolInfo) -> str:
+def _first_sentence(text: str) -> str:
+    first = re.split(r"(?<=[.!?])\s|\n\s*\n", text.strip(), maxsplit=1)[0]
+    return " ".join(first.split())[:SENTENCE]
+
+
+def _line(tool: ToolInfo, summary: str) -> str:
     required = schema_of(tool).get("required") or []
     parts = [
         f"{name}{'' if name in required else '?'}: {_type(schema)}" for name, schema in properties_of(tool).items()
     ]
-    summary = " ".join(tool.description.split())
     return f"- {tool.name}({', '.join(parts)}): {summary}"
 
 

@@ -8,7 +8,8 @@ import anyio
 import psutil
 
 from ...runtime.refs import Ref
-from ...schemas.agent import GetRun, ListApprovals
+from ...schemas.agent import AttachRun, GetRun, ListApprovals
+from ...schemas.agent_log import ApprovalAsked
 from ...schemas.agent_parts import RunStatus
 from .agents_company import TIMEOUT_S, asking, company
 from .counter import resident_kb
@@ -20,7 +21,7 @@ AT_ONCE = 50
 # One run that waits makes the machinery whole; what more runs need is measured.
 FIRST = 20
 SETTLE_S = 20.0
-QUIET_LOOKS = 25
+QUIET_S = 0.5
 
 
 async def paused_runs(url: str) -> dict[str, float]:
@@ -44,14 +45,13 @@ async def paused_runs(url: str) -> dict[str, float]:
 
 
 async def _num_tasks() -> int:
-    """How many tasks there are once those that put the last runs away have ended."""
-    least = quiet = 0
+    """How many tasks there are once those that put the last runs away have ended: when none ends for a while."""
     with anyio.move_on_after(SETTLE_S):
-        while quiet < QUIET_LOOKS:
-            count = len(asyncio.all_tasks())
-            quiet = quiet + 1 if count == least else 0
-            least = count
-            await asyncio.sleep(0.02)
+        while True:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            ended, _ = await asyncio.wait(others, timeout=QUIET_S, return_when=asyncio.FIRST_COMPLETED)
+            if not ended:
+                break
     return len(asyncio.all_tasks())
 
 
@@ -65,8 +65,11 @@ async def _begin(agents: Ref, count: int) -> None:
     async def begin() -> None:
         async with room:
             run = (await agents.ask(asking(), TIMEOUT_S)).run
-            while (info := await agents.ask(GetRun(run), TIMEOUT_S)).status is RunStatus.RUNNING:
-                await asyncio.sleep(0.005)  # there is no news of a run's pause to wait for
+            async with agents.stream(AttachRun(run), timeout=TIMEOUT_S) as entries:
+                async for entry in entries:
+                    if isinstance(entry.event, ApprovalAsked):
+                        break
+            info = await agents.ask(GetRun(run), TIMEOUT_S)
             if info.status is not RunStatus.WAITING:
                 raise AgentsFailed(f"a run that should wait is {info.status}: {info.why}")
 

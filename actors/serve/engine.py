@@ -21,6 +21,7 @@ from ...runtime.errors import ConfigError
 from ...runtime.exception_groups import leaves
 from ...runtime.placement import Process
 from ...runtime.supervision import Restart, Strategy, Supervision
+from ...schemas.abilities import GetAbilities, ModelAbilities
 from ...schemas.serve import (
     Adapters,
     CloseSession,
@@ -250,6 +251,10 @@ class Engine(Actor[EngineConfig]):
 
     @handler(concurrent=True)
     async def describe(self, message: DescribeModel) -> ModelDescription:
+        return await self._scheduler.ask(message)
+
+    @handler(concurrent=True)
+    async def abilities(self, message: GetAbilities) -> ModelAbilities:
         return await self._scheduler.ask(message)
 
     @handler(concurrent=True)

@@ -20,6 +20,7 @@ import msgspec
 from ...runtime.actor import Actor, handler
 from ...runtime.errors import CallboardError, ConfigError, HandlerFailed, ModelError, RequestInvalid
 from ...runtime.log import log
+from ...schemas.abilities import GetAbilities, ModelAbilities
 from ...schemas.serve import (
     AdapterInfo,
     Adapters,
@@ -32,6 +33,7 @@ from ...schemas.serve import (
     EngineStats,
     Generate,
     GetStats,
+    GrammarKind,
     ListAdapters,
     ListSessions,
     LoadAdapter,
@@ -213,6 +215,10 @@ class Scheduler(Actor[SchedulerConfig]):
             adapters=self._adapters.names,
             started=self._started,
         )
+
+    @handler
+    async def abilities(self, message: GetAbilities) -> ModelAbilities:
+        return ModelAbilities(grammars=tuple(GrammarKind), tools=bool(self._intake.tool_format))
 
     async def _look_at(self, message: R, make: Callable[[R], list[Sequence]]) -> list[Sequence]:
         sequences = await self._admit(message, make)

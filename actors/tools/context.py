@@ -7,14 +7,18 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from anyio.to_thread import run_sync
 
-from ...runtime.errors import Cancelled
+from ...runtime.errors import Cancelled, NotReachable
+from ...schemas.base import Request
 from ...schemas.tool import ToolProgress
+
+R = TypeVar("R")
 
 
 class Sink(Protocol):
@@ -33,6 +37,12 @@ class NoSink:
     async def piece_soon(self, piece: Any) -> None: ...
 
 
+class Asker(Protocol):
+    """How a tool asks an actor, from its thread: the answer is awaited on the loop of its process."""
+
+    def __call__(self, address: str, request: Request[R], seconds: float) -> Future[R]: ...
+
+
 class ToolContext:
     """One call of a tool. A parameter annotated with this type is given it; a model does not see that parameter.
 
@@ -46,11 +56,14 @@ class ToolContext:
         key: str = "",
         sink: Sink | None = None,
         in_thread: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None,
+        asker: Asker | None = None,
     ) -> None:
         self.session = session
         self.key = key
         self.sink: Sink = sink or NoSink()
         self.in_thread = in_thread or _in_some_thread
+        self._asker = asker
+        self._asking: Future[Any] | None = None
         self._over = threading.Event()
         self._scratch: Path | None = None
         self._lock = threading.Lock()
@@ -82,8 +95,28 @@ class ToolContext:
                 self._remove = weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
             return self._scratch
 
+    def ask(self, address: str, request: Request[R], seconds: float = 30.0) -> R:
+        """For sync tools: ask an actor that the tool's process may ask (`engine` of its options), one at a time.
+
+        Raises what the actor does, Forbidden for any other, Cancelled where the call is given up meanwhile.
+        """
+        if self._asker is None:
+            raise NotReachable("the tool runs without a bus, so there is nobody to ask")
+        self.check()
+        self._asking = asking = self._asker(address, request, seconds)
+        if self._over.is_set():  # it was given up just now
+            asking.cancel()
+        try:
+            return asking.result()
+        except CancelledError:
+            raise Cancelled("the call was given up") from None
+        finally:
+            self._asking = None
+
     def cancel(self) -> None:
         self._over.set()
+        if (asking := self._asking) is not None:
+            asking.cancel()
 
     @property
     def has_scratch(self) -> bool:

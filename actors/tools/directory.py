@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ...runtime.actor import Actor, handler
+from ...runtime.census import seen_by
 from ...runtime.errors import (
     ActorStopped,
     BusError,
@@ -28,7 +29,7 @@ from ...runtime.placement import Process
 from ...runtime.registry import TOOLS, registry
 from ...runtime.settings import load_settings
 from ...runtime.supervision import Restart, Supervision
-from ...schemas.runtime import ActorInfo, ListActors, Terminated
+from ...schemas.runtime import ActorInfo, Terminated
 from ...schemas.tool import ListTools, OfferTools, OpenTool, ToolInfo, ToolList
 from .describe import Described, Wanted, describe
 from .errors import NoSuchTool, ToolDefinition
@@ -48,7 +49,6 @@ COME_BACK_S = 60.0
 COME_BACK_EVERY_S = 0.1
 CHECK_TIMEOUT_S = 1.0
 START_TIMEOUT_S = 120.0
-_PAGE = 1000
 _AWAY = (NoSuchActor, ActorStopped, DeadlineExceeded, BusError)
 
 
@@ -79,6 +79,9 @@ class Directory(Actor[DirectoryConfig]):
         self._looked = False
         options = {**(self.node.settings or load_settings()).tools, **self.config.options}
         self._options = {name: msgspec.json.encode(value).decode() for name, value in options.items()}
+        # The one option that all sets have in common: what a set is told to ask, its process may ask.
+        asked = {name: value.get("engine") for name, value in options.items()}
+        self._engines = {name: (engine,) for name, engine in asked.items() if isinstance(engine, str) and engine}
         self._entries = registry().entries(TOOLS) if self.config.announced else {}
         self.start_soon(self._follow)
         if self.config.announced:
@@ -210,7 +213,7 @@ class Directory(Actor[DirectoryConfig]):
             await self._come_back(own)
             return self._sets.get(own, ())
         config = ToolSetConfig(name, name, options=self._options.get(name, ""), alone=True)
-        where = Process(role="tool", ready_timeout=START_TIMEOUT_S)
+        where = Process(role="tool", ready_timeout=START_TIMEOUT_S, asks=self._engines.get(name, ()))
         try:
             ref = await self.spawn("tool.set", config, name=name, where=where, restart=Restart.PERMANENT)
         except NameTaken:
@@ -256,16 +259,8 @@ class Directory(Actor[DirectoryConfig]):
         await self._learn_all([child.info() for child in tuple(self.node.actors.values())])
 
     async def _look_at(self, node: str) -> None:
-        found: list[ActorInfo] = []
-        control = self.actor(f"node.{node}")
-        with contextlib.suppress(*_AWAY):
-            while True:
-                after = found[-1].address if found else ""
-                page = await control.ask(ListActors("", _PAGE, after), timeout=ASK_TIMEOUT_S)
-                found.extend(page.actors)
-                if len(page.actors) < _PAGE:
-                    break
-        await self._learn_all(found)
+        with contextlib.suppress(BusError):
+            await self._learn_all(await seen_by(self.node, (node,)))
 
     async def _learn_all(self, actors: list[ActorInfo]) -> None:
         new = {

@@ -7,12 +7,14 @@ import collections
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import Future
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from ...runtime.errors import BlobGone, Cancelled
 from ...runtime.node import Node
+from ...schemas.base import Request
 from ...schemas.blob import Blob
 from ...schemas.tool import (
     CallTool,
@@ -38,6 +40,7 @@ from .threads import Threads, Worker
 from .tool import Tool
 from .values import File
 
+R = TypeVar("R")
 Item = ToolProgress | ToolPiece | ToolResult
 
 # What a result's media stay for, unless somebody holds them: callers read them at once.
@@ -123,7 +126,7 @@ class ToolRunner:
     async def run(self, message: CallTool) -> AsyncGenerator[Item]:
         """What the call streams, then its result. Closing it gives the call up."""
         began = time.perf_counter()
-        call = _Call(self._threads, message)
+        call = _Call(self._node, self._threads, message)
         try:
             async with AsyncExitStack() as opened:
                 media: dict[str, File] = {}
@@ -241,7 +244,8 @@ class ToolRunner:
 class _Call:
     """What one call says while it runs, on its way from the tool's thread or task to the caller."""
 
-    def __init__(self, threads: Threads, message: CallTool) -> None:
+    def __init__(self, node: Node, threads: Threads, message: CallTool) -> None:
+        self._node = node
         self.worker: Worker | None = None
         self._loop = asyncio.get_running_loop()
         self._items: collections.deque[Any] = collections.deque()
@@ -253,7 +257,12 @@ class _Call:
             key=message.key,
             sink=self,
             in_thread=partial(threads.run, taken=self._taken),
+            asker=self._ask,
         )
+
+    def _ask(self, address: str, request: Request[R], seconds: float) -> Future[R]:
+        """From the tool's thread."""
+        return asyncio.run_coroutine_threadsafe(self._node.actor(address).ask(request, seconds), self._loop)
 
     def _taken(self, worker: Worker) -> None:
         self.worker = worker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -39,11 +40,11 @@ class OneTool(msgspec.Struct, frozen=True):
     alone: bool = False
 
 
-class AnswersCalls:
+class AnswersCalls(ABC):
     """What an actor that offers one tool answers, beside its description. `calls` is what runs them."""
 
-    def calls(self) -> ToolRunner:
-        raise NotImplementedError
+    @abstractmethod
+    def calls(self) -> ToolRunner: ...
 
     @handler(concurrent=True)
     async def call(self, message: CallTool) -> AsyncIterator[Said]:

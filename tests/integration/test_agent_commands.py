@@ -49,6 +49,16 @@ def test_a_task_is_done_and_the_answer_stands_alone(board: Board) -> None:
     assert done.stderr.startswith("run 0-")
 
 
+def test_old_runs_are_removed_on_demand(board: Board) -> None:
+    assert board.run("run", "react", "anything", "--model", "play").returncode == 0
+    kept = board.run("runs", "--prune", "30d")
+    assert (kept.returncode, kept.stdout) == (0, "0 runs removed\n"), kept.stderr
+    assert json.loads(board.run("runs", "--json").stdout)
+    wrong = board.run("runs", "--prune", "soon")
+    assert wrong.returncode == 2
+    assert "is no time" in wrong.stderr
+
+
 @pytest.mark.slow
 def test_a_question_waits_until_it_is_answered_and_the_run_is_shown(board: Board) -> None:
     run = start(board, "choose")

@@ -18,7 +18,7 @@ from callboard.runtime.node import Node
 from callboard.schemas.agent import AgentRun
 from callboard.schemas.agent_log import ToolAnswered
 from callboard.schemas.agent_parts import Effect, Outcome, PolicyRule, RunStatus
-from callboard.schemas.scripted import ScriptedAnswer
+from callboard.schemas.scripted import GetScriptedCalls, ScriptedAnswer
 from callboard.schemas.serve import ModelToolCall
 
 pytestmark = pytest.mark.anyio
@@ -93,3 +93,30 @@ async def test_a_tool_whose_process_dies_in_mid_call_is_not_called_again_behind_
     assert first.outcome in (Outcome.FAILED, Outcome.INTERRUPTED)
     assert first.text
     assert (second.outcome, second.text) == (Outcome.OK, "5")
+
+
+async def test_a_model_is_told_of_the_tools_that_fit_its_task_and_may_be_called(company: Node) -> None:
+    await scripted(company, acts("sandbox.shell", command="ls"), "Thought: so be it.\nFinal Answer: none\n")
+    never = PolicyRule(effect=Effect.DENY, tool="sandbox.*", why="no code")
+    request = AgentRun(
+        planner="react",
+        task="Convert units: calculate how many centimetres three feet are, or run Python",
+        tools=("*", "box.add"),
+        rules=(never, ANY),
+        max_tools=3,
+    )
+    done = await until_over(company, request, timeout=50)
+    assert (done.status, done.answer) == (RunStatus.FINISHED, "none"), done
+    (first, _) = (await company.actor("engine").ask(GetScriptedCalls())).calls
+    said, grammar = first.request.messages[0].content, first.request.grammar
+    named = [line[2:].partition("(")[0] for line in said.splitlines() if line.startswith("- ")]
+    # What was named by itself, and then what fits; nothing of the sandbox, which no call of is allowed.
+    assert len(named) == 3
+    assert named[0] == "box.add"
+    assert "calculator" in named
+    assert not any(name.startswith("sandbox") for name in named)
+    assert grammar is not None
+    assert "sandbox" not in grammar.text
+    # It is called all the same, and refused as any call that the rules deny.
+    (refused,) = await answered(company, done.run)
+    assert (refused.outcome, "no code" in refused.text) == (Outcome.DENIED, True), refused

@@ -100,6 +100,33 @@ async def test_react_by_native_tool_calls_through_a_fault(
     assert "look around" in asked
 
 
+@pytest.mark.parametrize("api", [Api.OPENAI, Api.ANTHROPIC, Api.VLLM])
+async def test_planners_ask_a_model_for_nothing_that_its_api_cannot_do(
+    node: Node, endpoint: Any, http: ModuleType, api: Api
+) -> None:
+    def says(text: str) -> Any:
+        if api is Api.ANTHROPIC:
+            return http.Play(pieces=http.anthropic_events(http.text_block(text)))
+        return http.openai_text(text)
+
+    await node.spawn(Upstream, UpstreamConfig(model="m", base_url=endpoint.url, api=api), name="gpt")
+    by_text = api is Api.VLLM  # which takes any grammar
+    endpoint.plays = [says("Thought: easy\nFinal Answer: done" if by_text else "done")]
+    info = await until_over(node, react())
+    assert (info.status, info.answer) == (RunStatus.FINISHED, "done")
+    body = endpoint.came[-1].body
+    assert ("tools" in body, "structured_outputs" in body) == (not by_text, by_text)
+    turn = '{"thoughts": {"text": "easy"}, "command": {"name": "finish", "args": {"answer": "done"}}}'
+    endpoint.plays = [says(turn)]
+    info = await until_over(node, msgspec.structs.replace(react(), planner="autogpt"))
+    assert (info.status, info.answer) == (RunStatus.FINISHED, "done")
+    body = endpoint.came[-1].body
+    assert body.get("response_format") == ({"type": "json_object"} if api is Api.OPENAI else None)
+    endpoint.plays = [says('Plan: look\n#E1 = look[{"n": 1}]\n'), says("seen")]
+    info = await until_over(node, msgspec.structs.replace(react(), planner="rewoo"))
+    assert (info.status, info.answer) == (RunStatus.FINISHED, "seen")
+
+
 async def test_a_model_that_cannot_be_asked_ends_the_run_with_its_reason(
     node: Node, endpoint: Any, http: ModuleType
 ) -> None:
@@ -112,6 +139,6 @@ async def test_a_model_that_cannot_be_asked_ends_the_run_with_its_reason(
     assert failed.code == "upstream.auth"
     assert failed.hint
     # A grammar that this API cannot hold an answer to is refused, and says what to do.
-    info = await until_over(node, msgspec.structs.replace(react(), task="by text"))
+    info = await until_over(node, msgspec.structs.replace(react(constrained=True), task="by text"))
     assert info.status is RunStatus.FAILED
     assert "grammar" in info.why

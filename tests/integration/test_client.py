@@ -181,6 +181,20 @@ async def test_a_tap_shows_what_actors_get_here_and_elsewhere(bus: Client) -> No
     assert await away.ask(Add(1)) == Count(3)
 
 
+@anyio_test
+async def test_who_listens_to_a_tap_in_the_actors_own_process_does_not_disturb_it(bus: Client) -> None:
+    here = await bus.host(Counter, name="here")
+    async with bus.tap("here"), bus.listen("tap.*") as plain, bus.listen("tap.>", Tapped) as typed:
+        assert await here.ask(Add(2)) == Count(2)
+        subject, shown = await anext(plain)
+        assert (subject, shown["message"]) == ("tap.here", {"type": "bench.add", "amount": 2, "padding": ""})
+        assert msgspec.msgpack.decode((await anext(typed))[1].message, type=Add) == Add(2)
+        # What cannot be encoded is no matter within a process, and not shown.
+        assert await here.ask(Add(1 << 70)) == Count(2 + (1 << 70))
+        await here.ask(Add(1))
+        assert (await anext(plain))[1]["message"]["amount"] == 1
+
+
 # Spawning and stopping
 
 

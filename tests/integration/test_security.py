@@ -32,7 +32,7 @@ from callboard.runtime.files import write_private
 from callboard.runtime.identity import read_creds
 from callboard.runtime.joining import pack_token, redeem
 from callboard.runtime.placement import Process
-from callboard.runtime.roles import JOIN, ROLES
+from callboard.runtime.roles import JOIN, ROLES, process_role
 from callboard.runtime.server_config import listen_of
 from callboard.runtime.settings import ServerSettings
 from callboard.runtime.tls import Tls
@@ -117,6 +117,33 @@ async def test_a_tool_answers_for_its_own_name_and_asks_nobody(board: Board) -> 
             await tool.actor("c").ask(Add(1), timeout=5)
         with pytest.raises(Forbidden):
             await tool.host(Counter, name="engine")
+
+
+async def test_a_tool_asks_the_actors_that_it_was_given_and_no_other(board: Board, tmp_path: Path) -> None:
+    role = process_role("tool", ("c",))
+    file = tmp_path / "drill.creds"
+    write_private(file, mint_user(account_seed(board), "drill", "drill", role))
+    assert read_creds(file).may_ask == {"c"}
+    async with connect(board.info().url, str(file), name="drill") as tool:
+        before = (await tool.actor("c").ask(Add(0), timeout=5)).value
+        assert (await tool.actor("c").ask(Add(1), timeout=5)).value == before + 1
+        for other in ("c.below", "tools", "node.main"):
+            with pytest.raises(Forbidden):
+                await tool.actor(other).ask(Add(1), timeout=5)
+    for nobody in ("node", "node.main", "engine.>", "*"):
+        with pytest.raises(ConfigError):
+            process_role("tool", (nobody,))
+
+
+async def test_a_joined_node_gives_its_tools_whom_they_may_ask(board: Board) -> None:
+    file = await joined(board, "bench")
+    async with connect(board.info().url, str(file), name="bench") as bus:
+        for asks in (("c",), ()):
+            ref = await bus.node.spawn("counter", name="plane", where=Process(role="tool", asks=asks))
+            assert (await ref.ask(Add(2), timeout=5)).value == 2
+            (own,) = file.parent.glob("bench-processes/*/plane.creds")
+            assert read_creds(own).may_ask == frozenset(asks)
+            await bus.node.stop("plane")
 
 
 async def test_a_tool_process_answers_and_holds_no_key_of_the_account(board: Board) -> None:

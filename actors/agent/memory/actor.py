@@ -18,9 +18,9 @@ from ....runtime.folders import Paths
 from ....runtime.log import log
 from ....schemas.agent import Forget, Forgotten, Memories, Recall, Remember, Remembered
 from ....schemas.serve import Embed
+from ...models.meaning import Vector, fused, nearest
 from .errors import MemoryFailed, NoteTooLarge
-from .meaning import fused, nearest
-from .notes import Notes, Vector
+from .notes import Notes
 
 T = TypeVar("T")
 

@@ -12,15 +12,14 @@ import os
 import sqlite3
 import time
 import uuid
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from ....runtime.files import private_folder
 from ....schemas.agent import MemoryEntry, Remember, Remembered
+from ...models.meaning import Vector
 from .errors import MemoryDamaged, MemoryFailed, MemoryFull
 from .words import indexed, match_of
 
@@ -47,18 +46,6 @@ CREATE TABLE vectors (
     vector BLOB NOT NULL
 );
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Vector:
-    """A note's place in a model's space, as 32-bit floats."""
-
-    number: int
-    vector: bytes
-
-    @classmethod
-    def of(cls, number: int, values: Sequence[float]) -> Vector:
-        return cls(number, array("f", values).tobytes())
 
 
 class Notes:

@@ -12,6 +12,7 @@ import anyio
 from ....runtime.actor import Actor, handler
 from ....runtime.errors import CallboardError
 from ....runtime.log import log
+from ....schemas.abilities import GetAbilities, ModelAbilities
 from ....schemas.serve import Completion, Generate, Timings, Token, Usage
 from ....schemas.upstream import GetUpstreamStats, UpstreamStats
 from ..token_estimate import estimate_tokens, prompt_tokens
@@ -23,7 +24,7 @@ from .connection import Connection
 from .errors import UpstreamAuth, UpstreamBusy, UpstreamCutOff, UpstreamError, UpstreamLimited
 from .openai_api import OpenAiAnswer
 from .rate import Pace
-from .requests import check, tool_names
+from .requests import CONSTRAINTS, check, tool_names
 from .retry import wait_before_retry
 
 # For requests that do not bound their answer, what of the tokens per minute is kept for one until it is known.
@@ -88,6 +89,10 @@ class Upstream(Actor[UpstreamConfig]):
             unmetered=self._unmetered,
             cost=self._cost,
         )
+
+    @handler(concurrent=True)
+    async def abilities(self, message: GetAbilities) -> ModelAbilities:
+        return ModelAbilities(grammars=tuple(sorted(CONSTRAINTS[self.config.api])), tools=True)
 
     def _body(self, request: Generate, names: ToolNames) -> dict[str, object]:
         config = self.config

@@ -214,6 +214,16 @@ async def _end(process: Process) -> None:
 
 
 async def _gone(process: Process) -> None:
-    # `wait` would also wait for whoever else holds its pipes.
-    while process.returncode is None:
-        await anyio.sleep(0.01)
+    """Its end alone: `wait` would also wait for whoever else holds its pipes."""
+    if sys.platform != "linux":
+        while process.returncode is None:
+            await anyio.sleep(0.01)  # there are no pidfds, and nothing else tells of this end without reaping it
+        return
+    try:
+        handle = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    try:
+        await anyio.wait_readable(handle)
+    finally:
+        os.close(handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: str = ""
 
 
-class ModelTool(Tool):
+class ModelTool(Tool, ABC):
     """Derive, set `kind`, and load what stands beside the model in `load_parts`."""
 
     kind: ModelKind
@@ -41,13 +42,13 @@ class ModelTool(Tool):
         self.load_parts(loaded)
         self._loaded = loaded
 
+    @abstractmethod
     def load_parts(self, loaded: LoadedModel) -> None:
         """Tokenizer, image processor and so on. Raises ToolSetupFailed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def drop_parts(self) -> None:
         """Forget what `load_parts` kept, so that the model goes with it."""
-        raise NotImplementedError
 
     def close(self) -> None:
         with self._computing:

@@ -51,7 +51,10 @@ def save(module: types.ModuleType, sources: dict[str, str], path: str, limit: in
 
 
 def _together(values: dict[str, Any], lost: dict[str, str], limit: int) -> bytes:
-    """One pickle of all that can be; takes the others out of `values`."""
+    """One pickle of all that can be; takes the others out of `values`.
+
+    What pickling runs is the code's own (`__reduce__`, `__getstate__`), which may raise anything.
+    """
     try:
         body = _pickled(values)
         if len(body) <= limit:
@@ -82,7 +85,10 @@ def _pickled(value: Any) -> bytes:
 
 
 def load(module: types.ModuleType, sources: dict[str, str], path: str) -> dict[str, Any]:
-    """Into an empty session. Gives what is there again and, with reasons, what is not."""
+    """Into an empty session. Gives what is there again and, with reasons, what is not.
+
+    Importing, unpickling and defining run what the code brought along, which may raise anything.
+    """
     with open(path, "rb") as file:
         (length,) = LENGTH.unpack(file.read(LENGTH.size))
         header = json.loads(file.read(length))

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from callboard.actors.agent.memory.actor import Memory, MemoryConfig
 from callboard.actors.agent.memory.errors import MemoryDamaged, MemoryFailed, NoteTooLarge
-from callboard.actors.agent.memory.meaning import fused, nearest
-from callboard.actors.agent.memory.notes import Notes, Vector
+from callboard.actors.agent.memory.notes import Notes
 from callboard.actors.agent.memory.words import match_of
+from callboard.actors.models.meaning import Vector, fused, nearest
 from callboard.runtime.actor import Actor, NoConfig, handler
 from callboard.runtime.errors import ModelError, RequestInvalid
 from callboard.runtime.node import Node

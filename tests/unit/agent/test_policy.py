@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from callboard.actors.agent.calls import granted, pattern_of
 from callboard.actors.agent.log import Grant, canonical
-from callboard.actors.agent.policy import Policy, decide, read_policy
+from callboard.actors.agent.policy import Policy, decide, is_never_allowed, read_policy
 from callboard.runtime.errors import ConfigError
 from callboard.schemas.agent_parts import Effect, PolicyRule, Verdict
 from callboard.schemas.tool import ToolAnnotations, ToolInfo
@@ -37,6 +39,32 @@ def test_the_first_rule_that_applies_decides() -> None:
     deny, allow = PolicyRule(effect=Effect.DENY, tool="files.*"), PolicyRule(effect=Effect.ALLOW)
     assert effect([deny, allow]) is Effect.DENY
     assert effect([allow, deny]) is Effect.ALLOW
+
+
+RULES = st.lists(
+    st.builds(
+        PolicyRule,
+        effect=st.sampled_from(Effect),
+        tool=st.sampled_from(["*", "files.*", "look", "other"]),
+        arguments=st.sampled_from(["*", '{"a":1}']),
+        node=st.sampled_from(["*", "near-*"]),
+        risk=st.sampled_from([(), ("read_only",), ("destructive",)]),
+    ),
+    max_size=3,
+)
+
+
+@given(RULES, RULES, st.sampled_from(Effect), st.sampled_from([READS, WRITES]))
+def test_a_tool_is_hidden_only_where_every_call_of_it_is_denied(
+    rules: list[PolicyRule], own: list[PolicyRule], unknown: Effect, tool: ToolInfo
+) -> None:
+    policy = Policy(tuple(rules), unknown)
+    calls = [(arguments, node) for arguments in ('{"a":1}', '{"b":2}') for node in ("near-1", "far-1", None)]
+    effects = {decide(policy, own, tool, arguments, node).effect for arguments, node in calls}
+    if is_never_allowed(policy, own, tool):
+        assert effects == {Effect.DENY}
+    elif not any(rule.arguments != "*" or rule.node != "*" for rule in (*rules, *own)):
+        assert effects != {Effect.DENY}
 
 
 def test_arguments_are_compared_whatever_their_order_and_spaces() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,6 +70,15 @@ def test_arguments_that_mean_nothing_are_given_back(text: str) -> None:
 
 def test_tools_are_described_with_their_arguments() -> None:
     assert describe([ADD]) == "- add(a: integer, b?: integer): Adds two."
+
+
+def test_what_is_said_of_many_tools_is_cut_to_a_sentence_each() -> None:
+    more = "More of it. " * 50
+    wordy = [msgspec.structs.replace(ADD, name=f"t{n}", description=f"Adds {n}. {more}") for n in range(50)]
+    said = describe(wordy)
+    assert said.splitlines()[7] == "- t7(a: integer, b?: integer): Adds 7."
+    assert len(said) < 6000
+    assert describe(wordy[:2]).count("More of it.") == 100
 
 
 def test_a_command_is_read_and_repaired() -> None:

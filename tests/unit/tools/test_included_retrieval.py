@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pdf_files import pdf
 
+from callboard.actors.models.meaning import Vector
 from callboard.actors.tools.errors import ToolError
 from callboard.actors.tools.included.files.roots import Roots
 from callboard.actors.tools.included.files.walking import Deadline
@@ -187,6 +188,35 @@ def test_chunks_hold_every_word_once(lines: list[str], times: int) -> None:
         assert joined == "".join(text.split())
     assert all(len(chunk.text) <= MOST + 1 for chunk in chunks)
     assert all(chunk.first <= chunk.last for chunk in chunks)
+
+
+def test_vectors_belong_to_a_passage_as_it_is_and_to_a_model(folder: Path, index: Index) -> None:
+    rows = index.without_vector("m", 100)
+    assert len(rows) == len({number for number, _ in rows}) == 5
+    index.put_vectors("m", [Vector.of(number, [float(place), 1.0]) for place, (number, _) in enumerate(rows)])
+    assert index.without_vector("m", 100) == []
+    assert len(index.without_vector("another", 100)) == 5
+    assert len(index.vectors("m", "docs/guide.md")) == 2
+    (folder / "guide.md").write_text("Now it says something else.")
+    index.refresh(Deadline(60.0))
+    assert [text for _, text in index.without_vector("m", 100)] == ["Now it says something else."]
+    assert len(index.vectors("m")) == 3
+    index.put_vectors("m", [Vector.of(10_000, [1.0])])  # of a passage that is gone
+    assert len(index.vectors("m")) == 3
+
+
+def test_without_a_bus_documents_are_found_by_words_and_it_says_so(folder: Path, tmp_path: Path) -> None:
+    async def main() -> Outcome:
+        search, _ = tools(DocumentsOptions({"docs": str(folder)}, str(tmp_path / "i"), engine="engine"))
+        try:
+            return await search.call({"query": "lighthouse"})
+        finally:
+            await anyio.to_thread.run_sync(search.close)
+
+    outcome = anyio.run(main)
+    assert outcome.data["passages"][0]["path"] == "docs/guide.md"
+    assert outcome.data["by_meaning"] is False
+    assert "found by words alone: the tool runs without a bus" in outcome.text
 
 
 def test_a_query_without_words_and_a_set_without_folders(folder: Path, tmp_path: Path) -> None:

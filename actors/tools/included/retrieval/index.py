@@ -10,21 +10,24 @@ import os
 import re
 import sqlite3
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ....models.meaning import Vector
 from ...errors import ToolError
 from ..files.beneath import FileRefused, open_beneath
 from ..files.roots import Roots
 from ..files.walking import Deadline, Entry, walk
 from .chunks import ENDINGS, chunks_of
 
-VERSION = 1
+VERSION = 2
 MAX_FILE_BYTES = 64 << 20
 _SCHEMA = """
 CREATE TABLE files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest TEXT, problem TEXT) WITHOUT ROWID;
 CREATE TABLE chunks (id INTEGER PRIMARY KEY, path TEXT NOT NULL, first INTEGER, last INTEGER, by_page INTEGER);
 CREATE INDEX chunks_of_path ON chunks (path);
+CREATE TABLE vectors (id INTEGER, model TEXT, vector BLOB NOT NULL, PRIMARY KEY (id, model)) WITHOUT ROWID;
 CREATE VIRTUAL TABLE words USING fts5(text, heading, path, tokenize = "unicode61 remove_diacritics 2");
 """
 # A word in a heading or in a file's name says more than one in the text.
@@ -152,34 +155,82 @@ class Index:
         done.problems += bool(problem)
 
     def _remove(self, path: str) -> None:
+        self._connection.execute("DELETE FROM vectors WHERE id IN (SELECT id FROM chunks WHERE path = ?)", (path,))
         self._connection.execute("DELETE FROM words WHERE rowid IN (SELECT id FROM chunks WHERE path = ?)", (path,))
         self._connection.execute("DELETE FROM chunks WHERE path = ?", (path,))
         self._connection.execute("DELETE FROM files WHERE path = ?", (path,))
 
     def search(self, query: str, limit: int, under: str = "") -> list[Passage]:
-        """The passages that fit best. All words first; where no passage has all, any of them. Raises ToolError."""
+        """The passages whose words fit best, best first. Raises ToolError."""
+        return self.passages(self.by_words(query, limit, under))
+
+    def by_words(self, query: str, limit: int, under: str = "") -> dict[int, float]:
+        """Passages by number, with their scores. All words first; where no passage has all, any of them.
+
+        Raises ToolError.
+        """
         words = query_words(query)
         if not words:
             raise ToolError("the query has no words", hint="name what the passage says")
         found = self._matching(" ".join(words), limit, under)
         if len(found) < limit:
-            paths = {(passage.path, passage.first) for passage in found}
-            more = self._matching(" OR ".join(words), limit, under)
-            found += [passage for passage in more if (passage.path, passage.first) not in paths]
-        return found[:limit]
+            some = self._matching(" OR ".join(words), limit, under)
+            found |= {number: score for number, score in some.items() if number not in found}
+        return dict(list(found.items())[:limit])
 
-    def _matching(self, expression: str, limit: int, under: str) -> list[Passage]:
+    def _matching(self, expression: str, limit: int, under: str) -> dict[int, float]:
         with self._lock:
             rows = self._connection.execute(
-                "SELECT chunks.path, by_page, first, last, heading, text, "
-                f"-bm25(words, {_WEIGHTS}) AS score FROM words JOIN chunks ON chunks.id = words.rowid "
+                f"SELECT chunks.id, -bm25(words, {_WEIGHTS}) AS score "
+                "FROM words JOIN chunks ON chunks.id = words.rowid "
                 "WHERE words MATCH ? AND substr(chunks.path, 1, length(?)) = ? ORDER BY score DESC, chunks.id LIMIT ?",
                 (expression, under, under, limit),
             ).fetchall()
-        return [
-            Passage(path, "page" if by_page else "line", first, last, heading, text, round(score, 4))
-            for path, by_page, first, last, heading, text, score in rows
-        ]
+        return dict(rows)
+
+    def passages(self, scores: dict[int, float]) -> list[Passage]:
+        """Those of these numbers that are still there, in the same order."""
+        found: list[Passage] = []
+        for number, score in scores.items():
+            with self._lock:
+                row = self._connection.execute(
+                    "SELECT chunks.path, by_page, first, last, heading, text FROM words "
+                    "JOIN chunks ON chunks.id = words.rowid WHERE chunks.id = ?",
+                    (number,),
+                ).fetchone()
+            if row is not None:
+                path, by_page, first, last, heading, text = row
+                unit = "page" if by_page else "line"
+                found.append(Passage(path, unit, first, last, heading, text, round(score, 4)))
+        return found
+
+    # Vectors
+
+    def without_vector(self, model: str, limit: int) -> list[tuple[int, str]]:
+        """Passages, by number, that have no vector of that model, with their texts."""
+        with self._lock:
+            return self._connection.execute(
+                "SELECT chunks.id, text FROM chunks JOIN words ON words.rowid = chunks.id WHERE NOT EXISTS "
+                "(SELECT 1 FROM vectors WHERE vectors.id = chunks.id AND model = ?) ORDER BY chunks.id LIMIT ?",
+                (model, limit),
+            ).fetchall()
+
+    def put_vectors(self, model: str, vectors: Sequence[Vector]) -> None:
+        """Those of passages that are gone meanwhile are let go."""
+        with self._lock, self._connection:
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO vectors (id, model, vector) SELECT id, ?, ? FROM chunks WHERE id = ?",
+                [(model, one.vector, one.number) for one in vectors],
+            )
+
+    def vectors(self, model: str, under: str = "") -> list[Vector]:
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT chunks.id, vector FROM vectors JOIN chunks ON chunks.id = vectors.id "
+                "WHERE model = ? AND substr(chunks.path, 1, length(?)) = ?",
+                (model, under, under),
+            ).fetchall()
+        return [Vector(*row) for row in rows]
 
     def problems(self) -> list[tuple[str, str]]:
         """Files that could not be read, with the reason."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from .....runtime.errors import ConfigError
+from .....runtime.errors import CallboardError, Cancelled, ConfigError, MissingExtra
 from .....runtime.folders import Paths
 from ...context import ToolContext
 from ...outcome import Reply
@@ -17,6 +17,7 @@ from ...tool import Tool
 from ..files.roots import Roots
 from ..files.walking import Deadline
 from .index import Index, Passage, Refreshed
+from .meaning import Embedder
 
 # A search looks for changes first, but does not keep anybody waiting for long.
 SEARCH_REFRESH_S = 5.0
@@ -25,10 +26,13 @@ REFRESH_S = 540.0
 
 class DocumentsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`roots`: folders with documents, by the name that citations begin with. `index`: the index's file; empty: one in
-    the cache folder."""
+    the cache folder. `engine`: the actor that is asked for vectors, so that documents are found by their meaning too;
+    `embed_model`: the name that it knows its model by."""
 
     roots: dict[str, str] = {}
     index: str = ""
+    engine: str = ""
+    embed_model: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,11 @@ class Cited:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """`complete` is false while files are still to be indexed."""
+    """`complete` is false while files are still to be indexed. `by_meaning`: whether they were looked for so too."""
 
     passages: list[Cited]
     complete: bool
+    by_meaning: bool = False
 
 
 class Shared:
@@ -60,6 +65,7 @@ class Shared:
         self._options = options
         self._open: Index | None = None
         self._roots: Roots | None = None
+        self.embedder = Embedder(options.engine, options.embed_model) if options.engine else None
 
     def index(self) -> Index:
         if self._open is None:
@@ -112,9 +118,23 @@ class Search(_OfIndex, name="search", read_only=True, idempotent=True, open_worl
             limit: The most passages to give back.
             folder: Only documents whose path begins so, as `root/path`.
         """
-        refreshed = self.index.refresh(Deadline(SEARCH_REFRESH_S, lambda: context.cancelled))
-        found = [_cited(passage) for passage in self.index.search(query, limit, folder)]
-        return Reply(SearchResult(found, refreshed.complete), _text(found, refreshed))  # pyright: ignore[reportReturnType]
+        deadline = Deadline(SEARCH_REFRESH_S, lambda: context.cancelled)
+        refreshed = self.index.refresh(deadline)
+        scores, note, embedder = None, "", self._shared.embedder
+        if embedder is not None:
+            try:
+                refreshed.complete &= embedder.embed_passages(self.index, context, deadline)
+                scores = embedder.search(self.index, context, query, limit, folder)
+            except (Cancelled, MissingExtra):
+                raise
+            except CallboardError as error:
+                note = f"(found by words alone: {error})"
+        by_meaning = scores is not None
+        if scores is None:
+            scores = self.index.by_words(query, limit, folder)
+        found = [_cited(passage) for passage in self.index.passages(scores)]
+        text = _text(found, refreshed, note)
+        return Reply(SearchResult(found, refreshed.complete, by_meaning), text)  # pyright: ignore[reportReturnType]
 
 
 class Refresh(
@@ -129,7 +149,11 @@ class Refresh(
 ):
     def run(self, context: ToolContext) -> Refreshed:
         """Bring the index of the documents up to date. Searching does so too, as far as a few seconds go."""
-        return self.index.refresh(Deadline(REFRESH_S, lambda: context.cancelled))
+        deadline = Deadline(REFRESH_S, lambda: context.cancelled)
+        done = self.index.refresh(deadline)
+        if self._shared.embedder is not None:
+            done.complete &= self._shared.embedder.embed_passages(self.index, context, deadline)
+        return done
 
 
 def _cited(passage: Passage) -> Cited:
@@ -145,12 +169,14 @@ def _cited(passage: Passage) -> Cited:
     )
 
 
-def _text(found: list[Cited], refreshed: Refreshed) -> str:
+def _text(found: list[Cited], refreshed: Refreshed, note: str) -> str:
     parts = [f"[{number}] {passage.citation}\n{passage.text}" for number, passage in enumerate(found, 1)]
     if not parts:
         parts = [f"nothing found in {refreshed.num_files} documents"]
     if not refreshed.complete:
         parts.append("(documents are still being indexed: there may be more)")
+    if note:
+        parts.append(note)
     return "\n\n".join(parts)
 
 

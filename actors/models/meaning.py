@@ -1,17 +1,29 @@
-"""The order of notes by meaning, and one order made of two."""
+"""The order of texts by meaning, and one order made of two."""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
-
-from .notes import Vector
+from dataclasses import dataclass
 
 # Of reciprocal rank fusion (Cormack, Clarke, Büttcher, SIGIR 2009): how little the very first places count.
 RANK_OFFSET = 60
 
 
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """A text's place in a model's space, as 32-bit floats; the text goes by its number."""
+
+    number: int
+    vector: bytes
+
+    @classmethod
+    def of(cls, number: int, values: Sequence[float]) -> Vector:
+        return cls(number, array("f", values).tobytes())
+
+
 def nearest(vectors: Sequence[Vector], query: Sequence[float], limit: int) -> dict[int, float]:
-    """The notes whose vectors point most nearly where `query` does, with the cosine, best first.
+    """The texts whose vectors point most nearly where `query` does, with the cosine, best first.
 
     Vectors of another length are of another model under the same name, and are left out.
     """
