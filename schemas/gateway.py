@@ -6,12 +6,16 @@ from .base import Message, Request
 
 
 class GatewayInfo(Message, frozen=True, kw_only=True, tag="gateway.info"):
-    """`url`: where it listens. The counts are since it started; `open`: requests under way."""
+    """`url`: where it listens. The counts are since it started; `open`: requests under way; `connections`: of clients,
+    as far as it is told of them (of gRPC it is not); `tasks`: what its process's event loop has under way, the node's
+    own tasks among it."""
 
     url: str
     requests: int = 0
     open: int = 0
     failed: int = 0
+    connections: int = 0
+    tasks: int = 0
 
 
 class AskGateway(Request[GatewayInfo], frozen=True, tag="gateway.ask"):
