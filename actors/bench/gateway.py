@@ -14,8 +14,10 @@ from pathlib import Path
 
 import anyio
 import msgspec
+import psutil
 
 from ...runtime.bus import BusOptions
+from ...runtime.census import actors_around
 from ...runtime.node import Node
 from ...runtime.placement import Process
 from ...runtime.refs import Ref
@@ -71,6 +73,12 @@ class Stage:
     gateway: Ref
     scheduler: Ref
     url: str
+    process: psutil.Process
+
+    def gateway_seconds(self) -> float:
+        """Of processor time that the gateway's process has taken."""
+        times = self.process.cpu_times()
+        return times.user + times.system
 
     async def stats(self) -> EngineStats:
         return await self.scheduler.ask(GetStats(), timeout=STATS_TIMEOUT_S)
@@ -108,14 +116,15 @@ async def _stage(settings: Mapping[str, object]) -> AsyncIterator[Stage]:
             gateway = await node.spawn(GATEWAY, "{}", name="http", where=Process())
             await node.spawn(ENGINE, msgspec.json.encode(settings).decode(), name="engine", where=Process())
             url = (await gateway.ask(AskGateway())).url
-            yield Stage(gateway, node.actor("engine.scheduler"), url)
+            (pid,) = [one.pid for one in await actors_around(node, "http") if one.place == "here"]
+            yield Stage(gateway, node.actor("engine.scheduler"), url, psutil.Process(pid))
 
 
 async def _alternating(stage: Stage, pairs: int, name: str, found: Samples | None) -> None:
     """The same requests by both ways, turn about, over one connection; the prompt is known to the engine's cache, so
     that little more than the ways themselves is measured."""
     talk, bus = Talk("Say why the sky is blue.", 2), Bus(stage.scheduler)
-    firsts: dict[str, list[float]] = {"bus": [], "http": []}
+    heard: dict[str, list[Heard]] = {"bus": [], "http": []}
     async with connection_to(stage.url) as connection:
         works: dict[str, Callable[[], Awaitable[Heard]]] = {
             "bus": lambda: bus.ask(talk),
@@ -123,13 +132,16 @@ async def _alternating(stage: Stage, pairs: int, name: str, found: Samples | Non
         }
         for number in range(pairs):
             for way in works if number % 2 == 0 else reversed(works):
-                firsts[way].append((await works[way]()).first * 1e3)
+                heard[way].append(await works[way]())
     if found is None:
         return
-    for way, taken in firsts.items():
-        found.add(f"{way}_first_byte_{name}_p50", statistics.median(taken))
-        found.add(f"{way}_first_byte_{name}_p90", percentile(taken, 90))
-    found.add(f"overhead_{name}_p50_ms", statistics.median(firsts["http"]) - statistics.median(firsts["bus"]))
+    ways: dict[str, list[float]] = {}
+    for way, each in heard.items():
+        ways[way] = [one.way * 1e3 for one in each]
+        found.add(f"{way}_first_byte_{name}_p50", statistics.median(one.first * 1e3 for one in each))
+        found.add(f"{way}_way_{name}_p50", statistics.median(ways[way]))
+        found.add(f"{way}_way_{name}_p90", percentile(ways[way], 90))
+    found.add(f"overhead_{name}_p50_ms", statistics.median(ways["http"]) - statistics.median(ways["bus"]))
 
 
 @asynccontextmanager
@@ -167,7 +179,10 @@ async def _rates(stage: Stage, tokens: int, number: int, found: Samples) -> None
             ],
         }
         for way in ways if number % 2 == 0 else reversed(ways):
+            spent = stage.gateway_seconds()
             rates[way] = await _rate(ways[way], tokens)
+            if way == "http":
+                found.add("gateway_per_token_us", (stage.gateway_seconds() - spent) / (CROWD * tokens) * 1e6)
             found.add(f"{way}_{CROWD}_streams", rates[way])
     found.add(f"rate_over_bus_{CROWD}", rates["http"] / rates["bus"])
 
@@ -214,6 +229,8 @@ def _report(report: Report, found: Samples) -> None:
     for name, samples in values.items():
         if name.endswith(("_p50", "_p90")):
             report.add(name, samples, "ms")
+        elif name.endswith("_us"):
+            report.add(name, samples, "µs of processor time")
         elif name.endswith("_streams"):
             report.add(name, samples, "tokens/s")
     for name in ("overhead_alone_p50_ms", f"overhead_beside_{LOAD}_p50_ms"):

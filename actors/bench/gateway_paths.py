@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ...runtime.refs import Ref
-from ...schemas.serve import ChatMessage, Generate
+from ...schemas.serve import ChatMessage, Generate, Timings
 from .errors import BenchFailed
 from .gateway_http import DONE, Connection
 
@@ -37,18 +37,24 @@ class Talk:
             "temperature": 0.0,
             "ignore_eos": True,
             "stream": True,
-            "stream_options": {"include_usage": True},
+            "stream_options": {"include_usage": True, "include_timings": True},
         }
         return msgspec.json.encode(asked)
 
 
 @dataclass(frozen=True)
 class Heard:
-    """Seconds from sending to the first of the answer and to its end, and how many tokens it had."""
+    """Seconds from sending to the first of the answer, the part of that which the engine says it took itself, and how
+    many tokens came."""
 
     first: float
-    ended: float
+    engine: float
     num_tokens: int
+
+    @property
+    def way(self) -> float:
+        """There and back, without the engine: its steps scatter by more than any way takes."""
+        return self.first - self.engine
 
 
 class Bus:
@@ -62,7 +68,8 @@ class Bus:
         async with self._scheduler.stream(request) as tokens:
             async for _ in tokens:
                 first = first or time.perf_counter() - began
-        return Heard(first, time.perf_counter() - began, tokens.result.usage.completion_tokens)
+        done = tokens.result
+        return Heard(first, done.timings.ttft_ms / 1e3, done.usage.completion_tokens)
 
 
 def connection_to(url: str) -> Connection:
@@ -81,17 +88,26 @@ async def ask_over_http(connection: Connection, talk: Talk) -> Heard:
     async for piece in connection.pieces():
         first = first or time.perf_counter() - began
         last = [*last[-1:], piece]
-    ended = time.perf_counter() - began
     end = b"".join(last)
     if status != 200 or DONE not in end:
         raise BenchFailed(f"the gateway answered {status} with {end[:300]!r}")
-    return Heard(first, ended, _completion_tokens(end))
+    told = _last_event(end)
+    return Heard(first, told.timings.ttft_ms / 1e3, told.usage.completion_tokens)
 
 
-def _completion_tokens(end: bytes) -> int:
-    """From the last events of a stream: the last before the end tells the usage."""
+class _Usage(msgspec.Struct):
+    completion_tokens: int
+
+
+class _Last(msgspec.Struct):
+    usage: _Usage
+    timings: Timings
+
+
+def _last_event(end: bytes) -> _Last:
+    """From the last pieces of a stream: the last event before its end tells what it took."""
     told = [line for line in end.split(b"\n") if line.startswith(b"data: {")]
-    usage = msgspec.json.decode(told[-1].removeprefix(b"data: "))["usage"] if told else None
-    if not usage:
-        raise BenchFailed(f"a stream ended without its usage: {end[-300:]!r}")
-    return usage["completion_tokens"]
+    try:
+        return msgspec.json.decode(told[-1].removeprefix(b"data: ") if told else b"", type=_Last)
+    except msgspec.MsgspecError as error:
+        raise BenchFailed(f"a stream ended without its usage and timings: {end[-300:]!r}") from error

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ...schemas.serve import Choice, Completion, FinishReason, Generate, ModelToolCall, Token, TokenLogprob, Usage
-from .openai_types import ChatBody
+from .openai_types import ChatBody, StreamOptions
 from .reasoning import ReasoningSplitter, split
 from .sse import DONE, event
 from .token_words import TokenWords
@@ -101,7 +101,9 @@ class ChatStream:
             "model": body.model or request.model,
         }
         self._splitters = [ReasoningSplitter() for _ in range(request.n)]
-        self._with_usage = body.stream_options is not None and body.stream_options.include_usage
+        options = body.stream_options or StreamOptions()
+        self._with_usage = options.include_usage
+        self._with_timings = options.include_timings
 
     async def chunks(self, pieces: AsyncIterator[Token | Completion]) -> AsyncIterator[bytes]:
         """`pieces` are those of the engine's stream, its completion last."""
@@ -126,8 +128,11 @@ class ChatStream:
                         index, {"tool_calls": [{"index": number} | _call(call) for number, call in enumerate(calls)]}
                     )
                 yield self._chunk(index, {}, finish=finish_reason(choice.finish_reason, bool(calls)))
-            if self._with_usage:
-                yield event(msgspec.json.encode(self._head | {"choices": [], "usage": usage_of(piece.usage)}))
+            last: dict[str, Any] = {"usage": usage_of(piece.usage)} if self._with_usage else {}
+            if self._with_timings:
+                last["timings"] = piece.timings
+            if last:
+                yield event(msgspec.json.encode(self._head | {"choices": []} | last))
         yield DONE
 
     def _chunk(
