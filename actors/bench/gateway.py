@@ -7,7 +7,7 @@ one way and then by the other, turn about within each round, so what the machine
 from __future__ import annotations
 
 import statistics
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,28 +166,31 @@ async def _load(stage: Stage, tokens: int) -> AsyncIterator[None]:
 
 
 async def _rates(stage: Stage, tokens: int, number: int, found: Samples) -> None:
+    """`CROWD` streams by one way and then as many by the other, turn about by the round's number."""
     talks = [Talk(f"Tell story number {client} of {CROWD}.", tokens) for client in range(CROWD)]
-    bus = Bus(stage.scheduler)
     rates: dict[str, float] = {}
-    async with AsyncExitStack() as stack:
-        connections = [await stack.enter_async_context(connection_to(stage.url)) for _ in talks]
-        ways: dict[str, list[Callable[[], Awaitable[Heard]]]] = {
-            "bus": [lambda talk=talk: bus.ask(talk) for talk in talks],
-            "http": [
-                lambda talk=talk, connection=connection: ask_over_http(connection, talk)
-                for talk, connection in zip(talks, connections, strict=True)
-            ],
-        }
-        for way in ways if number % 2 == 0 else reversed(ways):
-            spent = stage.gateway_seconds()
-            rates[way] = await _rate(ways[way], tokens)
-            if way == "http":
-                found.add("gateway_per_token_us", (stage.gateway_seconds() - spent) / (CROWD * tokens) * 1e6)
-            found.add(f"{way}_{CROWD}_streams", rates[way])
+    for way in ("bus", "http") if number % 2 == 0 else ("http", "bus"):
+        spent = stage.gateway_seconds()
+        if way == "bus":
+            rates[way] = await _rate([lambda talk=talk: Bus(stage.scheduler).ask(talk) for talk in talks], tokens)
+        else:
+            rates[way] = await _rate_over_http(stage.url, talks, tokens)
+            found.add("gateway_per_token_us", (stage.gateway_seconds() - spent) / (CROWD * tokens) * 1e6)
+        found.add(f"{way}_{CROWD}_streams", rates[way])
     found.add(f"rate_over_bus_{CROWD}", rates["http"] / rates["bus"])
 
 
-async def _rate(works: list[Callable[[], Awaitable[Heard]]], tokens: int) -> float:
+async def _rate_over_http(url: str, talks: list[Talk], tokens: int) -> float:
+    async with AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(connection_to(url)) for _ in talks]
+        works = [
+            lambda talk=talk, connection=connection: ask_over_http(connection, talk)
+            for talk, connection in zip(talks, connections, strict=True)
+        ]
+        return await _rate(works, tokens)
+
+
+async def _rate(works: Sequence[Callable[[], Awaitable[Heard]]], tokens: int) -> float:
     """Tokens a second of all streams together. Raises BenchFailed where one has fewer than were asked for."""
     heard: list[Heard] = []
 
