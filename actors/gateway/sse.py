@@ -56,14 +56,14 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             while events := await written.take():
                 await send({"type": "http.response.body", "body": events, "more_body": True})
-            if not written.unwanted:
-                await reading  # to raise what ended it
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             leaving.cancel()
             reading.cancel()
             await asyncio.wait([leaving, reading])
             await self._events.aclose()
+        if not written.unwanted:
+            reading.result()  # to raise what ended it
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class _Written:
