@@ -271,6 +271,33 @@ def _own_settings(args: Namespace) -> dict[str, object]:
     return _engine_settings(args) | {key: value for key in ("model", "weights") if (value := getattr(args, key))}
 
 
+def _configure_gateway(parser: ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="a few short requests: a check, not a measurement")
+    parser.add_argument("--rounds", type=int, default=0, metavar="N", help="how often each is measured (default: 5)")
+    parser.add_argument("--model", help="a model's name or path")
+    parser.add_argument("--weights", metavar="FORMAT", help="the format of its weights")
+    _add_engine_options(parser)
+
+
+def _run_gateway(args: Namespace) -> int:
+    from dataclasses import replace
+
+    import anyio
+
+    from ...runtime.loops import backend_options
+    from . import gateway
+
+    if args.rounds < 0:
+        raise UsageError("--rounds is 1 or more")
+    sizes = gateway.QUICK if args.quick else gateway.Sizes()
+    sizes = replace(sizes, rounds=args.rounds or sizes.rounds)
+
+    def measure(step: Callable[[str], None]) -> Report:
+        return anyio.run(gateway.run, _own_settings(args), sizes, step, backend_options=backend_options())
+
+    return _show(args, measure)
+
+
 def _configure_quantize(parser: ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="little text: a check, not a measurement")
     parser.add_argument("--model", default="smollm2", help="a LLaMA-shaped model's name or path")
@@ -326,6 +353,11 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     ),
     "bus": Benchmark(
         "actors and the bus beside their floors (bare asyncio, raw nats-py) and their peers", _configure_bus, _run_bus
+    ),
+    "gateway": Benchmark(
+        "the way through HTTP beside the bus, and a crowd of clients of which a third goes away",
+        _configure_gateway,
+        _run_gateway,
     ),
     "generate": Benchmark(
         "our engine beside transformers, vLLM and llama.cpp: batches of prompts, offline",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -13,20 +13,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...runtime.errors import CallboardError
-from ...runtime.log import log
 from ...schemas.serve import Choice, Completion, FinishReason, Token, Tokenize, Usage
 from .anthropic_request import conversation, messages_request, offered
 from .anthropic_types import CountBody, MessagesBody
-from .asking import ClientGone, begun, pieces, while_there
+from .asking import begun, pieces, while_there
 from .bodies import decode_body, read_body
-from .errors import retry_after, status_of, words
+from .endpoints import answer, endpoint, or_error
+from .errors import status_of, words
 from .openai_chat import new_id
-from .openai_routes import CLIENT_CLOSED, answer
 from .reasoning import ReasoningSplitter, split
 from .site import Site
 from .sse import EventStream, event
 from .visit import client_name
 
+_NAMES = {"stop": "stop_sequences", "prompt": "messages"}
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -42,22 +42,6 @@ def error_body(error: CallboardError) -> dict[str, Any]:
     status = status_of(error)
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     return {"type": "error", "error": {"type": kind, "message": words(error)}}
-
-
-def endpoint(
-    work: Callable[[Site, Request], Awaitable[Response]], site: Site
-) -> Callable[[Request], Awaitable[Response]]:
-    async def run(request: Request) -> Response:
-        try:
-            return await work(site, request)
-        except ClientGone:
-            return Response(status_code=CLIENT_CLOSED)
-        except CallboardError as error:
-            seconds = retry_after(error)
-            headers = {} if seconds is None else {"retry-after": str(seconds)}
-            return answer(error_body(error), status_of(error), headers)
-
-    return run
 
 
 async def messages(site: Site, request: Request) -> Response:
@@ -91,12 +75,13 @@ async def count_tokens(site: Site, request: Request) -> Response:
 
 async def _events(stream: AsyncGenerator[Token | Completion, None], body: MessagesBody) -> AsyncGenerator[bytes, None]:
     async with aclosing(stream):
-        try:
-            async for name, data in MessageStream(body).events(stream):
-                yield event(msgspec.json.encode({"type": name} | data), name)
-        except CallboardError as error:
-            log.info("a stream ends with an error: %s", error)
-            yield event(msgspec.json.encode(error_body(error)), "error")
+        async for each in or_error(_encoded(MessageStream(body).events(stream)), error_body, "error"):
+            yield each
+
+
+async def _encoded(events: AsyncIterator[tuple[str, dict[str, Any]]]) -> AsyncIterator[bytes]:
+    async for name, data in events:
+        yield event(msgspec.json.encode({"type": name} | data), name)
 
 
 class MessageStream:
@@ -210,6 +195,6 @@ def _usage(usage: Usage) -> dict[str, int]:
 
 def anthropic_routes(site: Site) -> list[Route]:
     return [
-        Route("/v1/messages", endpoint(messages, site), methods=["POST"]),
-        Route("/v1/messages/count_tokens", endpoint(count_tokens, site), methods=["POST"]),
+        Route("/v1/messages", endpoint(messages, site, error_body, _NAMES), methods=["POST"]),
+        Route("/v1/messages/count_tokens", endpoint(count_tokens, site, error_body), methods=["POST"]),
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,7 +17,6 @@ from .errors import GatewayError, NoSuchRoute
 from .files_routes import files_routes
 from .fine_tuning_routes import fine_tuning_routes
 from .front import Front
-from .keys import Keys
 from .kserve.http_routes import kserve_routes
 from .openai_routes import openai_routes
 from .openapi import openapi_route
@@ -49,8 +47,7 @@ def make_app(site: Site, connections: Callable[[], int] = lambda: 0) -> ASGIApp:
     ]
     routes.append(openapi_route(routes))
     app: ASGIApp = Starlette(routes=routes, exception_handlers={HTTPException: _no_route, Exception: _unexpected})
-    keys = Keys(Path(config.keys_file).expanduser()) if config.keys_file else None
-    app = Front(app, site, keys, connections)
+    app = Front(app, site, connections)
     if config.cors_origins:  # outside: a browser asks without a key whether it may ask
         app = CORSMiddleware(
             app,

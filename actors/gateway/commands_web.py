@@ -34,12 +34,71 @@ def _configure(parser: ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="to be served where no engine runs yet")
     parser.add_argument("--no-engine", action="store_true", help="start no engine where none runs")
     parser.add_argument("--no-browser", action="store_true", help="only print the page's address")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--gradio", action="store_true", help="a page made by Gradio instead, until this command ends")
+    other.add_argument(
+        "--tui", action="store_true", help="the terminal interface in a browser, until this command ends"
+    )
+    parser.add_argument("--share", action="store_true", help="with --gradio: a public address too, through its makers")
     add_json_option(parser)
     add_bus_options(parser)
 
 
 def _run(args: Namespace) -> int:
-    return run_async(_open, args)
+    from ...runtime.errors import UsageError
+
+    if args.share and not args.gradio:
+        raise UsageError("--share goes with --gradio")
+    if args.tui:
+        return _serve_terminal(args)
+    return run_async(_open_gradio if args.gradio else _open, args)
+
+
+def _serve_terminal(args: Namespace) -> int:
+    """Each page runs the command anew; it is that which reaches the bus."""
+    from . import web_terminal
+
+    host = args.host or "127.0.0.1"
+    port = args.port or web_terminal.free_port(host)
+    server = web_terminal.terminal_server(web_terminal.command_of(args), host, port)
+    _say_open(host, "drive the terminal")
+    _tell(args, server.public_url)
+    server.serve()
+    return 0
+
+
+async def _open_gradio(args: Namespace) -> int:
+    import anyio
+
+    from ...runtime.commands_actors import client_of
+    from .web_gradio import gradio_page, wait_until_served
+
+    host = args.host or "127.0.0.1"
+    _say_open(host, "ask")
+    async with client_of(args) as bus:
+        if not args.no_engine and all(actor.kind != ENGINE_KIND for actor in await bus.actors()):
+            await _start_engine(bus, args)
+        await wait_until_served(bus)
+        async with gradio_page(bus, host, args.port or 0, args.share) as (here, public):
+            if public:
+                print("whoever knows the public address may ask", file=sys.stderr)
+            _tell(args, here, public)
+            await anyio.sleep_forever()
+    return 0
+
+
+def _say_open(host: str, what: str) -> None:
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        print(f"whoever reaches {host} may {what}: this page asks for no key", file=sys.stderr)
+
+
+def _tell(args: Namespace, url: str, public: str = "") -> None:
+    if args.json:
+        print(json.dumps({"url": url, **({"public": public} if public else {})}), flush=True)
+    else:
+        print(url, *([public] if public else []), sep="\n", flush=True)
+    if not args.no_browser:
+        _show(url)
 
 
 async def _open(args: Namespace) -> int:
@@ -49,10 +108,7 @@ async def _open(args: Namespace) -> int:
         info = await _running(bus, args.host, args.port) or await _started(bus, args)
         if not args.no_engine and all(actor.kind != ENGINE_KIND for actor in await bus.actors()):
             await _start_engine(bus, args)
-    url = page_url(info.url)
-    print(json.dumps({"url": url}) if args.json else url, flush=True)
-    if not args.no_browser:
-        _show(url)
+    _tell(args, page_url(info.url))
     return 0
 
 

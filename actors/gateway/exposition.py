@@ -15,8 +15,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from ...runtime.metrics import Around, prometheus
+from ...schemas.gateway import GatewayMeters
 from ...schemas.serve import EngineStats
-from .histogram import Histogram
+from .exposition_grpc import of_grpc
+from .histogram import Histogram, buckets
 from .http_meters import HttpMeter
 from .meters import ModelMeter
 from .site import Counts
@@ -28,13 +30,15 @@ _MODEL = ("model_name", "engine")
 @dataclass(frozen=True)
 class Observed:
     """All that one answer of `/metrics` is made of. `engines`: what each said of itself, by its scheduler's address.
-    `loading`: engines that do not serve yet. `flush_s`: until the NATS server had everything, None without one."""
+    `grpc`: what each gRPC gateway counts, by its address. `loading`: engines that do not serve yet. `flush_s`: until
+    the NATS server had everything, None without one."""
 
     gateway: str
     counts: Counts
     http: HttpMeter
     meters: Mapping[tuple[str, str], ModelMeter]
     engines: Mapping[str, EngineStats]
+    grpc: Mapping[str, GatewayMeters]
     loading: Sequence[str]
     nodes: Around
     flush_s: float | None
@@ -54,6 +58,7 @@ class _Collector(Collector):
         yield from _of_engines(self._observed.engines)
         yield from _of_answers(self._observed.meters)
         yield from _of_http(self._observed)
+        yield from of_grpc(self._observed.grpc)
 
     def describe(self) -> Iterable[Metric]:
         return ()  # nothing is known before it is asked for
@@ -214,9 +219,4 @@ def _of_http(observed: Observed) -> Iterator[Metric]:
 
 
 def _add(family: HistogramMetricFamily, labels: Sequence[str], histogram: Histogram) -> None:
-    total = 0
-    buckets: list[tuple[str, float]] = []
-    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
-        total += count
-        buckets.append(("+Inf" if bound == float("inf") else repr(float(bound)), total))
-    family.add_metric(labels, buckets, histogram.sum)
+    family.add_metric(labels, buckets(histogram.bounds, histogram.counts), histogram.sum)

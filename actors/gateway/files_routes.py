@@ -14,9 +14,10 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from .bodies import decode_query, too_large
+from .endpoints import answer
 from .errors import BadBody
 from .file_store import Purpose
-from .openai_routes import answer, endpoint
+from .openai_routes import endpoint
 from .pages import page
 from .site import Site
 

@@ -30,9 +30,10 @@ from ...schemas.train import (
     TrainSampled,
 )
 from .bodies import decode_body, decode_query, read_body
+from .endpoints import answer
 from .fine_tuning import JOBS, checkpoint_folder, described_method
 from .fine_tuning_types import FineTuningJob, JobBody, JobCheckpoint, JobError, JobEvent, JobRecord, Status
-from .openai_routes import answer, endpoint
+from .openai_routes import endpoint
 from .pages import PageQuery, page
 from .site import Site
 

@@ -18,8 +18,8 @@ from ...runtime.context import current_place, enter_trace
 from ...runtime.log import log
 from ...runtime.tracing import OpenSpan, Trace
 from .doors import door_of
-from .errors import GatewayError, LimitReached, NotAllowed, TooMany, TooSlow
-from .keys import Key, Keys
+from .entrance import Entrance, admit
+from .errors import GatewayError, TooMany, TooSlow
 from .shapes import refusal
 from .site import Site
 from .visit import Visit, visited
@@ -31,12 +31,13 @@ _SMALL_BODY = 1 << 16
 
 
 class Front:
-    """`connections`: how many are open now."""
+    """`connections`: how many are open now. Making one raises ConfigError where there is no good file of keys."""
 
-    def __init__(self, app: ASGIApp, site: Site, keys: Keys | None, connections: Callable[[], int]) -> None:
+    def __init__(self, app: ASGIApp, site: Site, connections: Callable[[], int]) -> None:
         self._app = app
         self._site = site
-        self._keys = keys
+        how = "send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`"
+        self._entrance = Entrance(site.config, site.http, how)
         self._connections = connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +62,6 @@ class Front:
             headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
             await refusal(scope["path"], error, headers)(scope, passage.receive, passage.send)
             return
-        passage.allowance_headers = visit.allowance.headers if visit.allowance is not None else None
         trace = Trace.parse(passage.headers.get("traceparent", "").strip())
         with visited(visit):
             if trace is None:
@@ -86,40 +86,12 @@ class Front:
         if self._connections() > limit or self._site.counts.open > limit:
             passage.closing = passage.has_small_body
             raise TooMany(f"{limit} connections are open, and there is room for no more")
-        if self._keys is None:
-            return Visit()
-        door = door_of(scope["path"])
-        if not door.needs_key:
-            return Visit()
-        key = self._key(passage.headers)
-        meter = self._site.http.key(key.name)
-        if door.scope is not None and door.scope not in key.scopes:
-            meter.refused += 1
-            raise NotAllowed(
-                f"the key '{key.name}' may not ask for {scope['path']}: it lacks the scope {door.scope}", 403
-            )
-        assert self._keys is not None
-        allowance = self._keys.allowance(key)
-        what, seconds = allowance.admit(time.monotonic())
-        if what:
-            meter.limited += 1
-            passage.allowance_headers = allowance.headers
-            per_minute = key.requests_per_minute if what == "requests" else key.tokens_per_minute
-            raise LimitReached(f"the key '{key.name}' has its {per_minute} {what} a minute", seconds)
-        meter.requests += 1
-        return Visit(key.name, allowance, meter)
-
-    def _key(self, headers: Headers) -> Key:
-        assert self._keys is not None
-        scheme, _, secret = headers.get("authorization", "").partition(" ")
-        secret = secret.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        key = self._keys.find(secret) if secret else None
-        if key is not None:
-            return key
-        self._site.http.strangers += 1
-        if secret:
-            raise NotAllowed("this key is not known here, or good no more")
-        raise NotAllowed("a key is needed here", hint="send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`")
+        path = scope["path"]
+        visit = self._entrance.visit(door_of(path), f"ask for {path}", lambda name: passage.headers.get(name, ""))
+        if visit.allowance is not None:
+            passage.allowance_headers = visit.allowance.headers
+        admit(visit)
+        return visit
 
 
 class _Passage:

@@ -108,7 +108,14 @@ class Gateway(Actor[GatewayConfig]):
     @handler
     async def ask_gateway(self, message: AskGateway) -> GatewayInfo:
         counts = self._site.counts
-        return GatewayInfo(url=self.url, requests=counts.requests, open=counts.open, failed=counts.failed)
+        return GatewayInfo(
+            url=self.url,
+            requests=counts.requests,
+            open=counts.open,
+            failed=counts.failed,
+            connections=len(self._server.server_state.connections),
+            tasks=len(asyncio.all_tasks()),
+        )
 
     @handler(concurrent=True)
     async def find_response(self, message: FindResponse) -> ResponseUnderWay:

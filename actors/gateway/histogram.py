@@ -36,3 +36,13 @@ class Histogram:
     def add(self, value: float, weight: int = 1) -> None:
         self.counts[bisect_left(self.bounds, value)] += weight
         self.sum += value * weight
+
+
+def buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    """As Prometheus wants them: each bound with how many were at most that."""
+    total = 0
+    found: list[tuple[str, float]] = []
+    for bound, count in zip((*bounds, float("inf")), counts, strict=True):
+        total += count
+        found.append(("+Inf" if bound == float("inf") else repr(float(bound)), total))
+    return found

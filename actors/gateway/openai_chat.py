@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from ...schemas.serve import Choice, Completion, FinishReason, Generate, ModelToolCall, Token, TokenLogprob, Usage
-from .openai_types import ChatBody
+from .openai_types import ChatBody, StreamOptions
 from .reasoning import ReasoningSplitter, split
-from .sse import DONE, event
+from .sse import DONE, HOLE, Template, event
 from .token_words import TokenWords
 
 FINISH = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
@@ -101,7 +101,10 @@ class ChatStream:
             "model": body.model or request.model,
         }
         self._splitters = [ReasoningSplitter() for _ in range(request.n)]
-        self._with_usage = body.stream_options is not None and body.stream_options.include_usage
+        self._content: dict[int, Template] = {}
+        options = body.stream_options or StreamOptions()
+        self._with_usage = options.include_usage
+        self._with_timings = options.include_timings
 
     async def chunks(self, pieces: AsyncIterator[Token | Completion]) -> AsyncIterator[bytes]:
         """`pieces` are those of the engine's stream, its completion last."""
@@ -113,32 +116,50 @@ class ChatStream:
                 logprobs = None
                 if piece.logprobs:
                     logprobs = {"content": await _logprobs(piece.logprobs, self._words), "refusal": None}
-                delta = _delta(reasoning, content)
-                if delta or logprobs:
-                    yield self._chunk(piece.index, delta or {"content": ""}, logprobs)
+                if logprobs is not None:
+                    yield self._chunk(piece.index, _delta(reasoning, content) or {"content": ""}, logprobs)
+                elif reasoning or content:
+                    yield self._grown(piece.index, reasoning, content)
                 continue
             for index, choice in enumerate(piece.choices):
-                if delta := _delta(*self._splitters[index].finish()):
-                    yield self._chunk(index, delta)
+                reasoning, content = self._splitters[index].finish()
+                if reasoning or content:
+                    yield self._grown(index, reasoning, content)
                 calls = _allowed(choice.tool_calls, self._body)
                 if calls:
                     yield self._chunk(
                         index, {"tool_calls": [{"index": number} | _call(call) for number, call in enumerate(calls)]}
                     )
                 yield self._chunk(index, {}, finish=finish_reason(choice.finish_reason, bool(calls)))
-            if self._with_usage:
-                yield event(msgspec.json.encode(self._head | {"choices": [], "usage": usage_of(piece.usage)}))
+            last: dict[str, Any] = {"usage": usage_of(piece.usage)} if self._with_usage else {}
+            if self._with_timings:
+                last["timings"] = piece.timings
+            if last:
+                yield event(msgspec.json.encode(self._head | {"choices": []} | last))
         yield DONE
+
+    def _grown(self, index: int, reasoning: str, content: str) -> bytes:
+        if reasoning:
+            return self._chunk(index, _delta(reasoning, content))
+        template = self._content.get(index)
+        if template is None:
+            template = self._content[index] = Template(self._shape(index, {"content": HOLE}))
+        return template.event(content)
 
     def _chunk(
         self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, finish: str | None = None
     ) -> bytes:
+        return event(msgspec.json.encode(self._shape(index, delta, logprobs, finish)))
+
+    def _shape(
+        self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, finish: str | None = None
+    ) -> dict[str, Any]:
         chunk = self._head | {
             "choices": [{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]
         }
         if self._with_usage:
             chunk["usage"] = None
-        return event(msgspec.json.encode(chunk))
+        return chunk
 
 
 def _delta(reasoning: str, content: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import msgspec
 from ...schemas.serve import Choice, Completion, Generate, Token, TokenLogprob
 from .openai_chat import FINISH, new_id, usage_of
 from .openai_types import CompletionBody
-from .sse import DONE, event
+from .sse import DONE, HOLE, Template, event
 from .token_words import TokenWords
 
 
@@ -102,6 +102,7 @@ class CompletionStream:
             "model": body.model or prompts[0].request.model,
         }
         self._with_usage = body.stream_options is not None and body.stream_options.include_usage
+        self._growing: dict[int, Template] = {}
 
     async def chunks(self, pieces: AsyncIterator[tuple[int, Token | Completion]]) -> AsyncIterator[bytes]:
         """`pieces`: (the prompt's number, a piece of its answers)."""
@@ -133,5 +134,15 @@ class CompletionStream:
         yield DONE
 
     def _chunk(self, index: int, text: str, logprobs: dict[str, Any] | None = None, finish: str | None = None) -> bytes:
+        if logprobs is not None or finish is not None:
+            return event(msgspec.json.encode(self._shape(index, text, logprobs, finish)))
+        template = self._growing.get(index)
+        if template is None:
+            template = self._growing[index] = Template(self._shape(index, HOLE))
+        return template.event(text)
+
+    def _shape(
+        self, index: int, text: str | msgspec.Raw, logprobs: dict[str, Any] | None = None, finish: str | None = None
+    ) -> dict[str, Any]:
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
-        return event(msgspec.json.encode(self._head | {"choices": [choice]}))
+        return self._head | {"choices": [choice]}

@@ -5,37 +5,32 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from ...runtime.errors import CallboardError
-from ...runtime.log import log
 from ...schemas.serve import Detokenize, Embed, Generate, Tokenize
-from .asking import ClientGone, begun, mixed, pieces, while_there
+from . import endpoints
+from .asking import begun, mixed, pieces, while_there
 from .bodies import decode_body, read_body
+from .endpoints import answer
 from .engines import Engine
-from .errors import BadBody, GatewayError, ModelUnknown, retry_after, status_of, words
+from .errors import BadBody, GatewayError, ModelUnknown, status_of, words
 from .openai_chat import ChatStream, whole_chat
 from .openai_completions import CompletionStream, Prompt, whole_completion
 from .openai_request import chat_request, completion_requests, messages_of, prompts_of, tools_of
 from .openai_types import ChatBody, CompletionBody, DetokenizeBody, EmbeddingBody, TokenizeBody
 from .site import Site
-from .sse import EventStream, event
+from .sse import EventStream
 from .visit import client_name
 
-# nginx's word for a client that went away: nobody reads it, but logs and counters do.
-CLIENT_CLOSED = 499
+_CHAT_NAMES = {"logprobs": "top_logprobs", "grammar": "response_format", "prompt": "messages"}
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-
-
-def answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 
 def error_body(error: CallboardError) -> dict[str, Any]:
@@ -48,32 +43,14 @@ def error_body(error: CallboardError) -> dict[str, Any]:
 
 
 def error_answer(error: CallboardError) -> Response:
-    seconds = retry_after(error)
-    return answer(error_body(error), status_of(error), {} if seconds is None else {"retry-after": str(seconds)})
-
-
-async def _or_error(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """An error in mid-stream is its last event."""
-    try:
-        async for chunk in chunks:
-            yield chunk
-    except CallboardError as error:
-        log.info("a stream ends with an error: %s", error)
-        yield event(msgspec.json.encode(error_body(error)))
+    return endpoints.error_answer(error, error_body)
 
 
 def endpoint(
-    work: Callable[[Site, Request], Awaitable[Response]], site: Site
+    work: endpoints.Work, site: Site, names: Mapping[str, str] | None = None
 ) -> Callable[[Request], Awaitable[Response]]:
-    async def run(request: Request) -> Response:
-        try:
-            return await work(site, request)
-        except ClientGone:
-            return Response(status_code=CLIENT_CLOSED)
-        except CallboardError as error:
-            return error_answer(error)
-
-    return run
+    """`names`: what this endpoint calls fields of the engine's requests."""
+    return endpoints.endpoint(work, site, error_body, names)
 
 
 async def chat_completions(site: Site, request: Request) -> Response:
@@ -109,7 +86,7 @@ async def _all(work: asyncio.Future[list[Any]]) -> list[Any]:
 
 async def _closing(stream: AsyncGenerator[Any, None], chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     async with aclosing(stream):
-        async for chunk in _or_error(chunks):
+        async for chunk in endpoints.or_error(chunks, error_body):
             yield chunk
 
 
@@ -212,14 +189,14 @@ async def detokenize(site: Site, request: Request) -> Response:
 
 
 def openai_routes(site: Site) -> list[Route]:
-    def post(path: str, work: Callable[[Site, Request], Awaitable[Response]]) -> Route:
-        return Route(path, endpoint(work, site), methods=["POST"])
+    def post(path: str, work: endpoints.Work, names: Mapping[str, str] | None = None) -> Route:
+        return Route(path, endpoint(work, site, names), methods=["POST"])
 
-    def get(path: str, work: Callable[[Site, Request], Awaitable[Response]]) -> Route:
+    def get(path: str, work: endpoints.Work) -> Route:
         return Route(path, endpoint(work, site), methods=["GET"])
 
     return [
-        post("/v1/chat/completions", chat_completions),
+        post("/v1/chat/completions", chat_completions, _CHAT_NAMES),
         post("/v1/completions", completions),
         get("/v1/models", models),
         get("/v1/models/{model:path}", model),

@@ -72,7 +72,10 @@ class ResponseFormat(msgspec.Struct, kw_only=True):
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
+    """`include_timings` is an extension: what the engine measured, beside the usage."""
+
     include_usage: bool = False
+    include_timings: bool = False
 
 
 class SamplingBody(msgspec.Struct, kw_only=True):

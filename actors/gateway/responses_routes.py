@@ -18,9 +18,10 @@ from ...schemas.serve import Completion, Generate, Token, Tokenize
 from .asking import begun, pieces, while_there
 from .background import ACTIVE
 from .bodies import decode_body, decode_query, read_body
+from .endpoints import answer
 from .engines import Engine
 from .errors import BadBody
-from .openai_routes import answer, endpoint
+from .openai_routes import endpoint
 from .pages import PageQuery, page
 from .responses_build import Event, ResponseBuilder, item_id
 from .responses_request import items_of, response_request
@@ -29,6 +30,12 @@ from .responses_types import InputItem, InputPart, ResponseBody
 from .site import Site
 from .sse import EventStream, event
 
+_NAMES = {
+    "max_tokens": "max_output_tokens",
+    "logprobs": "top_logprobs",
+    "grammar": "text.format.schema",
+    "prompt": "input",
+}
 _KINDS = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
 
 
@@ -222,7 +229,7 @@ def _parts(content: str | list[InputPart], kind: str) -> list[dict[str, Any]]:
 def responses_routes(site: Site) -> list[Route]:
     one = "/v1/responses/{response_id}"
     return [
-        Route("/v1/responses", endpoint(create, site), methods=["POST"]),
+        Route("/v1/responses", endpoint(create, site, _NAMES), methods=["POST"]),
         Route("/v1/responses/input_tokens", endpoint(input_tokens, site), methods=["POST"]),
         Route(one, endpoint(retrieve, site), methods=["GET"]),
         Route(one, endpoint(delete, site), methods=["DELETE"]),

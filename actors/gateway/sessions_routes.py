@@ -12,9 +12,10 @@ from starlette.routing import Route
 
 from ...schemas.serve import CloseSession, ListSessions, PinSession
 from .bodies import decode_body, read_body
+from .endpoints import answer
 from .engines import Engine
 from .errors import GatewayError
-from .openai_routes import answer, endpoint
+from .openai_routes import endpoint
 from .site import Site
 
 

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from ...runtime.errors import CallboardError
 from . import anthropic_routes, openai_routes
+from .endpoints import answer
 from .errors import retry_after, status_of, words
 
 
@@ -14,7 +15,7 @@ def refusal(path: str, error: CallboardError, headers: dict[str, str] | None = N
     """Anthropic's shape below /v1/messages, KServe's below /v2, and OpenAI's everywhere else."""
     seconds = retry_after(error)
     sent = {**({} if seconds is None else {"retry-after": str(seconds)}), **(headers or {})}
-    return openai_routes.answer(_body(path, error), status_of(error), sent)
+    return answer(_body(path, error), status_of(error), sent)
 
 
 def _body(path: str, error: CallboardError) -> object:

@@ -24,8 +24,9 @@ from ...schemas.base import Request
 from ...schemas.question import AnswerQuestion, ListQuestions, Outcome
 from ...schemas.train import DrawTraining, ListTraining
 from .bodies import decode_body, read_body
+from .endpoints import answer
 from .errors import BadBody, NoSuchRoute
-from .openai_routes import answer, error_answer, error_body
+from .openai_routes import error_answer, error_body
 from .site import Site
 from .web_guard import check_origin
 from .web_types import ApprovalAnswer, QuestionAnswer

@@ -200,7 +200,7 @@ async def test_an_unknown_model_is_refused_with_those_that_there_are(
         ({"messages": 3}, "messages", "expected `array`, got `int`"),
         ({"messages": []}, "messages", "there are none"),
         ({"messages": SAY, "temperature": "hot"}, "temperature", "expected `float | null`, got `str`"),
-        ({"messages": SAY, "temperature": -1}, None, "temperature -1"),
+        ({"messages": SAY, "temperature": -1}, "temperature", "temperature -1"),
         ({"messages": SAY, "tool_choice": "required"}, "tool_choice", "no `tools`"),
         ({"messages": SAY, "logit_bias": {"a": 1}}, "logit_bias", "ids of tokens"),
         ({"messages": SAY, "response_format": {"type": "xml"}}, "response_format.type", "invalid enum value"),

@@ -177,7 +177,10 @@ async def test_every_panel_of_the_dashboard_shows_what_there_is(
     async with gateway(node, keys_file=str(tmp_path / "keys.json")) as url:
         http.headers["authorization"] = f"Bearer {secret}"
         assert (await http.post(f"{url}/v1/completions", json=BODY)).status_code == 200
-        async with Node(bus=node.require_links().options):  # another node, whose answers are timed
+        async with Node(bus=node.require_links().options) as other:  # whose answers are timed, once it is heard of
+            with anyio.fail_after(20):
+                while other.name not in node.require_links().peers.known:
+                    await anyio.sleep(0.01)
             names = set(await scrape(http, url))
     dashboard = json.loads(DASHBOARD.read_text())
     exprs = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
@@ -429,3 +432,42 @@ async def test_what_does_not_end_in_time_is_cut_off(node: Node, long_path: Path,
         with pytest.raises((httpx2.RemoteProtocolError, httpx2.ReadError)):
             [line async for line in lines]
     assert (await idle(node)).aborted == 1
+
+
+async def test_the_calls_of_a_grpc_gateway_are_counted_too(
+    node: Node, long_path: Path, http: httpx2.AsyncClient
+) -> None:
+    import grpc.aio
+
+    from callboard.actors.gateway.kserve.grpc_gateway import GrpcGateway
+    from callboard.actors.gateway.kserve.proto import inference_pb2 as pb
+
+    await start_engine(node, long_path)
+    kserve = await node.spawn(GrpcGateway, GatewayConfig(models={"tiny": "engine"}), name="kserve")
+    target = (await kserve.ask(AskGateway())).url.removeprefix("grpc://")
+    request = pb.ModelInferRequest(model_name="tiny")
+    tensor = request.inputs.add(name="text_input", datatype="BYTES", shape=[1])
+    tensor.contents.bytes_contents.append(b"hello")
+    request.parameters["max_tokens"].int64_param = 3
+    async with gateway(node) as url, grpc.aio.insecure_channel(target) as channel:
+        infer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelInferResponse.FromString,
+        )
+        await infer(request)
+        request.model_name = "none"
+        with pytest.raises(grpc.aio.AioRpcError):
+            await infer(request)
+        found = await scrape(http, url)
+    calls = found["callboard_grpc_requests_total"]
+    here = (("gateway", "kserve"), ("method", "ModelInfer"))
+    assert calls == {(*here, ("status", "OK")): 1, (*here, ("status", "NOT_FOUND")): 1}
+    assert found["callboard_grpc_request_duration_seconds_count"][here] == 2
+    of_model = (("engine", "engine"), ("gateway", "kserve"), ("model_name", str(long_path)))
+    assert found["callboard_grpc_generation_tokens_total"][of_model] == 3
+    assert found["callboard_grpc_time_to_first_token_seconds_count"][of_model] == 1
+    assert (
+        found["callboard_grpc_request_success_total"][(*of_model[:1], ("finished_reason", "length"), *of_model[1:])]
+        == 1
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import grpc
@@ -9,10 +10,11 @@ import grpc.aio
 
 from ....runtime.actor import Actor, handler
 from ....runtime.errors import ConfigError
-from ....schemas.gateway import AskGateway, GatewayInfo
+from ....schemas.gateway import AskGateway, AskGatewayMeters, GatewayInfo, GatewayMeters
 from ..config import GatewayConfig
 from ..site_making import make_site
 from .grpc_keys import Doorkeeper
+from .grpc_meters import CallMeter, meters_of
 from .grpc_service import inference_methods
 from .health import health_methods
 from .reflection import reflection_methods
@@ -35,7 +37,8 @@ class GrpcGateway(Actor[GatewayConfig]):
         config = self.config
         self._site = make_site(self.node, config, self.address, self.start_soon)
         self._leaving = False
-        doorkeeper = Doorkeeper(config)
+        self._calls = CallMeter()
+        doorkeeper = Doorkeeper(config, self._site.http)
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", self._site.max_body_bytes),
@@ -45,9 +48,9 @@ class GrpcGateway(Actor[GatewayConfig]):
             ),
             maximum_concurrent_rpcs=config.max_connections,
         )
-        inference = inference_methods(self._site, doorkeeper)
-        health = health_methods(self._site, doorkeeper, lambda: self._leaving)
-        reflection = reflection_methods(self._site, doorkeeper, [inference.service, health.service])
+        inference = inference_methods(self._site, doorkeeper, self._calls)
+        health = health_methods(self._site, doorkeeper, self._calls, lambda: self._leaving)
+        reflection = reflection_methods(self._site, doorkeeper, self._calls, [inference.service, health.service])
         self._server.add_generic_rpc_handlers([methods.handler() for methods in (inference, health, reflection)])
         self._port = self._listen()
         await self._server.start()
@@ -89,4 +92,14 @@ class GrpcGateway(Actor[GatewayConfig]):
     @handler
     async def ask_gateway(self, message: AskGateway) -> GatewayInfo:
         counts = self._site.counts
-        return GatewayInfo(url=self.url, requests=counts.requests, open=counts.open, failed=counts.failed)
+        return GatewayInfo(
+            url=self.url,
+            requests=counts.requests,
+            open=counts.open,
+            failed=counts.failed,
+            tasks=len(asyncio.all_tasks()),
+        )
+
+    @handler
+    async def ask_meters(self, message: AskGatewayMeters) -> GatewayMeters:
+        return meters_of(self._site, self._calls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..errors import retry_after, status_of, words
 from ..site import Site
 from ..visit import visited
 from .grpc_keys import Doorkeeper
+from .grpc_meters import CallMeter
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Whole = Callable[[Any, Context], Awaitable[Message]]
@@ -45,10 +47,11 @@ class Methods:
     passes, cancels the work.
     """
 
-    def __init__(self, site: Site, doorkeeper: Doorkeeper, service: ServiceDescriptor) -> None:
+    def __init__(self, site: Site, doorkeeper: Doorkeeper, meter: CallMeter, service: ServiceDescriptor) -> None:
         self.service = service
         self._site = site
         self._doorkeeper = doorkeeper
+        self._meter = meter
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     def add(self, name: str, work: Whole) -> None:
@@ -82,20 +85,27 @@ class Methods:
         counts = self._site.counts
         counts.requests += 1
         counts.open += 1
+        began = time.perf_counter()
+        code = grpc.StatusCode.CANCELLED  # unless it comes to an end
         try:
             metadata = dict(context.invocation_metadata() or ())
             with visited(self._doorkeeper.visit(f"/{self.service.full_name}/{name}", metadata)):
-                return await work(asked, context)
+                done = await work(asked, context)
+                code = grpc.StatusCode.OK
+                return done
         except CallboardError as error:
             refusal = error
+            code = code_of(error)
         except grpc.aio.AbortError:
+            code = context.code() or grpc.StatusCode.UNKNOWN
             raise
         except Exception as error:
             log.error("%s failed", name, exc_info=error)
             refusal = CallboardError("the gateway failed over this request", hint="its log says why")
+            code = code_of(refusal)
         finally:
             counts.open -= 1
-        code = code_of(refusal)
+            self._meter.ended(name, code.name, time.perf_counter() - began)
         counts.failed += status_of(refusal) >= 500
         seconds = retry_after(refusal)
         metadata = () if seconds is None else (("retry-after", str(seconds)),)

@@ -9,13 +9,15 @@ from contextlib import aclosing
 from .... import __version__
 from ....runtime.errors import CallboardError
 from ....runtime.log import log
+from ..entrance import admit
 from ..errors import BadBody, ModelUnknown, StillLoading, words
 from ..site import Site
 from ..visit import client_name, present
 from .answers import in_pieces, whole
 from .describe import EXTENSIONS, config_of, find, index_of, inputs_of, is_ready, outputs_of
 from .grpc_codec import read_infer, write_infer
-from .grpc_keys import Doorkeeper, admit
+from .grpc_keys import Doorkeeper
+from .grpc_meters import CallMeter
 from .grpc_methods import Context, Methods
 from .proto import inference_pb2 as pb
 from .signature import PLATFORM, STREAM, VERSION, asked_of
@@ -25,9 +27,9 @@ SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 MAX_IN_STREAM = 64
 
 
-def inference_methods(site: Site, doorkeeper: Doorkeeper) -> Methods:
+def inference_methods(site: Site, doorkeeper: Doorkeeper, meter: CallMeter) -> Methods:
     service = _Service(site)
-    methods = Methods(site, doorkeeper, SERVICE)
+    methods = Methods(site, doorkeeper, meter, SERVICE)
     methods.add("ServerLive", service.server_live)
     methods.add("ServerReady", service.server_ready)
     methods.add("ModelReady", service.model_ready)

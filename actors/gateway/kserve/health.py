@@ -11,6 +11,7 @@ from ..engines import KNOWN_FOR_S
 from ..site import Site
 from .describe import is_ready
 from .grpc_keys import Doorkeeper
+from .grpc_meters import CallMeter
 from .grpc_methods import Context, Methods
 from .grpc_service import SERVICE as INFERENCE
 from .proto import health_pb2 as pb
@@ -19,7 +20,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Health"]
 _Status = pb.HealthCheckResponse.ServingStatus
 
 
-def health_methods(site: Site, doorkeeper: Doorkeeper, leaving: Callable[[], bool]) -> Methods:
+def health_methods(site: Site, doorkeeper: Doorkeeper, meter: CallMeter, leaving: Callable[[], bool]) -> Methods:
     """`leaving`: whether this server is about to end, so that nobody should come any more."""
 
     async def status(service: str) -> _Status | None:
@@ -44,7 +45,7 @@ def health_methods(site: Site, doorkeeper: Doorkeeper, leaving: Callable[[], boo
                 said = now
             await asyncio.sleep(KNOWN_FOR_S)  # nothing tells of an engine that comes or goes
 
-    methods = Methods(site, doorkeeper, SERVICE)
+    methods = Methods(site, doorkeeper, meter, SERVICE)
     methods.add("Check", check)
     methods.add_stream("Watch", watch)
     return methods

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -13,12 +13,11 @@ from starlette.routing import Route
 
 from .... import __version__
 from ....runtime.errors import CallboardError
-from ....runtime.log import log
-from ..asking import ClientGone, begun, while_there
+from ..asking import begun, while_there
 from ..bodies import decode_body, read_body
+from ..endpoints import Work, answer, endpoint, or_error
 from ..engines import Engine
-from ..errors import BadBody, retry_after, status_of, words
-from ..openai_routes import CLIENT_CLOSED, answer
+from ..errors import BadBody, words
 from ..site import Site
 from ..sse import EventStream, event
 from ..visit import client_name
@@ -36,25 +35,6 @@ class IndexBody(msgspec.Struct, kw_only=True):
 def error_body(error: CallboardError) -> dict[str, str]:
     """The protocol's shape of an error."""
     return {"error": words(error)}
-
-
-def error_answer(error: CallboardError) -> Response:
-    seconds = retry_after(error)
-    return answer(error_body(error), status_of(error), {} if seconds is None else {"retry-after": str(seconds)})
-
-
-def endpoint(
-    work: Callable[[Site, Request], Awaitable[Response]], site: Site
-) -> Callable[[Request], Awaitable[Response]]:
-    async def run(request: Request) -> Response:
-        try:
-            return await work(site, request)
-        except ClientGone:
-            return Response(status_code=CLIENT_CLOSED)
-        except CallboardError as error:
-            return error_answer(error)
-
-    return run
 
 
 async def server(site: Site, request: Request) -> Response:
@@ -138,14 +118,13 @@ async def _one_event(value: dict[str, Any]) -> AsyncGenerator[bytes, None]:
 async def _events(
     stream: AsyncGenerator[tuple[tuple[Tensor, ...], bool], None], head: dict[str, Any]
 ) -> AsyncGenerator[bytes, None]:
-    """An error in mid-stream is its last event."""
+    async def events() -> AsyncGenerator[bytes, None]:
+        async for tensors, _ in stream:
+            yield event(msgspec.json.encode(head | _flat(tensors)))
+
     async with aclosing(stream):
-        try:
-            async for tensors, _ in stream:
-                yield event(msgspec.json.encode(head | _flat(tensors)))
-        except CallboardError as error:
-            log.info("a stream ends with an error: %s", error)
-            yield event(msgspec.json.encode(error_body(error)))
+        async for each in or_error(events(), error_body):
+            yield each
 
 
 def _head(name: str, id: str) -> dict[str, Any]:
@@ -168,8 +147,8 @@ async def _engine(site: Site, request: Request) -> tuple[str, Engine]:
 
 
 def kserve_routes(site: Site) -> list[Route]:
-    def route(method: str, path: str, work: Callable[[Site, Request], Awaitable[Response]]) -> Route:
-        return Route(path, endpoint(work, site), methods=[method])
+    def route(method: str, path: str, work: Work) -> Route:
+        return Route(path, endpoint(work, site, error_body), methods=[method])
 
     routes = [
         route("GET", "/v2", server),

@@ -9,6 +9,7 @@ from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 
 from ..site import Site
 from .grpc_keys import Doorkeeper
+from .grpc_meters import CallMeter
 from .grpc_methods import Context, Methods
 from .proto import reflection_pb2 as pb
 from .proto.pool import POOL
@@ -16,7 +17,9 @@ from .proto.pool import POOL
 SERVICE = pb.DESCRIPTOR.services_by_name["ServerReflection"]
 
 
-def reflection_methods(site: Site, doorkeeper: Doorkeeper, services: Sequence[ServiceDescriptor]) -> Methods:
+def reflection_methods(
+    site: Site, doorkeeper: Doorkeeper, meter: CallMeter, services: Sequence[ServiceDescriptor]
+) -> Methods:
     listed = pb.ListServiceResponse(
         service=[pb.ServiceResponse(name=service.full_name) for service in (*services, SERVICE)]
     )
@@ -41,7 +44,7 @@ def reflection_methods(site: Site, doorkeeper: Doorkeeper, services: Sequence[Se
         async for request in requests:
             await context.write(answer(request))
 
-    methods = Methods(site, doorkeeper, SERVICE)
+    methods = Methods(site, doorkeeper, meter, SERVICE)
     methods.add_stream("ServerReflectionInfo", info)
     return methods
 
