@@ -147,6 +147,7 @@ async def compare(board: Board, make_config: Callable[..., TrainConfig], kills: 
     assert same_bits(result(Path(broken.out)), result(Path(whole.out)))
 
 
+@pytest.mark.slow
 async def test_a_run_that_loses_its_shard_ends_in_the_same_adapter(
     board: Board, make_config: Callable[..., TrainConfig]
 ) -> None:

@@ -29,6 +29,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([COMMAND, "bench", "kernels", *arguments], env=env, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_every_row_and_every_goal_is_there() -> None:
     steps: list[str] = []
     made = run(KernelsOptions("cpu", quick=True, rounds=1), steps.append)

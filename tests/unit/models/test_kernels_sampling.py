@@ -155,6 +155,7 @@ native_rows = st.tuples(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_native")
 @settings(max_examples=250)
 @given(

@@ -333,6 +333,7 @@ def outcome(process: subprocess.Popen[str]) -> str:
     return out.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)  # processes that import torch, or compile
 def test_a_machine_that_cannot_compile_them_answers_the_same(tmp_path: Path) -> None:
     make_model("Qwen3", NATIVE_SIZES, tmp_path / "model")
@@ -356,6 +357,7 @@ def test_a_compiler_that_fails_is_told_of(tmp_path: Path) -> None:
     assert list((tmp_path / "cache" / "native").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)  # processes that import torch, or compile
 def test_two_processes_that_compile_at_once_both_have_them(tmp_path: Path) -> None:
     processes = [start(WHETHER, CALLBOARD_CACHE_DIR=str(tmp_path)) for _ in range(2)]

@@ -172,6 +172,7 @@ class Misled:
         return self._model.logits(hidden) + self._preference
 
 
+@pytest.mark.slow
 def test_drawn_tokens_follow_the_distribution_with_a_draft_model_that_disagrees(
     model: ServedModel, make_runner: Callable[..., Runner]
 ) -> None:

@@ -234,6 +234,7 @@ def test_deterministic_sequences_are_computed_apart_unless_all_arithmetic_is(
     assert two_ways.calls == ([(3, False)] * 2 if batch_invariant else [(1, False), (2, True)] * 2)
 
 
+@pytest.mark.slow
 def test_drawn_tokens_follow_the_models_distribution(runner: Runner, model: ServedModel) -> None:
     """Many seeds after one prompt, against the exact probabilities by a chi-square over the likeliest tokens."""
     prompt = start(7).token_ids

@@ -147,7 +147,10 @@ def test_qlora_is_peft_over_bitsandbytes(make_config: Callable[..., TrainConfig]
     "batch",
     [
         BatchSettings(samples=8, max_tokens=128, micro_tokens=128, packing=Packing.PACKED),
-        BatchSettings(samples=8, max_tokens=128, micro_tokens=10_000, packing=Packing.SORTED),
+        pytest.param(
+            BatchSettings(samples=8, max_tokens=128, micro_tokens=10_000, packing=Packing.SORTED),
+            marks=pytest.mark.slow,
+        ),
         BatchSettings(samples=8, max_tokens=128, micro_tokens=300, packing=Packing.SORTED),
     ],
 )
