@@ -16,6 +16,7 @@ from callboard.actors.train.trainer import Trainer
 from callboard.schemas.train import (
     EvaluationSettings,
     Method,
+    OptimizerSettings,
     SampleSettings,
     ShardSettings,
     Task,
@@ -66,9 +67,15 @@ def test_two_shards_end_where_one_does(
     compare(make_config, ranks, tmp_path, ShardSettings(count=2, zero=zero), method=method, **WATCHED)
 
 
-@pytest.mark.parametrize("task", [Task.DPO, Task.KTO, Task.REWARD])
-def test_two_shards_share_pairs(make_config: Make, ranks: Ranks, tmp_path: Path, pairs: Path, task: Task) -> None:
-    compare(make_config, ranks, tmp_path, ShardSettings(count=2, zero=1), task=task, data=str(pairs))
+# Rewards are learned in fewer steps: at the others' rate the last losses are so near zero that rounding is all they are.
+@pytest.mark.parametrize(("task", "lr"), [(Task.DPO, 5e-3), (Task.KTO, 5e-3), (Task.REWARD, 1e-3)])
+def test_two_shards_share_pairs(
+    make_config: Make, ranks: Ranks, tmp_path: Path, pairs: Path, task: Task, lr: float
+) -> None:
+    optimizer = OptimizerSettings(lr=lr, warmup=2)
+    compare(
+        make_config, ranks, tmp_path, ShardSettings(count=2, zero=1), task=task, data=str(pairs), optimizer=optimizer
+    )
 
 
 @pytest.mark.parametrize("zero", [pytest.param(1, marks=pytest.mark.slow), 3])
