@@ -63,7 +63,7 @@ def all_tools(log: RunLog) -> dict[str, ToolInfo]:
     if log.started.memory:
         found |= {name: OWN[name] for name in (REMEMBER, RECALL)}
     found |= {tool.name: tool for tool in log.tools}
-    found |= {agent.name: _agent_info(agent) for agent in log.started.agents}
+    found |= {agent.name: agent_info(agent) for agent in log.started.agents}
     return found
 
 
@@ -76,7 +76,7 @@ def shown_tools(log: RunLog) -> dict[str, ToolInfo]:
     return dict(sorted(found, key=lambda one: places.get(one[0], -1)))
 
 
-def _agent_info(agent: AgentTool) -> ToolInfo:
+def agent_info(agent: AgentTool) -> ToolInfo:
     schema = '{"type":"object","properties":{"task":{"type":"string"}},"required":["task"]}'
     return ToolInfo(agent.name, agent.description, schema, '{"type":"string"}', _SAFE)
 

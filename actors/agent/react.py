@@ -19,7 +19,7 @@ from ...schemas.agent_log import (
     ToolAnswered,
 )
 from ...schemas.agent_parts import Outcome
-from ...schemas.serve import ChatMessage, FinishReason, GrammarKind, ModelToolCall, OfferedTool
+from ...schemas.serve import ChatMessage, FinishReason, GrammarKind, ModelToolCall
 from ...schemas.tool import ToolInfo
 from .calls import all_tools, shown_tools
 from .effects import cut
@@ -28,7 +28,7 @@ from .memory.conversation import Limits, compact
 from .planner import Call, Decision, Finish, GiveUp, ModelCall, Note, Planner, ToolCalls
 from .react_text import Turn, read_turn
 from .turn_grammar import react_grammar
-from .wording import Unreadable, describe, read_arguments
+from .wording import Unreadable, describe, offered, read_arguments
 
 OBSERVED = "Observation: "
 # Of a result the model is shown so many characters.
@@ -117,8 +117,7 @@ class ReAct(Planner):
         limits = Limits(options.context_tokens, is_result=_is_result)
         messages = compact(tuple(self._messages(log, tools, options)), limits).messages
         if options.native:
-            offered = tuple(OfferedTool(tool.name, tool.description, tool.input_schema) for tool in tools)
-            return ModelCall(ModelRequest(messages=messages, tools=offered, purpose="turn", keep=True))
+            return ModelCall(ModelRequest(messages=messages, tools=offered(tools), purpose="turn", keep=True))
         return ModelCall(
             ModelRequest(
                 messages=messages,

@@ -47,7 +47,7 @@ from ...schemas.agent import (
 from ...schemas.agent_log import AnyEvent, Entry, RunStarted
 from ...schemas.serve import GrammarKind
 from ...schemas.tool import ListTools, ToolInfo
-from .calls import ASK_HUMAN, OWN
+from .calls import ASK_HUMAN, OWN, agent_info
 from .children import matching
 from .effects import DIRECTORY
 from .errors import NoSuchApproval, NoSuchRun, RunInvalid
@@ -146,7 +146,8 @@ class Runs(Actor[RunsConfig]):
         known = await self._known_tools(wanted)
         tools = matching(message.tools, known)
         agent_tools = matching([name for agent in message.agents for name in agent.tools], known)
-        hidden = {t.name for t in (*tools, *agent_tools) if is_never_allowed(self._policy, message.rules, t)}
+        ruled = (*tools, *agent_tools, *map(agent_info, message.agents))
+        hidden = {tool.name for tool in ruled if is_never_allowed(self._policy, message.rules, tool)} - {ASK_HUMAN}
         started = RunStarted(
             at=time.time(),
             planner=message.planner,
@@ -178,7 +179,7 @@ class Runs(Actor[RunsConfig]):
         """Of too many tools: those that were named one by one, and then those that fit the task best."""
         if len(names) <= message.max_tools or not message.max_tools:
             return ()
-        named = [name for name in message.tools if name in names]
+        named = [name for name in message.tools if name in names]  # `ask_human` is never meant by a `*`
         fitting = (await self.actor(DIRECTORY).ask(ListTools(message.task, message.tools))).tools
         ranked = dict.fromkeys([*named, *(tool.name for tool in fitting if tool.name in names), *names])
         return tuple(ranked)[: max(message.max_tools, len(named))]

@@ -33,6 +33,9 @@ async def ensure_agents(bus: Client, policy: str = "") -> Ref:
     agents = bus.actor(AGENTS)
     try:
         await agents.ask(ListRuns(limit=0), START_TIMEOUT_S)
+        if policy:
+            words = "`agents` runs already and keeps the policy that it was started with: --policy changes nothing"
+            print(words, file=sys.stderr, flush=True)
     except NoSuchActor:
         settings = load_settings().agents
         config = {"policy": policy or absolute(settings.policy), "keep_days": settings.keep_days}

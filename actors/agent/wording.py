@@ -11,6 +11,7 @@ from typing import Any
 import json_repair
 import msgspec
 
+from ...schemas.serve import OfferedTool
 from ...schemas.tool import ToolInfo
 
 # A model's arguments are repaired up to here; what is longer has to be right.
@@ -18,6 +19,8 @@ MAX_REPAIR = 16_000
 # Characters for what a model is told of all of its tools: a small one has a context of some thousand tokens.
 DESCRIBED = 6000
 SENTENCE = 200
+# The same for tools with their schemas.
+OFFERED = 12_000
 
 
 class Unreadable(Exception):
@@ -54,6 +57,37 @@ def describe(tools: Iterable[ToolInfo], room: int = DESCRIBED) -> str:
     if len(whole) <= room:
         return whole
     return "\n".join(_line(tool, _first_sentence(tool.description)) for tool in tools)
+
+
+def offered(tools: Iterable[ToolInfo], room: int = OFFERED) -> tuple[OfferedTool, ...]:
+    """Tools for a model's own calls; in so many characters, if it can be: what does not fit loses what schemas say to
+    people, and all but the first sentence of each description."""
+    tools = tuple(tools)
+    whole = tuple(OfferedTool(tool.name, tool.description, tool.input_schema) for tool in tools)
+    if sum(len(tool.description) + len(tool.parameters) for tool in whole) <= room:
+        return whole
+    return tuple(
+        OfferedTool(tool.name, _first_sentence(tool.description), json.dumps(_bare(schema_of(tool)))) for tool in tools
+    )
+
+
+def _bare(schema: Any) -> Any:
+    """A schema without titles and examples. What stands below `properties` and `$defs` are names, not keywords."""
+    if isinstance(schema, list):
+        return [_bare(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in ("properties", "$defs") and isinstance(value, dict):
+            found[key] = {name: _bare(part) for name, part in value.items()}
+        elif key == "description" and isinstance(value, str):
+            found[key] = _first_sentence(value)
+        elif key in ("enum", "const", "default"):
+            found[key] = value
+        elif key not in ("title", "examples", "$schema", "$id"):
+            found[key] = _bare(value)
+    return found
 
 
 def _first_sentence(text: str) -> str:

@@ -89,6 +89,16 @@ async def test_react_by_the_models_own_tool_calls(node: Node) -> None:
     ]
 
 
+async def test_a_model_is_not_told_of_what_the_rules_never_allow_but_may_always_ask(node: Node) -> None:
+    await script(node, "Thought: nothing is left\nFinal Answer: so it is")
+    below = AgentTool(name="below", description="looks")
+    never = (PolicyRule(effect=Effect.DENY, tool="look"), PolicyRule(effect=Effect.DENY, tool="below"))
+    await until_over(node, request("react", rules=never, tools=("look", "add", "ask_human"), agents=(below,)))
+    (only,) = await asked(node)
+    named = {line[2:].partition("(")[0] for line in only.messages[0].content.splitlines() if line.startswith("- ")}
+    assert named == {"add", "ask_human"}
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -1,4 +1,4 @@
-"""A set of tools that is told of an engine may ask it, and nobody else: documents by their meaning, on a daemon."""
+"""A set of tools that is told of an engine may ask it and nobody else: documents by their meaning, and translations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, tiny_path: Path) -> Iterato
     (base / "docs").mkdir()
     for number, text in enumerate(PAGES):
         (base / "docs" / f"{number}.txt").write_text(text)
-    board = Board.at(base, CALLBOARD_TOOLS_DOCUMENTS=f'{{roots = {{docs = "{base / "docs"}"}}, engine = "engine"}}')
+    board = Board.at(
+        base,
+        CALLBOARD_TOOLS_DOCUMENTS=f'{{roots = {{docs = "{base / "docs"}"}}, engine = "engine"}}',
+        CALLBOARD_TOOLS_TRANSLATE='{engine = "play"}',
+    )
     board.up()
     config = {"model": str(tiny_path), "num_blocks": 64, "max_batch_tokens": 64, "threads": 1, "block_size": 4}
     # A first import of torch on a busy machine may take longer than a command may in other tests.
@@ -38,6 +42,23 @@ def search(daemon: Board, query: str) -> Any:
     done = daemon.run("tool", "call", "documents.search", f"query={query}", "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)["value"]
+
+
+def test_a_text_is_translated_by_a_model_of_the_company(daemon: Board) -> None:
+    wanted = "from English into German"
+    answers = [{"text": " Der Leuchtturm.\n", "match": "contains", "pattern": wanted}, {"text": "x", "times": 0}]
+    done = daemon.run(
+        "spawn", "agent.scripted", "--name", "play", "--config", json.dumps({"answers": answers, "ordered": False})
+    )
+    assert done.returncode == 0, done.stderr
+    arguments = ("text=The lighthouse.", "source=English", "target=German")
+    done = daemon.run("tool", "call", "translate", *arguments)
+    assert (done.returncode, done.stdout) == (0, "Der Leuchtturm.\n"), done.stderr
+    assert read_creds(daemon.paths.state / "creds" / "translate.creds").may_ask == {"play"}
+    assert daemon.run("stop", "play").returncode == 0
+    done = daemon.run("tool", "call", "translate", *arguments)
+    assert done.returncode == 1
+    assert "'play' cannot translate this" in done.stderr
 
 
 def test_documents_are_found_by_their_meaning_and_without_the_engine_by_their_words(daemon: Board) -> None:

@@ -1,4 +1,5 @@
-"""Text from one language into another: a translation model, or a language model that is asked to translate.
+"""Text from one language into another: a translation model, or a language model that is asked to translate, this
+tool's own or the company's.
 
 How a family is told the languages differs: Marian knows one pair, or has the target's code as the first word; NLLB,
 M2M100 and mBART have a code for each language; T5 is told in words, and so is a language model that converses.
@@ -10,7 +11,9 @@ from typing import Annotated, Any
 
 import msgspec
 
+from ....runtime.errors import CallboardError, Cancelled
 from ....runtime.matching import did_you_mean
+from ....schemas.serve import ChatMessage, FinishReason, Generate
 from ..context import ToolContext
 from ..errors import ToolError, ToolSetupFailed
 from .model_tool import ModelOptions, ModelTool, stopping
@@ -21,17 +24,33 @@ _WITH_CODES = ("m2m_100", "nllb-moe", "mbart")
 _TOLD_IN_WORDS = ("t5", "mt5", "umt5", "switch_transformers", "longt5")
 _WITH_FIRST_WORD = "marian"
 _NO_LIMIT = 1 << 20
+# Within the tool's own time limit.
+ENGINE_TIMEOUT_S = 280.0
 _ASKED = "Translate the following text from {source} into {target}. Answer with the translation alone.\n\n{text}"
+
+
+class TranslateOptions(ModelOptions, frozen=True, forbid_unknown_fields=True):
+    """`engine`: the actor that is asked, in the place of a model of the tool's own."""
+
+    engine: str = ""
 
 
 class Translate(
     ModelTool, name="translate", read_only=True, idempotent=True, open_world=False, timeout=300.0, tags=("text",)
 ):
-    """A model and its tokenizer."""
+    """A model and its tokenizer, or the address of an engine."""
 
     kind = _TRANSLATES
     _tokenizer: Any = None
     _codes: dict[str, int]
+
+    def __init__(self, model: str = "", device: str = "", engine: str = "") -> None:
+        super().__init__(model, device)
+        self.engine = engine
+
+    def setup(self) -> None:
+        if not self.engine:
+            super().setup()
 
     def load_parts(self, loaded: LoadedModel) -> None:
         self._tokenizer = loaded.part("AutoTokenizer")
@@ -65,6 +84,8 @@ class Translate(
             raise ToolError("there is nothing to translate: the text is empty")
         if not target.strip():
             raise ToolError("there is no language to translate into", hint="name it in `target`")
+        if self.engine:
+            return self._by_engine(text, source.strip(), target.strip(), max_tokens, context)
         with self.computing(context):
             inputs, options = self._prepared(text, source.strip(), target.strip())
             room = self._room(inputs["input_ids"].shape[1])
@@ -83,13 +104,25 @@ class Translate(
                 tokens = tokens[:, inputs["input_ids"].shape[1] :]
             return self._tokenizer.batch_decode(tokens, skip_special_tokens=True)[0].strip()
 
+    def _by_engine(self, text: str, source: str, target: str, max_tokens: int, context: ToolContext) -> str:
+        asked = ChatMessage("user", _asked(text, source, target))
+        request = Generate(messages=(asked,), max_tokens=max_tokens, client="translate")
+        try:
+            done = context.ask(self.engine, request, ENGINE_TIMEOUT_S)
+        except Cancelled:
+            raise
+        except CallboardError as error:
+            raise ToolError(f"'{self.engine}' cannot translate this: {error}", hint=error.hint) from error
+        if done.finish_reason is FinishReason.LENGTH:
+            raise ToolError(f"the translation is longer than {max_tokens} tokens", hint="translate it in parts")
+        return done.text.strip()
+
     def _prepared(self, text: str, source: str, target: str) -> tuple[Any, dict[str, Any]]:
         """The model's input, and what `generate` is told beside it."""
         family, tokenizer = self.loaded.family, self._tokenizer
         if not self.loaded.model.config.is_encoder_decoder:
-            asked = _ASKED.format(source=source or "its language", target=target, text=text)
             inputs = tokenizer.apply_chat_template(
-                [{"role": "user", "content": asked}],
+                [{"role": "user", "content": _asked(text, source, target)}],
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
@@ -160,6 +193,10 @@ class Translate(
         return getattr(self.loaded.model.config, "max_position_embeddings", None) or _NO_LIMIT
 
 
+def _asked(text: str, source: str, target: str) -> str:
+    return _ASKED.format(source=source or "its language", target=target, text=text)
+
+
 def _named(source: str) -> str:
     if not source:
         raise ToolError("this model must be told the language of the text", hint="name it in `source`")
@@ -180,6 +217,6 @@ def _language_codes(tokenizer: Any, family: str) -> dict[str, int]:
     return {name: int(tokenizer.convert_tokens_to_ids(name)) for name in names}
 
 
-def translate(options: ModelOptions) -> Translate:
+def translate(options: TranslateOptions) -> Translate:
     """The entry point."""
-    return Translate(options.model, options.device)
+    return Translate(options.model, options.device, options.engine)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from callboard.actors.agent.autogpt import read_command
 from callboard.actors.agent.react_text import Turn, read_turn
-from callboard.actors.agent.wording import Unreadable, describe, read_arguments
+from callboard.actors.agent.wording import Unreadable, describe, offered, read_arguments
 from callboard.schemas.tool import ToolInfo
 
 SEARCH = ToolInfo("search", "Finds.", '{"type":"object","properties":{"query":{"type":"string"}}}', "{}")
@@ -70,6 +70,36 @@ def test_arguments_that_mean_nothing_are_given_back(text: str) -> None:
 
 def test_tools_are_described_with_their_arguments() -> None:
     assert describe([ADD]) == "- add(a: integer, b?: integer): Adds two."
+
+
+def test_schemas_of_many_tools_lose_what_only_people_read() -> None:
+    properties = {
+        "title": {"type": "string", "title": "Title", "description": f"Of the book. {'And more. ' * 20}"},
+        "kind": {"enum": ["a", "title"], "default": {"title": 1}},
+        "parts": {"type": "array", "items": {"$ref": "#/$defs/examples"}},
+    }
+    schema = {
+        "type": "object",
+        "title": "Book",
+        "properties": properties,
+        "required": ["title"],
+        "$defs": {"examples": {"type": "integer", "examples": [1]}},
+    }
+    book = msgspec.structs.replace(ADD, name="book", input_schema=json.dumps(schema))
+    (alone,) = offered([book])
+    assert json.loads(alone.parameters) == schema
+    many = offered([msgspec.structs.replace(book, name=f"b{n}") for n in range(40)])
+    assert len({tool.name for tool in many}) == 40
+    assert json.loads(many[7].parameters) == {
+        "type": "object",
+        "properties": {
+            "title": {"type": "string", "description": "Of the book."},
+            "kind": {"enum": ["a", "title"], "default": {"title": 1}},
+            "parts": {"type": "array", "items": {"$ref": "#/$defs/examples"}},
+        },
+        "required": ["title"],
+        "$defs": {"examples": {"type": "integer"}},
+    }
 
 
 def test_what_is_said_of_many_tools_is_cut_to_a_sentence_each() -> None:

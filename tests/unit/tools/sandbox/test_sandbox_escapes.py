@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from sandbox_attempts import CALL, CALLS, OTHER, PLAIN
+from sandbox_attempts import CALL, PLAIN
+from sandbox_attempts_other import OTHER
+from sandbox_calls import CALLS
 from sandbox_rig import LIMITS, MakeRig, Rig
 from sandbox_world import World
 
