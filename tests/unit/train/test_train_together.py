@@ -67,7 +67,7 @@ def test_two_shards_end_where_one_does(
     compare(make_config, ranks, tmp_path, ShardSettings(count=2, zero=zero), method=method, **WATCHED)
 
 
-# Rewards are learned in fewer steps: at the others' rate the last losses are so near zero that rounding is all they are.
+# At the others' rate rewards are learned so fast that the last losses are nothing but rounding.
 @pytest.mark.parametrize(("task", "lr"), [(Task.DPO, 5e-3), (Task.KTO, 5e-3), (Task.REWARD, 1e-3)])
 def test_two_shards_share_pairs(
     make_config: Make, ranks: Ranks, tmp_path: Path, pairs: Path, task: Task, lr: float
