@@ -14,6 +14,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import distribution
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,14 @@ def test_sharing_goes_with_gradio_only(tmp_path: Path) -> None:
     done = Board.at(tmp_path).run("web", "--share")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--share goes with --gradio" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "module", "extra"), [("--gradio", "gradio", "gradio"), ("--tui", "textual_serve", "web-tui")]
+)
+def test_what_is_not_installed_is_named_by_its_extra(tmp_path: Path, option: str, module: str, extra: str) -> None:
+    if find_spec(module) is not None:
+        pytest.skip(f"{module} is installed here")
+    done = Board.at(tmp_path).run("web", option)
+    assert done.returncode == 2, done.stderr
+    assert f"callboard[{extra}]" in done.stderr
