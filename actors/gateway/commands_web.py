@@ -58,6 +58,7 @@ def _serve_terminal(args: Namespace) -> int:
     """Each page runs the command anew; it is that which reaches the bus."""
     from . import web_terminal
 
+    _need("textual_serve", "web-tui", "--tui")
     host = args.host or "127.0.0.1"
     port = args.port or web_terminal.free_port(host)
     server = web_terminal.terminal_server(web_terminal.command_of(args), host, port)
@@ -73,6 +74,7 @@ async def _open_gradio(args: Namespace) -> int:
     from ...runtime.commands_actors import client_of
     from .web_gradio import gradio_page, wait_until_served
 
+    _need("gradio", "gradio", "--gradio")  # before anything is started for it
     host = args.host or "127.0.0.1"
     _say_open(host, "ask")
     async with client_of(args) as bus:
@@ -85,6 +87,16 @@ async def _open_gradio(args: Namespace) -> int:
             _tell(args, here, public)
             await anyio.sleep_forever()
     return 0
+
+
+def _need(module: str, extra: str, option: str) -> None:
+    """Raises MissingExtra."""
+    from importlib.util import find_spec
+
+    from ...runtime.errors import MissingExtra
+
+    if find_spec(module) is None:
+        raise MissingExtra.of(extra, f"`callboard web {option}`")
 
 
 def _say_open(host: str, what: str) -> None:

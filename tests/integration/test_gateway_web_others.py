@@ -13,14 +13,23 @@ import urllib.request
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import distribution
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import anyio.to_thread
 import pytest
 from board import Board
 from foreign import PEERS, ROOT, python_of
+from gateways import idle, start_engine
+from own_server import OwnServer
 
 from callboard.actors.gateway.web_terminal import command_of, free_port
+from callboard.runtime.bus import BusOptions
+from callboard.runtime.node import Node
+from callboard.schemas.serve import ChatMessage, Generate
 
 TYPING = str(ROOT / ".venv" / "typing")
 
@@ -33,7 +42,7 @@ def serving(*command: str | Path, **environment: str) -> Iterator[tuple[subproce
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **environment, "PYTHONPATH": TYPING},
+        env={**os.environ, "PYTHONPATH": TYPING, **environment},
     )
     assert process.stdout is not None
     try:
@@ -56,40 +65,43 @@ def wait_for(url: str) -> None:
             time.sleep(0.05)
 
 
-def used(name: str, *arguments: str) -> dict[str, object]:
+def used(name: str, *arguments: str) -> dict[str, Any]:
     command = [str(python_of(name.partition("/")[0])), str(PEERS / f"use_{name}.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def finished(board: Board, *arguments: str) -> str:
-    """What a command prints, however busy the machine is."""
-    process = board.start(*arguments)
-    out, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err
-    return out
+def named(folder: Path) -> Path:
+    """A folder by which another Python knows the commands of this installation."""
+    (place,) = (file.locate() for file in distribution("callboard").files or () if file.name == "entry_points.txt")
+    (folder / Path(str(place)).parent.name).symlink_to(Path(str(place)).parent)
+    return folder
 
 
+@pytest.mark.anyio
 @pytest.mark.foreign
 @pytest.mark.timeout(1200)
-def test_gradio_shows_what_the_model_says(tmp_path: Path, tiny_path: Path) -> None:
-    board = Board.at(tmp_path)
-    try:
-        finished(board, "up", "--detach", "--model", str(tiny_path))
-        page = ("-m", "callboard.runtime.cli", "web", "--gradio", "--no-browser", "--json")
-        with serving(python_of("gradio"), *page, **board.environment) as (_, said):
-            found = used("gradio", json.loads(said)["url"], str(tiny_path))
-        alone = finished(board, "chat", "-p", "hello", "--max-tokens", "12", "--temperature", "0", "--json")
-        assert found["text"] == json.loads(alone)["text"] != ""
-        grown = found["grown"]
-        assert isinstance(grown, list)
-        assert len(grown) > 2
-        assert grown[-1] == found["text"]
-        assert all(after.startswith(before) for before, after in pairwise(grown))
-        assert found["second"]
-    finally:
-        board.close()
+async def test_gradio_shows_what_the_model_says(server: OwnServer, long_path: Path, tmp_path: Path) -> None:
+    python = await anyio.to_thread.run_sync(python_of, "gradio")
+    command = (python, "-m", "callboard.runtime.cli", "web", "--gradio", "--no-browser", "--json", "--nats", server.url)
+    async with Node("main", bus=BusOptions(server.url)) as node:
+        await start_engine(node, long_path)
+
+        def talk() -> dict[str, Any]:
+            with serving(*command, PYTHONPATH=f"{TYPING}:{named(tmp_path)}") as (_, said):
+                return used("gradio", json.loads(said)["url"], str(long_path))
+
+        found = await anyio.to_thread.run_sync(talk)
+        request = Generate(messages=(ChatMessage("user", "hello"),), temperature=0.0, max_tokens=12)
+        alone = await node.actor("engine").ask(request)
+        await idle(node)
+    assert found["text"] == alone.text != ""
+    grown = found["grown"]
+    assert len(grown) > 2
+    assert grown[-1] == found["text"]
+    assert all(after.startswith(before) for before, after in pairwise(grown))
+    assert found["second"]
 
 
 @pytest.mark.foreign
@@ -98,7 +110,7 @@ def test_the_terminal_runs_in_a_browser_for_its_own_page_alone() -> None:
     with serving(python_of("textual-serve"), PEERS / "serve_terminal.py") as (_, url):
         wait_for(url)
         found = used("textual-serve", url)
-    status, page = found["page"]  # pyright: ignore[reportGeneralTypeIssues]
+    status, page = found["page"]
     assert status == 200
     assert "Callboard" in page
     assert f"ws:{url.removeprefix('http:')}/ws" in page
@@ -117,3 +129,14 @@ def test_sharing_goes_with_gradio_only(tmp_path: Path) -> None:
     done = Board.at(tmp_path).run("web", "--share")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--share goes with --gradio" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "module", "extra"), [("--gradio", "gradio", "gradio"), ("--tui", "textual_serve", "web-tui")]
+)
+def test_what_is_not_installed_is_named_by_its_extra(tmp_path: Path, option: str, module: str, extra: str) -> None:
+    if find_spec(module) is not None:
+        pytest.skip(f"{module} is installed here")
+    done = Board.at(tmp_path).run("web", option)
+    assert done.returncode == 2, done.stderr
+    assert f"callboard[{extra}]" in done.stderr

@@ -11,11 +11,11 @@ from gradio_client import Client
 def main() -> None:
     url, model = sys.argv[1:]
     client = Client(url, verbose=False)
-    settings = {"param_2": model, "param_3": 0, "param_4": 12}
-    job = client.submit(message="hello", api_name="/chat", **settings)
+    settings = (model, 0, 12)
+    job = client.submit("hello", *settings, api_name="/chat")
     text = job.result(timeout=60)
     grown = job.outputs()
-    second = client.predict(message="again", api_name="/chat", **settings)
+    second = client.predict("again", *settings, api_name="/chat")
     print(json.dumps({"text": text, "grown": grown, "second": second}))
 
 
