@@ -16,6 +16,8 @@ BLOCK = 128
 # Share of the mean diagonal that is added to the diagonal; tenfold each time that it does not suffice.
 DAMPING = 0.01
 MAX_DAMPING = 1.0
+# The same where weights are fitted to inputs: more, since what is fitted is small and the inputs are few.
+FIT_DAMPING = 0.03
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,21 @@ def gptq(
         return Rounded(own_order, fixed)
     scales, zeros = (torch.cat([getattr(grid, name) for grid in grids], 1) for name in ("scales", "zeros"))
     return Rounded(own_order, Grid(spec, num_in, scales, zeros), order if act_order else None)
+
+
+def fit_to_inputs(weight: torch.Tensor, hessian: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """The weight [num_out, num_in] that gives of inputs x, in least squares, what `weight` gives of other inputs y.
+
+    hessian, shift [num_in, num_in]: the means of x x^T and of (y - x) x^T, x as it comes in a model whose layers before
+    are rounded, y in the model itself. Rounding this one by GPTQ has the objective of Li et al., "GPTAQ: Efficient
+    Finetuning-Free Quantization for Asymmetric Calibration" (2025), which makes up for what was lost before.
+    """
+    wide = hessian.to(torch.float64)
+    damped = wide + torch.eye(len(wide), dtype=torch.float64, device=wide.device) * (
+        FIT_DAMPING * wide.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    )
+    moved = torch.linalg.solve(damped, (weight @ shift).to(torch.float64), left=False)
+    return weight + moved.to(weight.dtype)
 
 
 def _grid(weight: torch.Tensor, hessian: torch.Tensor, spec: GridSpec, clip: bool) -> Grid:

@@ -85,7 +85,7 @@ def nearest(weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, spe
 
 def fit_grid(weight: torch.Tensor, spec: GridSpec) -> Grid:
     """The grid of weight [num_out, num_in]: from the least to the largest of each group, zero on a code."""
-    return Grid(spec, weight.shape[1], *_between(*_ends(_grouped(weight, spec)), spec))
+    return Grid(spec, weight.shape[1], *_between(*_ends(grouped(weight, spec)), spec))
 
 
 def clip_grid(weight: torch.Tensor, hessian: torch.Tensor, spec: GridSpec) -> Grid:
@@ -93,7 +93,7 @@ def clip_grid(weight: torch.Tensor, hessian: torch.Tensor, spec: GridSpec) -> Gr
 
     hessian [num_in, num_in]: the mean of x x^T over inputs x. Only what lies within a group is looked at.
     """
-    groups = _grouped(weight, spec)
+    groups = grouped(weight, spec)
     low, high = _ends(groups)
     group = groups.shape[-1]
     padded = F.pad(hessian.to(weight.dtype), (0, -len(hessian) % group) * 2)
@@ -134,7 +134,7 @@ def _ends(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
 
 
-def _grouped(weight: torch.Tensor, spec: GridSpec) -> torch.Tensor:
+def grouped(weight: torch.Tensor, spec: GridSpec) -> torch.Tensor:
     """[num_out, num_in] -> [num_out, num_groups, group]; copies of the last value fill the last group."""
     group = spec.group(weight.shape[1])
     missing = -weight.shape[1] % group

@@ -76,6 +76,7 @@ class Quantize(StreamRequest[QuantizeProgress, QuantizeReport], frozen=True, kw_
     layers_per_actor: int = 0
     labels: tuple[str, ...] = ()
     template: str = ""
+    steps: int = 200
 
 
 class LayerQuantized(Message, frozen=True, tag="quantize.layer"):

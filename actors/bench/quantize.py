@@ -29,14 +29,14 @@ RATIO = "x"
 # The best of a table of methods with 4-bit weights in groups of 128, of OPT-125M on WikiText-2: OmniQuant takes its
 # perplexity from 27.65 to 28.86, AWQ to 29.15, GPTQ to 29.81, plain rounding to 30.47 (Shao et al., "OmniQuant", 2023).
 PUBLISHED_W4_RATIO = 28.86 / 27.65
-METHODS_4 = ("awq", "gptq", "awq+gptq")
+METHODS_4 = ("awq", "gptq", "awq+gptq", "gptaq", "autoround")
 # The one that the targets are about.
 BEST = "gptq"
 
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """`calibration_chars`: of the same documentation as what is measured on, and after it. `rotate`: off the grid."""
+    """`calibration_chars`: of the same documentation as what is measured on, and after it. `steps`: of AutoRound."""
 
     model: Path
     held_out_chars: int = 24_000
@@ -44,9 +44,10 @@ class QuantizeOptions:
     length: int = 256
     methods: tuple[str, ...] = METHODS_4
     seed: int = 0
+    steps: int = 200
 
     def quick(self) -> QuantizeOptions:
-        return replace(self, held_out_chars=3_000, calibration_chars=6_000, length=64)
+        return replace(self, held_out_chars=3_000, calibration_chars=6_000, length=64, steps=10)
 
 
 def run(options: QuantizeOptions, step: Callable[[str], None]) -> Report:
@@ -70,7 +71,7 @@ def run(options: QuantizeOptions, step: Callable[[str], None]) -> Report:
             measured.cache("full", "")
             measured.recipe("rtn4", Recipe(method=Method.RTN))
             for method in options.methods:
-                measured.recipe(f"{method}4", Recipe(method=Method(method)))
+                measured.recipe(f"{method}4", Recipe(method=Method(method), steps=options.steps))
             measured.recipe("rtn8", Recipe(method=Method.RTN, bits=8))
             measured.recipe("smooth8", Recipe(method=Method.SMOOTH, bits=8))
             measured.cache("kv8", "int8")
@@ -123,10 +124,12 @@ class _Measured:
         from ..quantize.layer import quantize_layer
         from ..quantize.recipe import Rounding, Scaling
         from ..quantize.run import embed
+        from ..quantize.stream import Stream
 
         looks = recipe.method.scaling is not Scaling.NONE or recipe.method.rounding(recipe.bits) is not Rounding.NEAREST
         # Plain rounding looks at no input.
-        stream = embed(self.source, self.calibration if looks else self.calibration[:1])
+        text = embed(self.source, self.calibration if looks else self.calibration[:1])
+        stream = Stream(text, text.clone() if recipe.wants_plain else None)
         hidden = embed(self.source, self.held_out)
         for index in range(self.source.config.num_layers):
             block = block_of(self.source.config, self.source, index)

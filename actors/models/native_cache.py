@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...kernels import native
+from ...kernels.packed_heads import NUM_GROUPS
 from ...kernels.weights import WeightFormat
 from ...runtime.errors import ConfigError
 from .config import LlamaConfig
@@ -12,7 +13,9 @@ from .kv_cache import KVCache
 
 LANES = 16
 LINE = 64
-KV_BYTES = {WeightFormat.FLOAT32: 4, WeightFormat.BFLOAT16: 2, WeightFormat.INT8: 1}
+KV_BITS = {WeightFormat.FLOAT32: 32, WeightFormat.BFLOAT16: 16, WeightFormat.INT8: 8, WeightFormat.INT4: 4}
+# What a token and head has beside its codes: a scale, or a scale and a minimum for each quarter.
+_NUMBERS = {WeightFormat.INT8: (1, np.float32), WeightFormat.INT4: (2 * NUM_GROUPS, np.float16)}
 
 
 class NativeCache(KVCache):
@@ -27,11 +30,12 @@ class NativeCache(KVCache):
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.format = format
-        num_bytes = num_blocks * block_size * config.num_kv_heads * config.head_dim * KV_BYTES[format]
-        num_scales = num_blocks * block_size * config.num_kv_heads if format is WeightFormat.INT8 else 0
+        num_bytes = num_blocks * block_size * config.num_kv_heads * config.head_dim * KV_BITS[format] // 8
+        each, kind = _NUMBERS.get(format, (0, np.float32))
+        num_scales = num_blocks * block_size * config.num_kv_heads * each
         self.keys = [_zeros(num_bytes) for _ in range(config.num_layers)]
         self.values = [_zeros(num_bytes) for _ in range(config.num_layers)]
-        self.scales = [np.zeros((2, num_scales), np.float32) for _ in range(config.num_layers)]
+        self.scales = [np.zeros((2, num_scales), kind) for _ in range(config.num_layers)]
 
     @property
     def num_bytes(self) -> int:

@@ -25,7 +25,7 @@ from .llama import PRODUCTS, LlamaDecoder
 from .lora import Adapter, AdapterStore
 from .lora_llama import read_llama_adapter
 from .matrices import Quantized, Weight
-from .native_cache import KV_BYTES, LANES, NativeCache
+from .native_cache import KV_BITS, LANES, NativeCache
 from .native_matrices import packed_as_kept
 
 MAX_HEAD_DIM = 256
@@ -75,8 +75,8 @@ class NativeDecoder:
         quantized: bool = False,
     ) -> None:
         """`quantized`: matrices of the layers may come in few bits, and are kept in the nearest format of ours."""
-        if kv not in KV_BYTES:
-            raise ConfigError(f"keys and values cannot be kept in {kv}", hint=f"choose one of {', '.join(KV_BYTES)}")
+        if kv not in KV_BITS:
+            raise ConfigError(f"keys and values cannot be kept in {kv}", hint=f"choose one of {', '.join(KV_BITS)}")
         self.config = config
         self.weights = weights
         self.quantized = quantized

@@ -22,8 +22,8 @@ def _configure(parser: ArgumentParser) -> None:
     parser.add_argument("-o", "--out", required=True, metavar="FOLDER", help="the new model; must not be there yet")
     parser.add_argument(
         "--method",
-        choices=("rtn", "awq", "gptq", "awq+gptq", "smooth"),
-        help="plain rounding, AWQ, GPTQ, both, SmoothQuant (default: gptq for 4 bits, smooth for 8)",
+        choices=("rtn", "awq", "gptq", "awq+gptq", "gptaq", "autoround", "smooth"),
+        help="plain rounding, AWQ, GPTQ, both, GPTAQ, AutoRound, SmoothQuant (default: gptq for 4 bits, smooth for 8)",
     )
     parser.add_argument("--bits", type=int, choices=(4, 8), default=4, help="4: weights alone; 8: inputs too")
     parser.add_argument(
@@ -31,6 +31,7 @@ def _configure(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--symmetric", action="store_true", help="4 bits without zero points")
     parser.add_argument("--alpha", type=float, default=0.5, metavar="A", help="SmoothQuant's share for the weights")
+    parser.add_argument("--steps", type=int, default=200, metavar="N", help="AutoRound's, for each layer")
     parser.add_argument("--kv", choices=("int8", "int4"), default="", help="also say how keys and values are kept")
     parser.add_argument(
         "--format",
@@ -85,6 +86,7 @@ def _request(args: Namespace) -> Quantize:
         layout=args.layout,
         kv=args.kv,
         alpha=args.alpha,
+        steps=args.steps,
         data=str(Path(args.data).absolute()) if Path(args.data).is_file() else args.data,
         template=args.template,
         samples=args.samples,

@@ -4,39 +4,50 @@ they compute, so that each makes up for what those before it have lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from ...kernels.quantize_gptq import Rounded, gptq, round_to_nearest
+from ...kernels.quantize_gptq import Rounded, fit_to_inputs, gptq, round_to_nearest
 from ...kernels.quantize_grid import clip_grid
 from ...kernels.quantize_scales import awq_scales, output_error, smooth_scales
 from ..models.errors import UnsupportedModel
 from ..models.llama import LlamaLayer
-from .block import Block, in_chunks
+from .block import Block, advance, in_chunks
+from .learn import learn_rounding
 from .recipe import Recipe, Rounding, Scaling
+from .stream import Stream
+
+# From a block and some of its stream to the inputs of one of its products.
+Stage = Callable[[Block, torch.Tensor], torch.Tensor]
 
 
 @dataclass
 class Inputs:
     """What is kept of a product's inputs x: hessian [num_in, num_in], the mean of x x^T, and the largest magnitudes
-    [num_in]."""
+    [num_in]; `shift` [num_in, num_in], the mean of (y - x) x^T over the inputs y that the model itself gives, where
+    these were there too."""
 
     hessian: torch.Tensor
     largest: torch.Tensor
+    shift: torch.Tensor | None = None
     count: int = 0
 
     @classmethod
     def empty(cls, num_in: int) -> Inputs:
         return cls(torch.zeros(num_in, num_in), torch.zeros(num_in))
 
-    def add(self, x: torch.Tensor) -> None:
-        """x [..., num_in]. Raises UnsupportedModel where it is not finite."""
+    def add(self, x: torch.Tensor, plain: torch.Tensor | None = None) -> None:
+        """x [..., num_in], and y of the same shape. Raises UnsupportedModel where it is not finite."""
         x = x.flatten(0, -2)
-        self.hessian *= self.count / (self.count + len(x))
+        kept = self.count / (self.count + len(x))
         self.count += len(x)
-        self.hessian.addmm_(x.T, x, alpha=1 / self.count)
+        self.hessian.mul_(kept).addmm_(x.T, x, alpha=1 / self.count)
+        if plain is not None:
+            shift = torch.zeros_like(self.hessian) if self.shift is None else self.shift
+            self.shift = shift.mul_(kept).addmm_((plain.flatten(0, -2) - x).T, x, alpha=1 / self.count)
         self.largest = torch.maximum(self.largest, x.abs().amax(0))
         if not bool(self.largest.isfinite().all()):
             raise UnsupportedModel("the model's activations overflow on the calibration text: its weights are damaged")
@@ -50,54 +61,82 @@ class QuantizedLayer:
     error: dict[str, float]
 
 
-def quantize_layer(block: Block, hidden: torch.Tensor, recipe: Recipe) -> QuantizedLayer:
+def quantize_layer(block: Block, stream: Stream, recipe: Recipe) -> QuantizedLayer:
     """Quantize `block.layer` in place: its products become what the codes stand for, its norms take the scales.
 
-    hidden [num_seqs, length, hidden]: the calibration's stream before this layer, and after it when this returns.
+    stream: the calibration's before this layer, and after it when this returns. A recipe that `wants_plain` needs both
+    parts of it.
     """
-    layer = block.layer
+    layer, hidden = block.layer, stream.quantized
     block.rounds_inputs = False
     if recipe.method.scaling is not Scaling.NONE:
         _scale(block, hidden, recipe)
+    streams = [(block, hidden)]
+    if recipe.wants_plain:
+        assert stream.plain is not None, "this method needs the model's own stream"
+        streams.append((_as_it_is(block), stream.plain))
     block.rounds_inputs = recipe.quantized_inputs
-    rounding = _Rounding(layer, recipe)
-
-    def attended(part: torch.Tensor) -> torch.Tensor:
-        return block.attend(block.attention_inputs(part))
-
-    def gated(part: torch.Tensor) -> torch.Tensor:
-        return block.gate(block.mlp_inputs(part))
-
-    rounding.product("qkv", hidden, block.attention_inputs)
-    rounding.product("o", hidden, attended)
-    for where, part in in_chunks(hidden):
-        hidden[where] += block.product("o", attended(part))
-    rounding.product("gate_up", hidden, block.mlp_inputs)
-    rounding.product("down", hidden, gated)
-    for where, part in in_chunks(hidden):
-        hidden[where] += block.product("down", gated(part))
+    rounding = _Rounding(layer, recipe, streams)
+    rounding.product("qkv", Block.attention_inputs)
+    rounding.product("o", _attended)
+    _add(streams, "o", _attended)
+    rounding.product("gate_up", Block.mlp_inputs)
+    rounding.product("down", _gated)
+    _add(streams, "down", _gated)
     return QuantizedLayer(rounding.products, rounding.error)
 
 
+def _as_it_is(block: Block) -> Block:
+    """The block with the weights that it has now."""
+    kept = copy.copy(block)
+    kept.layer = copy.deepcopy(block.layer)
+    return kept
+
+
+def _attended(block: Block, part: torch.Tensor) -> torch.Tensor:
+    return block.attend(block.attention_inputs(part))
+
+
+def _gated(block: Block, part: torch.Tensor) -> torch.Tensor:
+    return block.gate(block.mlp_inputs(part))
+
+
+def _add(streams: Sequence[tuple[Block, torch.Tensor]], name: str, stage: Stage) -> None:
+    """What a product gives, to each stream."""
+    for block, hidden in streams:
+        for where, part in in_chunks(hidden):
+            hidden[where] += block.product(name, stage(block, part))
+
+
 class _Rounding:
-    def __init__(self, layer: LlamaLayer, recipe: Recipe) -> None:
+    """`streams`: the block that is rounded and its stream, and where the recipe wants it, the model's own."""
+
+    def __init__(self, layer: LlamaLayer, recipe: Recipe, streams: Sequence[tuple[Block, torch.Tensor]]) -> None:
         self.layer = layer
         self.recipe = recipe
+        self.streams = streams
         self.products: dict[str, Rounded] = {}
         self.error: dict[str, float] = {}
+        self.learned: dict[str, Rounded] = {}
+        if recipe.method.rounding(recipe.bits) is Rounding.LEARNED:
+            (block, hidden), (plain_block, plain) = streams
+            wanted = plain.clone()
+            advance(plain_block, wanted)
+            self.learned = learn_rounding(block, hidden, wanted, recipe)
 
-    def product(self, name: str, hidden: torch.Tensor, stage: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def product(self, name: str, stage: Stage) -> None:
         """Round one product, of which `stage` gives the inputs."""
         weight = getattr(self.layer, name).data
-        inputs = look_at(hidden, stage, weight.shape[1])
-        rounded = self._round(weight, inputs.hessian)
+        inputs = look_at(self.streams if self.recipe.fits_inputs else self.streams[:1], stage, weight.shape[1])
+        wanted = weight if inputs.shift is None else fit_to_inputs(weight, inputs.hessian, inputs.shift)
+        rounded = self._round(name, wanted, inputs.hessian)
         values = rounded.values()
-        lost = output_error(values - weight, inputs.hessian)
-        self.error[name] = float(lost / output_error(weight, inputs.hessian).clamp(min=torch.finfo(lost.dtype).tiny))
+        lost = output_error(values - wanted, inputs.hessian)
+        self.error[name] = float(lost / output_error(wanted, inputs.hessian).clamp(min=torch.finfo(lost.dtype).tiny))
         self.products[name] = rounded
-        getattr(self.layer, name).data.copy_(values)
+        weight.copy_(values)
 
-    def _round(self, weight: torch.Tensor, hessian: torch.Tensor) -> Rounded:
+    def _round(self, name: str, weight: torch.Tensor, hessian: torch.Tensor) -> Rounded:
         spec = self.recipe.spec
         match self.recipe.method.rounding(self.recipe.bits):
             case Rounding.GPTQ:
@@ -107,12 +146,15 @@ class _Rounding:
                 return Rounded(grid.codes(weight), grid)
             case Rounding.NEAREST:
                 return round_to_nearest(weight, spec)
+            case Rounding.LEARNED:
+                return self.learned[name]
 
 
-def look_at(hidden: torch.Tensor, stage: Callable[[torch.Tensor], torch.Tensor], num_in: int) -> Inputs:
+def look_at(streams: Sequence[tuple[Block, torch.Tensor]], stage: Stage, num_in: int) -> Inputs:
+    """The inputs that `stage` gives of the first stream, and how those of the second, if there is one, differ."""
     inputs = Inputs.empty(num_in)
-    for _, part in in_chunks(hidden):
-        inputs.add(stage(part))
+    for parts in zip(*(in_chunks(hidden) for _, hidden in streams), strict=True):
+        inputs.add(*(stage(block, part) for (block, _), (_, part) in zip(streams, parts, strict=True)))
     return inputs
 
 

@@ -19,8 +19,7 @@ from ...schemas.quantize import LayerKept, LayerQuantized, LayersQuantized, Prod
 from .recipe import Recipe
 from .run import LayerDone, quantize_layers
 from .source import open_source
-
-STREAM = "stream"
+from .stream import Stream
 
 
 class LayerGroup(Actor[NoConfig]):
@@ -41,7 +40,7 @@ class LayerGroup(Actor[NoConfig]):
     @handler(concurrent=True)
     async def quantize(self, message: QuantizeLayers) -> AsyncIterator[LayerQuantized | LayersQuantized]:
         recipe = msgspec.json.decode(message.recipe, type=Recipe)
-        hidden = unpack(await self.blobs.get(message.hidden))
+        stream = unpack(await self.blobs.get(message.hidden))
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="quantize") as thread:
             source = await loop.run_in_executor(thread, open_source, Path(message.model))
@@ -50,16 +49,16 @@ class LayerGroup(Actor[NoConfig]):
                     raise RequestInvalid(
                         f"the model has {source.config.num_layers} layers, not {message.first} to {message.last - 1}"
                     )
-                layers = quantize_layers(source, range(message.first, message.last), recipe, hidden)
+                layers = quantize_layers(source, range(message.first, message.last), recipe, stream)
 
                 def work() -> tuple[LayerDone, bytes, bytes] | None:
                     with torch.inference_mode():
                         done = next(layers, None)
-                        return done and (done, save(done.tensors), save({STREAM: done.hidden}))
+                        return done and (done, save(done.tensors), save(done.stream.tensors()))
 
                 while (found := await loop.run_in_executor(thread, work)) is not None:
-                    done, tensors, stream = found
-                    blobs = await self.blobs.put(tensors), await self.blobs.put(stream)
+                    done, tensors, after = found
+                    blobs = await self.blobs.put(tensors), await self.blobs.put(after)
                     self._held[done.index] = blobs
                     errors = tuple(ProductError(done.index, name, share) for name, share in done.errors.items())
                     yield LayerQuantized(done.index, blobs[0], blobs[1], errors)
@@ -68,9 +67,9 @@ class LayerGroup(Actor[NoConfig]):
                 await loop.run_in_executor(thread, source.close)
 
 
-def unpack(data: bytes) -> torch.Tensor:
+def unpack(data: bytes) -> Stream:
     """The stream in the bytes of a blob. Raises RequestInvalid."""
     try:
-        return load(data)[STREAM].clone()
+        return Stream.of({name: tensor.clone() for name, tensor in load(data).items()})
     except (SafetensorError, KeyError) as error:
         raise RequestInvalid(f"the hidden states are damaged: {error}") from error

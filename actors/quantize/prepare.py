@@ -35,6 +35,8 @@ def prepare(request: Quantize, store: ModelStore | None = None) -> tuple[Job, To
         layout=layout,
         kv=request.kv,
         alpha=request.alpha,
+        steps=request.steps,
+        seed=request.seed,
     )
     token_ids = read_tokens(path, request.data, request.template, seed=request.seed)
     tokens = draw(token_ids, request.data, samples=request.samples, length=request.length, seed=request.seed)

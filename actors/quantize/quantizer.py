@@ -34,10 +34,11 @@ from ...schemas.quantize import (
     QuantizeProgress,
     QuantizeReport,
 )
-from .layer_group import STREAM, LayerGroup, unpack
+from .layer_group import LayerGroup, unpack
 from .prepare import prepare
 from .run import LayerDone, advance_plain, embed, finish, keep_layer, left_at, open_work
 from .source import Source, open_source
+from .stream import Stream
 from .work import WorkFolder
 
 T = TypeVar("T")
@@ -122,10 +123,10 @@ class _Run:
         first = left_at(self._work, layers)
         if first == layers.stop:
             return
-        hidden = entry if first == layers.start else await self._do(lambda: self._work.stream(first))
+        stream = Stream(entry) if first == layers.start else await self._do(lambda: self._work.stream(first))
         worker = await self._worker(layers)
         blobs = self._actor.blobs
-        blob = await blobs.put(await self._do(lambda: save({STREAM: hidden})))
+        blob = await blobs.put(await self._do(lambda: save(stream.tensors())))
         request = QuantizeLayers(
             model=self._job.model,
             first=first,
@@ -134,8 +135,8 @@ class _Run:
             recipe=msgspec.json.encode(self._job.recipe),
         )
         try:
-            async with worker.stream(request) as stream:
-                async for layer in stream:
+            async with worker.stream(request) as heard:
+                async for layer in heard:
                     done = await self._received(layer)
                     await self._do(lambda done=done: keep_layer(self._work, done))
                     await worker.tell(LayerKept(layer.layer))

@@ -14,6 +14,8 @@ from ..models.errors import UnsupportedModel
 
 # Where the range of inputs and weights is divided between both (Xiao et al., "SmoothQuant", 2022).
 ALPHA = 0.5
+# Of learned rounding, for each layer (Cheng et al., "Optimize Weight Rounding via Signed Gradient Descent", 2023).
+STEPS = 200
 # What is tried where none is asked for: sizes that other engines' kernels take too.
 GROUP_SIZES = (128, 64, 32, 16)
 
@@ -30,16 +32,20 @@ class Rounding(enum.Enum):
     NEAREST = enum.auto()
     CLIPPED = enum.auto()
     GPTQ = enum.auto()
+    LEARNED = enum.auto()
 
 
 class Method(enum.StrEnum):
-    """`AWQ_GPTQ` scales inputs as AWQ does and then rounds as GPTQ does."""
+    """`AWQ_GPTQ` scales inputs as AWQ does and then rounds as GPTQ does; `GPTAQ` first fits weights to the inputs that
+    the quantized layers before them give."""
 
     RTN = "rtn"
     AWQ = "awq"
     GPTQ = "gptq"
     AWQ_GPTQ = "awq+gptq"
     SMOOTH = "smooth"
+    GPTAQ = "gptaq"
+    AUTOROUND = "autoround"
 
     @property
     def scaling(self) -> Scaling:
@@ -48,8 +54,10 @@ class Method(enum.StrEnum):
         return Scaling.AWQ if self in (Method.AWQ, Method.AWQ_GPTQ) else Scaling.NONE
 
     def rounding(self, bits: int) -> Rounding:
-        if self in (Method.GPTQ, Method.AWQ_GPTQ):
+        if self in (Method.GPTQ, Method.AWQ_GPTQ, Method.GPTAQ):
             return Rounding.GPTQ
+        if self is Method.AUTOROUND:
+            return Rounding.LEARNED
         # Of eight bits nothing is worth clipping.
         return Rounding.CLIPPED if self is Method.AWQ and bits == 4 else Rounding.NEAREST
 
@@ -61,7 +69,8 @@ class Layout(enum.StrEnum):
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """4 bits: weights alone, in groups of `group_size` inputs with zero points (none if `symmetric`). 8 bits: weights
-    with a scale for each output and inputs with one for each token, both symmetric. Raises UsageError."""
+    with a scale for each output and inputs with one for each token, both symmetric. `steps`, `seed`: of learned
+    rounding. Raises UsageError."""
 
     method: Method = Method.GPTQ
     bits: int = 4
@@ -71,12 +80,18 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     kv: str = ""
     alpha: float = ALPHA
     scale_dtype: str = "float16"
+    steps: int = STEPS
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
             raise UsageError(f"weights cannot be kept in {self.bits} bits here", hint="--bits is 4 or 8")
         if self.method is Method.SMOOTH and self.bits != 8:
             raise UsageError("SmoothQuant is for weights and inputs of 8 bits", hint="--method smooth --bits 8")
+        if self.method is Method.AUTOROUND and self.bits != 4:
+            raise UsageError("AutoRound is for weights of 4 bits", hint="--bits 4")
+        if self.steps < 1:
+            raise UsageError(f"--steps is 1 or more, not {self.steps}")
         if self.group_size < 2 or self.group_size % 2:
             raise UsageError(f"--group-size is an even number of inputs, not {self.group_size}")
         if self.layout is Layout.AWQ and (self.bits != 4 or self.symmetric):
@@ -95,6 +110,16 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     def of_type(self, dtype: torch.dtype) -> Recipe:
         """The same with scales in the type of a checkpoint's plain tensors, to which other engines convert them."""
         return msgspec.structs.replace(self, scale_dtype=str(dtype).removeprefix("torch."))
+
+    @property
+    def wants_plain(self) -> bool:
+        """Whether the method looks at what the model's own layers make of the text."""
+        return self.method in (Method.GPTAQ, Method.AUTOROUND)
+
+    @property
+    def fits_inputs(self) -> bool:
+        """Whether weights are fitted to the inputs of the quantized model before they are rounded."""
+        return self.method is Method.GPTAQ
 
     @property
     def quantized_inputs(self) -> bool:

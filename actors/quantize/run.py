@@ -22,6 +22,7 @@ from .layer import quantize_layer
 from .recipe import Recipe
 from .report import write_report
 from .source import FolderSource, Source, load_vocabulary, open_source
+from .stream import Stream
 from .work import WorkFolder
 
 
@@ -37,23 +38,25 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class LayerDone:
-    """`hidden`: the calibration's stream after the layer."""
+    """`stream`: the calibration's after the layer."""
 
     index: int
     tensors: dict[str, torch.Tensor]
     errors: dict[str, float]
-    hidden: torch.Tensor
+    stream: Stream
 
 
-def quantize_layers(source: Source, layers: range, recipe: Recipe, hidden: torch.Tensor) -> Iterator[LayerDone]:
-    """Quantize some layers in a row. hidden [num_seqs, length, hidden]: the stream before the first of them, which is
-    changed. What is yielded shares it: it is true until the next is asked for."""
+def quantize_layers(source: Source, layers: range, recipe: Recipe, stream: Stream) -> Iterator[LayerDone]:
+    """Quantize some layers in a row. `stream`: before the first of them, and changed; where none of them was before,
+    it need not have the plain part. What is yielded shares it: it is true until the next is asked for."""
     recipe = recipe.of_type(source.dtype)
+    if recipe.wants_plain and stream.plain is None:
+        stream.plain = stream.quantized.clone()
     for index in layers:
         block = block_of(source.config, source, index)
-        done = quantize_layer(block, hidden, recipe)
+        done = quantize_layer(block, stream, recipe)
         tensors = layer_tensors(index, block.layer, done.products, recipe, source.dtype)
-        yield LayerDone(index, tensors, done.error, hidden)
+        yield LayerDone(index, tensors, done.error, stream)
 
 
 def advance_plain(source: Source, layers: range, hidden: torch.Tensor) -> None:
@@ -100,8 +103,8 @@ def run(
             num_layers = source.config.num_layers
             first = left_at(work, range(num_layers))
             if first < num_layers:
-                hidden = work.stream(first) if first else embed(source, calibration)
-                for done in quantize_layers(source, range(first, num_layers), job.recipe, hidden):
+                stream = work.stream(first) if first else Stream(embed(source, calibration))
+                for done in quantize_layers(source, range(first, num_layers), job.recipe, stream):
                     keep_layer(work, done)
                     progress(QuantizeProgress("layers", done.index + 1, num_layers, max(done.errors.values())))
             return finish(job, source, work, calibration, held_out, began, progress)
@@ -122,7 +125,7 @@ def keep_layer(work: WorkFolder, done: LayerDone) -> None:
     """The layer first and then the stream after it: whoever goes on finds either both or neither of use."""
     work.write_shard(done.index, done.tensors)
     work.add_errors(done.index, done.errors)
-    work.write_stream(done.index + 1, done.hidden)
+    work.write_stream(done.index + 1, done.stream)
     work.drop_stream(done.index)
 
 

@@ -23,6 +23,7 @@ import torch
 
 from ...runtime.errors import ModelDamaged, UsageError
 from ...runtime.files import write_private
+from .stream import Stream
 
 _JOB, _RESULT, _ERRORS, _STREAM = "job.json", "result", "errors.json", "stream"
 
@@ -68,19 +69,19 @@ class WorkFolder:
     def has_stream(self, layer: int) -> bool:
         return self._stream(layer).is_file()
 
-    def stream(self, layer: int) -> torch.Tensor:
+    def stream(self, layer: int) -> Stream:
         """The calibration's hidden states before `layer`. ModelDamaged."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         path = self._stream(layer)
         try:
-            return load_file(path)[_STREAM]
+            return Stream.of(load_file(path))
         except (SafetensorError, KeyError, OSError) as error:
             raise ModelDamaged(f"{path} is damaged: {error}", hint=f"remove {self.path} and begin again") from error
 
-    def write_stream(self, layer: int, hidden: torch.Tensor) -> None:
-        _write(self._stream(layer), {_STREAM: hidden})
+    def write_stream(self, layer: int, stream: Stream) -> None:
+        _write(self._stream(layer), stream.tensors())
 
     def drop_stream(self, layer: int) -> None:
         self._stream(layer).unlink(missing_ok=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import asdict, dataclass, replace
 
 import triton
 
 from . import split
+from .tuning import Config
 
 # Rows that kernels without matrix instructions take; beyond, a tile of 16 costs less.
 MAX_FEW = 4
@@ -43,6 +45,36 @@ def tiles_of_words(num_tokens: int, num_out: int, num_words: int, num_processors
     words = 16
     num_splits = split.count(num_tiles, triton.cdiv(num_words, words * 4), 2 * num_processors)
     return Tiles(tokens, outputs, words, num_splits, num_warps=8 if outputs == 128 else 4, few=False)
+
+
+@functools.cache
+def choices_of_words(num_tokens: int, num_out: int, num_words: int, num_processors: int) -> tuple[Config, ...]:
+    """Ways to cut a product that are worth a try on the card itself, for `tuning.pick`: what `tiles_of_words` says
+    first, then the other width of a tile, and twice and half as many programs to a sum."""
+    first = tiles_of_words(num_tokens, num_out, num_words, num_processors)
+    narrow, wide = (2, 4) if first.few else (64, 128)
+    outputs = wide if first.outputs == narrow else narrow
+    num_warps = first.num_warps if first.few else 8 if outputs == wide else 4
+    most = min(split.MAX_SPLITS, triton.cdiv(num_words, first.words))
+    tried = (
+        first,
+        replace(first, outputs=outputs, num_warps=num_warps),
+        replace(first, num_splits=min(most, 2 * first.num_splits)),
+        replace(first, num_splits=max(1, first.num_splits // 2)),
+    )
+    return tuple(dict.fromkeys(_as_config(tiles) for tiles in tried))
+
+
+def _as_config(tiles: Tiles) -> Config:
+    constants = {name: int(value) for name, value in asdict(tiles).items() if name != "num_warps"}
+    return Config(constants, tiles.num_warps)
+
+
+def tiles_of(config: Config) -> Tiles:
+    """One of `choices_of_words`, as a product takes it."""
+    constants = dict(config.constants)
+    few = bool(constants.pop("few"))
+    return Tiles(**constants, num_warps=config.num_warps, few=few)
 
 
 def tiles_of_inputs(num_tokens: int, num_out: int, num_in: int, input_bytes: int, num_processors: int) -> Tiles:

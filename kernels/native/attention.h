@@ -4,6 +4,7 @@
 //   FLOAT32     [head_dim][16] float             [16][head_dim] float
 //   BFLOAT16    [head_dim / 2][16][2] bf16       [8][head_dim][2] bf16         (pairs of tokens)
 //   INT8        [head_dim / 4][16][4] u8 (+128)  [16][head_dim] int8           [16] float, a token and head
+//   INT4        [head_dim / 8][16][4] u8         [16][head_dim / 2] u8         see quarters.h
 //
 // A cache is [num_tiles][num_kv_heads][that]; a block of the pool is block_size / 16 tiles in a row.
 //
@@ -12,6 +13,7 @@
 #pragma once
 
 #include "linear.h"
+#include "quarters.h"
 
 namespace cb {
 
@@ -24,17 +26,21 @@ constexpr float LOG2_E = 1.44269504089f;
 struct KVLayout {
     int format, num_kv_heads, head_dim;
 
-    int element_bytes() const { return format == FLOAT32 ? 4 : format == BFLOAT16 ? 2 : 1; }
-    int64_t tile_bytes() const { return int64_t(TILE) * head_dim * element_bytes(); }
+    int query_bytes() const { return head_dim * (format == FLOAT32 ? 4 : format == BFLOAT16 ? 2 : 1); }
+    int64_t tile_bytes() const { return int64_t(TILE) * (format == INT4 ? head_dim / 2 : query_bytes()); }
     int64_t at(int64_t tile, int head) const { return (tile * num_kv_heads + head) * tile_bytes(); }
     int64_t scale_at(int64_t tile, int head) const { return (tile * num_kv_heads + head) * TILE; }
+    int64_t halves_at(int64_t tile, int head) const { return scale_at(tile, head) * 2 * QUARTERS; }
 };
 
 struct KVCache {  // of one layer
     uint8_t* keys;
     uint8_t* values;
-    float* key_scales;    // INT8, else null
+    float* key_scales;    // INT8; INT4: halves; else null
     float* value_scales;
+
+    uint16_t* key_halves() const { return (uint16_t*)key_scales; }
+    uint16_t* value_halves() const { return (uint16_t*)value_scales; }
 };
 
 inline float quantize_row(const float* x, int n, int8_t* out) {
@@ -66,6 +72,16 @@ inline void write_kv(const KVLayout& layout, const KVCache& cache, int64_t slot,
             k[d * TILE + lane * 2 + 1] = f32_to_bf16(key[d + 1]);
         }
         for (int d = 0; d < hd; ++d) v[d * 2] = f32_to_bf16(value[d]);
+    } else if (layout.format == INT4) {
+        uint8_t codes[256];
+        uint16_t numbers[2 * QUARTERS];  // scales, minimums
+        pack_head(key, hd, codes, numbers);
+        uint16_t* halves = cache.key_halves() + layout.halves_at(tile, head);
+        for (int i = 0; i < 2 * QUARTERS; ++i) halves[i * TILE + lane] = numbers[i];
+        for (int d = 0; d < hd / 2; d += 4)
+            for (int i = 0; i < 4; ++i) keys[d * TILE + lane * 4 + i] = codes[d + i] | codes[hd / 2 + d + i] << 4;
+        pack_head(value, hd, codes, cache.value_halves() + layout.halves_at(tile, head) + lane * 2 * QUARTERS);
+        pack_values(codes, hd, values + lane * hd / 2);
     } else {
         int8_t codes[256];
         cache.key_scales[layout.scale_at(tile, head) + lane] = quantize_row(key, hd, codes);
@@ -77,28 +93,34 @@ inline void write_kv(const KVLayout& layout, const KVCache& cache, int64_t slot,
 
 // Queries of one step, turned and scaled (by log2 e too), as the scores multiply them.
 struct Queries {
-    Lines<uint8_t> data;   // [rows][head_dim] float, bf16 or int8
-    Lines<float> scales;   // INT8
-    Lines<int32_t> sums;   // INT8: of a row, for the keys' + 128
+    Lines<uint8_t> data;   // [rows][head_dim] float, bf16 or int8 (INT8, INT4)
+    Lines<float> scales;   // of int8
+    Lines<int32_t> sums;   // [rows][QUARTERS] of int8, by quarters: for the keys' + 128, or their minimums
 
     void shape(const KVLayout& layout, size_t rows) {
-        const size_t bytes = rows * layout.head_dim * layout.element_bytes();
+        const size_t bytes = rows * layout.query_bytes();
         if (data.size() < bytes) data.resize(bytes);
-        if (layout.format == INT8 && scales.size() < rows) scales.resize(rows), sums.resize(rows);
+        if (scales.size() < rows) scales.resize(rows), sums.resize(rows * QUARTERS);
     }
 
     void set(const KVLayout& layout, size_t row, const float* q) {
         const int hd = layout.head_dim;
-        uint8_t* to = data.data() + row * hd * layout.element_bytes();
+        uint8_t* to = data.data() + row * layout.query_bytes();
         if (layout.format == FLOAT32) {
             std::memcpy(to, q, hd * sizeof(float));
         } else if (layout.format == BFLOAT16) {
             for (int d = 0; d < hd; d += LANES) store_bf16((uint16_t*)to + d, _mm512_loadu_ps(q + d));
         } else {
+            float turned[256];
+            if (layout.format == INT4) {
+                std::memcpy(turned, q, hd * sizeof(float));
+                turn_head_back(turned, hd);
+                q = turned;
+            }
             scales[row] = quantize_row(q, hd, (int8_t*)to);
-            int32_t sum = 0;
-            for (int d = 0; d < hd; ++d) sum += ((int8_t*)to)[d];
-            sums[row] = sum;
+            int32_t* sum = sums.data() + row * QUARTERS;
+            std::fill_n(sum, QUARTERS, 0);
+            for (int d = 0; d < hd; ++d) sum[d / (hd / QUARTERS)] += ((int8_t*)to)[d];
         }
     }
 };
@@ -113,7 +135,7 @@ struct RowGroup {
     int num_rows;
     const uint8_t* queries[ROWS];
     float query_scales[ROWS];
-    int32_t query_sums[ROWS];
+    const int32_t* query_sums[ROWS];  // [QUARTERS]
     int first_key[ROWS];  // keys first_key .. last_key are seen
     int last_key[ROWS];
     float* out[ROWS];     // [head_dim] each
@@ -130,7 +152,7 @@ struct AttentionScratch {
 
 // Scores of M rows against one tile of keys: s[m] holds 16 of them.
 template <int FORMAT, int M>
-CB_INLINE inline void score_tile(const RowGroup& g, const uint8_t* keys, const float* key_scales, f32x16 (&out)[M]) {
+CB_INLINE inline void score_tile(const RowGroup& g, const uint8_t* keys, int64_t tile, f32x16 (&out)[M]) {
     const int hd = g.layout->head_dim;
     f32x16 s[M];
     each<M>([&](auto m) CB_INLINE { s[m] = _mm512_setzero_ps(); });
@@ -151,7 +173,35 @@ CB_INLINE inline void score_tile(const RowGroup& g, const uint8_t* keys, const f
             });
         }
         each<M>([&](auto m) CB_INLINE { s[m] = _mm512_add_ps(s[m], t[m]); });
+    } else if constexpr (FORMAT == INT4) {
+        const uint16_t* halves = g.cache->key_halves() + g.layout->halves_at(tile, g.head);
+        const i32x16 low_half = _mm512_set1_epi8(0x0f);
+        // A byte holds a dimension of the first half of the head and its like of the second: two quarters at a time.
+        for (int first = 0; first < 2; ++first) {
+            i32x16 acc[2][M];
+            each<M>([&](auto m) CB_INLINE { acc[0][m] = acc[1][m] = _mm512_setzero_si512(); });
+            for (int d = first * hd / 4; d < (first + 1) * hd / 4; d += 4) {
+                const i32x16 both = _mm512_loadu_si512(keys + d * TILE);
+                const i32x16 low = _mm512_and_si512(both, low_half);
+                const i32x16 high = _mm512_and_si512(_mm512_srli_epi16(both, 4), low_half);
+                each<M>([&](auto m) CB_INLINE {
+                    dot_int8(acc[0][m], low, g.queries[m] + d);
+                    dot_int8(acc[1][m], high, g.queries[m] + hd / 2 + d);
+                });
+            }
+            for (int second = 0; second < 2; ++second) {
+                const int quarter = first + 2 * second;
+                const f32x16 scale = load_halves(halves + quarter * TILE);
+                const f32x16 minimum = load_halves(halves + (QUARTERS + quarter) * TILE);
+                each<M>([&](auto m) CB_INLINE {
+                    const f32x16 least = _mm512_mul_ps(minimum, _mm512_set1_ps(float(g.query_sums[m][quarter])));
+                    s[m] = _mm512_add_ps(s[m], _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[second][m]), scale, least));
+                });
+            }
+        }
+        each<M>([&](auto m) CB_INLINE { s[m] = _mm512_mul_ps(s[m], _mm512_set1_ps(g.query_scales[m])); });
     } else {
+        const float* key_scales = g.cache->key_scales + g.layout->scale_at(tile, g.head);
         i32x16 acc[M];
         each<M>([&](auto m) CB_INLINE { acc[m] = _mm512_setzero_si512(); });
         for (int d = 0; d < hd; d += 4) {
@@ -160,7 +210,7 @@ CB_INLINE inline void score_tile(const RowGroup& g, const uint8_t* keys, const f
         }
         const f32x16 scale = _mm512_loadu_ps(key_scales);
         each<M>([&](auto m) CB_INLINE {
-            const i32x16 exact = _mm512_sub_epi32(acc[m], _mm512_set1_epi32(128 * g.query_sums[m]));
+            const i32x16 exact = _mm512_sub_epi32(acc[m], _mm512_set1_epi32(128 * (g.query_sums[m][0] + g.query_sums[m][1] + g.query_sums[m][2] + g.query_sums[m][3])));
             s[m] = _mm512_mul_ps(_mm512_cvtepi32_ps(exact), _mm512_mul_ps(scale, _mm512_set1_ps(g.query_scales[m])));
         });
     }
@@ -173,6 +223,9 @@ inline void add_values(const RowGroup& g, AttentionScratch& scratch, int base, i
     const KVLayout& layout = *g.layout;
     const int hd = layout.head_dim;
     f32x16 acc[M][V];
+    i32x16 quarter[V];
+    if constexpr (FORMAT == INT4)
+        each<V>([&](auto v) CB_INLINE { quarter[v] = quarter_of(d + v * LANES, hd); });
     each<M>([&](auto m) CB_INLINE {
         each<V>([&](auto v) CB_INLINE { acc[m][v] = _mm512_loadu_ps(scratch.sums.data() + m * 256 + d + v * LANES); });
     });
@@ -195,6 +248,17 @@ inline void add_values(const RowGroup& g, AttentionScratch& scratch, int base, i
                 f32x16 b[V];
                 if constexpr (FORMAT == FLOAT32) {
                     each<V>([&](auto v) CB_INLINE { b[v] = _mm512_loadu_ps((const float*)values + key * hd + d + v * LANES); });
+                } else if constexpr (FORMAT == INT4) {
+                    const __m128i numbers = _mm_loadu_si128(
+                        (const __m128i*)(g.cache->value_halves() + layout.halves_at(tile, g.head) + key * 2 * QUARTERS));
+                    const f32x16 quarters = _mm512_castps256_ps512(_mm256_cvtph_ps(numbers));
+                    each<V>([&](auto v) CB_INLINE {
+                        const int at = d + v * LANES;
+                        const f32x16 scale = _mm512_permutexvar_ps(quarter[v], quarters);
+                        const f32x16 minimum =
+                            _mm512_permutexvar_ps(_mm512_add_epi32(quarter[v], _mm512_set1_epi32(QUARTERS)), quarters);
+                        b[v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(value_codes(values + key * hd / 2, at, hd)), scale, minimum);
+                    });
                 } else {
                     const f32x16 scale = _mm512_set1_ps(g.cache->value_scales[layout.scale_at(tile, g.head) + key]);
                     each<V>([&](auto v) CB_INLINE {
@@ -242,8 +306,7 @@ void attend_rows(const RowGroup& g, AttentionScratch& scratch) {
                     prefetch(g.cache->keys + layout.at(g.tile(index + 1), g.head), layout.tile_bytes());
             }
             f32x16 s[M];
-            score_tile<FORMAT, M>(g, g.cache->keys + layout.at(tile, g.head),
-                          FORMAT == INT8 ? g.cache->key_scales + layout.scale_at(tile, g.head) : nullptr, s);
+            score_tile<FORMAT, M>(g, g.cache->keys + layout.at(tile, g.head), tile, s);
             const int key = index * TILE;
             each<M>([&](auto m) CB_INLINE {
                 if (key < g.first_key[m] || key + TILE - 1 > g.last_key[m]) {
@@ -289,10 +352,12 @@ void attend_rows(const RowGroup& g, AttentionScratch& scratch) {
         for (; d + 64 <= hd; d += 64) add_values<FORMAT, M, 4>(g, scratch, base, begin, end, d);
         for (; d < hd; d += LANES) add_values<FORMAT, M, 1>(g, scratch, base, begin, end, d);
     }
-    for (int m = 0; m < M; ++m)
+    for (int m = 0; m < M; ++m) {
         for (int d = 0; d < hd; d += LANES)
             _mm512_storeu_ps(g.out[m] + d, _mm512_mul_ps(_mm512_loadu_ps(scratch.sums.data() + m * 256 + d),
                                                          _mm512_set1_ps(1.0f / total[m])));
+        if constexpr (FORMAT == INT4) turn_head_back(g.out[m], hd);
+    }
 }
 
 template <int FORMAT>
@@ -311,6 +376,7 @@ inline void attend(const RowGroup& g, AttentionScratch& scratch) {
     switch (g.layout->format) {
         case FLOAT32: return attend_in<FLOAT32>(g, scratch);
         case BFLOAT16: return attend_in<BFLOAT16>(g, scratch);
+        case INT4: return attend_in<INT4>(g, scratch);
         default: return attend_in<INT8>(g, scratch);
     }
 }

@@ -234,8 +234,9 @@ private:
         for (int m = 0; m < task.num_rows; ++m) {
             const int64_t token = batch.query_starts[task.seq] + (task.first_row + m) / group;
             const size_t row = size_t(token) * model.num_heads + task.head * group + (task.first_row + m) % group;
-            g.queries[m] = queries.data.data() + row * hd * layout.element_bytes();
-            if (layout.format == INT8) g.query_scales[m] = queries.scales[row], g.query_sums[m] = queries.sums[row];
+            g.queries[m] = queries.data.data() + row * layout.query_bytes();
+            g.query_scales[m] = queries.scales[row];
+            g.query_sums[m] = queries.sums.data() + row * QUARTERS;
             g.last_key[m] = int(batch.positions[token]);
             g.first_key[m] = layer.window ? std::max(0, g.last_key[m] - layer.window + 1) : 0;
             g.out[m] = attended.data() + row * hd;

@@ -6,13 +6,16 @@ most (`steps`), and the result is rounded once. With many rows a weight is round
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
+import triton
 
 from callboard.kernels import ops_linear
-from callboard.kernels.gpu import four_bits, launch, split
+from callboard.kernels.gpu import four_bits, launch, split, tuning
 from callboard.kernels.gpu import product_tiles as tiles
 from callboard.kernels.gpu.linear_int4 import linear_int4
 from callboard.kernels.gpu.linear_nf4 import linear_nf4
@@ -22,6 +25,7 @@ from callboard.kernels.planar import PlanarInt4, PlanarNf4
 from callboard.kernels.quantized import QuantizedWeight
 from callboard.kernels.weights import WeightFormat
 
+linear_int4_module = sys.modules[linear_int4.__module__]  # the package's attribute of that name may be the function
 FLOAT32 = torch.finfo(torch.float32).eps
 # Roundings of float32 in a sum, in units of all its terms: a tree over threads of chains of eight and steps.
 SUM_ROUNDINGS = 16
@@ -144,6 +148,53 @@ def test_divided_sums_are_the_same_every_time(few: bool, num_splits: int, device
     actual = linear_int4(x, placed, bias, tiles=cut)
     assert_product(actual, x, weight.dequantize(torch.float64), bias, 16 * float(weight.scales.max()), few=few)
     assert torch.equal(actual, linear_int4(x, placed, bias, tiles=cut))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 3, 20])
+def test_every_way_that_is_tried_computes_the_same(num_tokens: int, device: torch.device) -> None:
+    weight = grouped(10, 1280, 128, "zeros", device)
+    x = inputs(num_tokens, 1280, torch.float32, device)
+    placed = PlanarInt4.from_grouped(weight)
+    # As on a card, where sums are divided: under the interpreter there is one processor, and nothing to divide.
+    choices = tiles.choices_of_words(triton.next_power_of_2(num_tokens), 10, placed.words.shape[1], 132)
+    assert tiles.tiles_of(choices[0]) == tiles.tiles_of_words(
+        triton.next_power_of_2(num_tokens), 10, placed.words.shape[1], 132
+    )
+    assert len({tiles.tiles_of(choice) for choice in choices}) == len(choices) > 1
+    for choice in choices:
+        actual = linear_int4(x, placed, tiles=tiles.tiles_of(choice))
+        few = num_tokens <= tiles.MAX_FEW
+        assert_product(actual, x, weight.dequantize(torch.float64), None, 16 * float(weight.scales.max()), few=few)
+
+
+def test_how_a_product_is_cut_is_asked_of_what_was_tuned(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For rows of one class, shape and type once; the way that is answered is the way that is taken."""
+    asked: list[tuple[str, tuning.Key]] = []
+    taken: list[tiles.Tiles | None] = []
+
+    def pick(name: str, key: tuning.Key, configs: Sequence[tuning.Config], run: tuning.Run) -> tuning.Config:
+        asked.append((name, key))
+        run(configs[0])  # as a search does
+        return configs[-1]
+
+    def multiply(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        taken.append(rest[-1])
+        return four_bits.multiply(x, *rest)
+
+    monkeypatch.setattr(tuning, "pick", pick)
+    monkeypatch.setattr(linear_int4_module, "multiply", multiply)
+    weight = grouped(10, 1280, 128, "zeros", device)
+    placed = PlanarInt4.from_grouped(weight)
+    for num_tokens in (3, 4):
+        x = inputs(num_tokens, 1280, torch.float32, device)
+        actual = linear_int4(x, placed)
+        assert_product(actual, x, weight.dequantize(torch.float64), None, 16 * float(weight.scales.max()), few=True)
+    choices = tiles.choices_of_words(4, 10, placed.words.shape[1], split.num_processors(x.device))
+    assert taken == [tiles.tiles_of(choices[0]), tiles.tiles_of(choices[-1])] * 2
+    assert len(set(asked)) == 1
+    assert asked[0][0] == "linear_int4"
+    linear_int4(inputs(5, 1280, torch.float32, device), placed)
+    assert len(set(asked)) == 2
 
 
 @pytest.mark.parametrize("kind", ["symmetric", "zeros", "reordered"])

@@ -16,7 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from random_models import LEAN, NATIVE_SIZES, TEXTS, VOCAB, assert_same, expected_logits, make_model
 
 from callboard.actors.models.errors import NoSuchAdapter
-from callboard.actors.models.loading import load_model
+from callboard.actors.models.loading import load_decoder, load_model
 from callboard.actors.models.native_decoder import NativeCache, NativeDecoder
 from callboard.actors.models.served import ModelOptions
 from callboard.kernels import native
@@ -35,7 +35,7 @@ Serve = Callable[..., list[torch.Tensor]]
 
 LONG = {"max_position_embeddings": 4096, "initializer_range": 0.2}
 # Of the norm of the logits: what rounding keys, values and weights in attention to 8 bits of mantissa or 8 bits costs.
-KV_TOLERANCE = {"float32": 1e-5, "bfloat16": 0.01, "int8": 0.03}
+KV_TOLERANCE = {"float32": 1e-5, "bfloat16": 0.01, "int8": 0.03, "int4": 0.3}
 
 
 def load(path: Path, **options: Any) -> NativeDecoder:
@@ -73,6 +73,23 @@ def test_heads_of_any_size_and_number(heads: str, kv: str, tmp_path: Path, serve
         assert_near(serve(load(tmp_path, kv=kv), TEXTS, chunk=6, block_size=block_size), expected, KV_TOLERANCE[kv])
 
 
+@pytest.mark.parametrize("heads", HEADS)
+def test_four_bits_are_those_of_the_torch_path(heads: str, tmp_path: Path, serve: Serve) -> None:
+    """The same codes, scales and minimums, of heads that are turned and of those that are not; what is left is the
+    rounding of queries to int8, and codes that lie between two."""
+    make_model("Qwen3", {"hidden_size": 40, "vocab_size": 97, **HEADS[heads]}, tmp_path)
+    plain = load_decoder(tmp_path, torch.float32)
+    expected = serve(load_decoder(tmp_path, torch.float32, torch.uint8), TEXTS, chunk=6, block_size=16)
+    actual = serve(load(tmp_path, kv="int4"), TEXTS, chunk=6, block_size=16)
+    assert_near(actual, expected, 0.03)
+    off = sum(float((one - other).norm()) for one, other in zip(actual, expected, strict=True))
+    rounding = sum(
+        float((one - other).norm())
+        for one, other in zip(serve(plain, TEXTS, chunk=6, block_size=16), expected, strict=True)
+    )
+    assert off < rounding / 2
+
+
 LOOKS_BACK: dict[str, tuple[str, dict[str, Any]]] = {
     "all": ("Llama", {}),
     "little": ("Mistral", {"sliding_window": 5}),
@@ -91,7 +108,7 @@ def test_contexts_longer_than_a_chunk_of_the_softmax(looks_back: str, tmp_path: 
     reference = make_model(kind, {**LONG, **NATIVE_SIZES, **options}, tmp_path)
     texts = [random_text(length) for length in (1024, 2300, 7)]
     expected = expected_logits(reference, texts)
-    for kv, block_size in (("float32", 16), ("bfloat16", 32), ("int8", 16)):
+    for kv, block_size in (("float32", 16), ("bfloat16", 32), ("int8", 16), ("int4", 32)):
         # Two thirds as a prompt in pieces that end anywhere, the rest token by token.
         actual = serve(load(tmp_path, kv=kv), texts, chunk=413, block_size=block_size)
         assert_near(actual, expected, KV_TOLERANCE[kv])
@@ -271,8 +288,8 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="blocks of a multiple of 16") as caught:
         model.new_cache(4, 8)
     assert "CALLBOARD_NATIVE" in caught.value.hint
-    with pytest.raises(ConfigError, match="cannot be kept in int4"):
-        load(tmp_path, kv="int4")
+    with pytest.raises(ConfigError, match="cannot be kept in nf4"):
+        load(tmp_path, kv="nf4")
     batch, token_ids = RaggedBatch.build([3], [3], [[0]], 16), torch.tensor([1, 2, 3])
     with pytest.raises(ValueError, match="blocks of 32"):
         model.forward(token_ids, model.new_cache(4, 32), batch)
@@ -306,7 +323,7 @@ GREEDY = """
 import sys
 from pathlib import Path
 import torch
-from callboard.actors.models.loading import load_model
+from callboard.actors.models.loading import load_decoder, load_model
 from callboard.actors.models.served import ModelOptions
 from callboard.kernels.ragged import RaggedBatch
 model = load_model(Path(sys.argv[1]), ModelOptions(threads=1))

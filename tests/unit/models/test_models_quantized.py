@@ -16,10 +16,11 @@ from serving import answer, serving
 from callboard.actors.models.errors import UnsupportedModel
 from callboard.actors.models.kv_cache import KVCache
 from callboard.actors.models.llama import LlamaDecoder
-from callboard.actors.models.loading import load_model, load_tokenizer
+from callboard.actors.models.loading import load_config, load_model, load_tokenizer
 from callboard.actors.models.native_decoder import NativeDecoder
 from callboard.actors.models.served import ModelOptions, ServedModel
 from callboard.actors.models.transformers_model import QuantizedLinear, TransformersModel
+from callboard.actors.serve.cache_size import kv_bytes
 from callboard.kernels import native, ops, plain, reference
 from callboard.kernels.quantized import QuantizedCache, QuantizedWeight
 from callboard.kernels.ragged import RaggedBatch
@@ -256,9 +257,10 @@ def test_keys_and_values_in_four_bits_are_near_and_no_quantiles(tmp_path: Path, 
         load_model(tmp_path, ModelOptions(dtype="float32", kv="nf4"))
 
 
-def test_the_native_kernels_say_that_they_keep_nothing_in_four_bits(native_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be kept in int4"):
-        load_model(native_path, ModelOptions(kv="int4"))
+def test_the_native_cache_takes_what_is_planned_for_it(native_path: Path) -> None:
+    for kv in ("float32", "bfloat16", "int8", "int4"):
+        model = load_model(native_path, ModelOptions(kv=kv))
+        assert model.new_cache(5, 16).num_bytes == 5 * 16 * kv_bytes(load_config(native_path), kv)
 
 
 def test_a_model_whose_code_wants_the_matrix_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

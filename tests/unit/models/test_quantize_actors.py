@@ -30,11 +30,12 @@ def request(model: Path, out: Path, **options: object) -> Quantize:
     return msgspec.convert({**small, "model": str(model), "out": str(out), **options}, Quantize)
 
 
-async def test_an_actor_writes_the_same_bytes_as_the_command(tiny_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["gptq", "gptaq"])
+async def test_an_actor_writes_the_same_bytes_as_the_command(tiny_path: Path, tmp_path: Path, method: str) -> None:
     heard: list[QuantizeProgress] = []
     async with Node("test", round_trip=through_the_wire) as node:
         quantizer = await node.spawn(Quantizer, name="quantizer")
-        async with quantizer.stream(request(tiny_path, tmp_path / "asked")) as stream:
+        async with quantizer.stream(request(tiny_path, tmp_path / "asked", method=method)) as stream:
             async for progress in stream:
                 heard.append(progress)
             report = stream.result
@@ -45,7 +46,7 @@ async def test_an_actor_writes_the_same_bytes_as_the_command(tiny_path: Path, tm
         ("layers", 2),
         *(("checking", step) for step in (1, 2, 3, 4)),
     ]
-    job, tokens = prepare(request(tiny_path, tmp_path / "called"))
+    job, tokens = prepare(request(tiny_path, tmp_path / "called", method=method))
     called = run(job, tokens.calibration, tokens.held_out)
     assert report.perplexity_after == called.perplexity_after
     for shard in (tmp_path / "called").glob("*.safetensors"):
@@ -60,8 +61,11 @@ async def test_a_wrong_request_is_answered_with_what_is_wrong(tiny_path: Path, t
         assert not os.listdir(tmp_path)
 
 
-async def test_what_was_done_before_a_cancelled_request_is_not_done_again(tiny_path: Path, tmp_path: Path) -> None:
-    wanted = request(tiny_path, tmp_path / "out")
+@pytest.mark.parametrize("method", ["gptq", "gptaq"])
+async def test_what_was_done_before_a_cancelled_request_is_not_done_again(
+    tiny_path: Path, tmp_path: Path, method: str
+) -> None:
+    wanted = request(tiny_path, tmp_path / "out", method=method)
     async with Node("test", round_trip=through_the_wire) as node:
         quantizer = await node.spawn(Quantizer, name="quantizer")
         async with quantizer.stream(wanted) as stream:
@@ -71,7 +75,10 @@ async def test_what_was_done_before_a_cancelled_request_is_not_done_again(tiny_p
             async for progress in stream:
                 heard.append(progress)
     assert 1 not in [one.done for one in heard if one.stage == "layers"]
-    assert (tmp_path / "out" / "report.json").is_file()
+    job, tokens = prepare(request(tiny_path, tmp_path / "unbroken", method=method))
+    run(job, tokens.calibration, tokens.held_out)
+    for shard in (tmp_path / "unbroken").glob("*.safetensors"):
+        assert shard.read_bytes() == (tmp_path / "out" / shard.name).read_bytes()
 
 
 async def test_layers_that_a_model_does_not_have_are_refused(tiny_path: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from callboard.kernels import checkpoint_formats
 from callboard.kernels.grouped import GroupedInt4, pack_nibbles
-from callboard.kernels.quantize_gptq import DAMPING, gptq, inverse_factor, round_to_nearest
+from callboard.kernels.quantize_gptq import DAMPING, FIT_DAMPING, fit_to_inputs, gptq, inverse_factor, round_to_nearest
 from callboard.kernels.quantize_grid import GridSpec, clip_grid, fit_grid
 from callboard.kernels.quantize_kv import KV_ROUNDING
 from callboard.kernels.quantize_scales import awq_scales, output_error, smooth_scales
@@ -102,6 +102,27 @@ def test_gptq_loses_less_of_the_output_than_rounding(spec: GridSpec, static_grou
     assert (found.codes >= spec.smallest).all()
     assert (found.codes <= spec.largest).all()
     assert (found.order is not None) == (act_order and not static_groups)
+
+
+def test_weights_fitted_to_other_inputs_give_what_they_gave() -> None:
+    """The damped least squares that it is by definition; and of inputs that were only turned, the same outputs."""
+    weight = torch.randn(5, 24, dtype=torch.float64)
+    y = torch.randn(400, 24, dtype=torch.float64) @ torch.randn(24, 24, dtype=torch.float64)
+    x = y + 0.1 * torch.randn_like(y)
+    hessian, shift = second_moment(x), (y - x).T @ x / len(x)
+    fitted = fit_to_inputs(weight, hessian, shift)
+    damping = FIT_DAMPING * hessian.diagonal().mean()
+    # min over d of |(y - x) w^T - x d^T|^2 + damping |d|^2, a row of the weight at a time
+    rows = torch.cat([x / len(x) ** 0.5, damping.sqrt() * torch.eye(24, dtype=torch.float64)])
+    wanted = torch.cat([(y - x) @ weight.T / len(x) ** 0.5, torch.zeros(24, 5, dtype=torch.float64)])
+    torch.testing.assert_close(fitted, weight + torch.linalg.lstsq(rows, wanted).solution.T)
+    x = 0.8 * y
+    hessian, shift = second_moment(x), (y - x).T @ x / len(x)
+    before, after = (
+        ((x @ one.T) - y @ weight.T).square().mean() for one in (weight, fit_to_inputs(weight, hessian, shift))
+    )
+    assert after < 0.1 * before
+    assert torch.equal(fit_to_inputs(weight, hessian, torch.zeros_like(shift)), weight)
 
 
 def test_inputs_of_one_strength_that_know_nothing_of_each_other_leave_plain_rounding() -> None:

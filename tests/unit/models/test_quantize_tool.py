@@ -43,6 +43,9 @@ def quantized(model: Path, out: Path, hear: Callable[[QuantizeProgress], None] =
         {"method": "awq+gptq", "kv": "int8"},
         {"method": "smooth", "bits": 8},
         {"method": "gptq", "bits": 8},
+        {"method": "gptaq"},
+        {"method": "autoround", "steps": 10},
+        {"method": "autoround", "steps": 10, "symmetric": True},
     ],
     ids=str,
 )
@@ -85,19 +88,22 @@ class Stopped(Exception):
     pass
 
 
-def test_interrupted_work_goes_on_and_ends_in_the_same_bytes(tiny_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"method": "gptaq"}, {"method": "autoround", "steps": 4}], ids=str)
+def test_interrupted_work_goes_on_and_ends_in_the_same_bytes(
+    tiny_path: Path, tmp_path: Path, options: dict[str, object]
+) -> None:
     def stop(progress: QuantizeProgress) -> None:
         raise Stopped
 
     with pytest.raises(Stopped):
-        quantized(tiny_path, tmp_path / "out", stop)
+        quantized(tiny_path, tmp_path / "out", stop, **options)
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="other settings"):
-        quantized(tiny_path, tmp_path / "out", seed=1)
+        quantized(tiny_path, tmp_path / "out", **options, seed=1)  # pyright: ignore[reportArgumentType]
     heard: list[QuantizeProgress] = []
-    quantized(tiny_path, tmp_path / "out", heard.append)
+    quantized(tiny_path, tmp_path / "out", heard.append, **options)
     assert [one.done for one in heard if one.stage == "layers"] == [2]
-    quantized(tiny_path, tmp_path / "unbroken")
+    quantized(tiny_path, tmp_path / "unbroken", **options)  # pyright: ignore[reportArgumentType]
     for shard in (tmp_path / "out").glob("*.safetensors"):
         assert shard.read_bytes() == (tmp_path / "unbroken" / shard.name).read_bytes()
 
@@ -144,6 +150,8 @@ def test_nothing_is_written_where_something_is(tiny_path: Path, tmp_path: Path) 
     [
         ({"group_size": 32}, "no multiple of 32"),
         ({"method": "smooth"}, "8 bits"),
+        ({"method": "autoround", "bits": 8}, "4 bits"),
+        ({"method": "autoround", "steps": 0}, "1 or more"),
         ({"method": "best"}, "no method 'best'"),
         ({"length": 1 << 20}, "tokens"),
         ({"data": "/nowhere/at-all.txt"}, "is not there"),
