@@ -69,7 +69,7 @@ def test_targets_are_ratios_to_the_full_model() -> None:
     report = quantize.Report("quantize", {})
     quantize.add_targets(
         report,
-        {"full": 10.0, "rtn4": 14.0, "gptq4": 12.0, "awq+gptq4": 12.5, "smooth8": 10.04, "kv8": 10.01, "kv4": 10.5},
+        {"full": 10.0, "rtn4": 14.0, "gptq4": 12.5, "gptaq4": 12.0, "smooth8": 10.04, "kv8": 10.01, "kv4": 10.5},
     )
     met = {name: target.met for name, target in report.targets.items()}
     assert report.targets["w4_loss_over_rtn"].value == pytest.approx(0.5)
