@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
+from textual.worker import Worker
 
 from . import clipboard, themes
 from .keys import TuiSettings, unknown_names
@@ -28,6 +30,7 @@ def _page_bindings() -> list[BindingType]:
 
 # Classes that a page has by its size; rules such as `ChatPage.-narrow #sidebar` go by them.
 _WIDTHS = [(0, "-narrow"), (80, "-normal"), (120, "-wide")]
+LEAVE_TIMEOUT_S = 3.0
 _HEIGHTS = [(0, "-tiny"), (10, "-low"), (20, "-tall")]
 
 
@@ -52,6 +55,7 @@ class CallboardApp(App[None]):
         self.page_names = page_names()
         # What the tabs show beside a page's title: how many approvals wait, say.
         self.badges: dict[str, int] = {}
+        self._keeping: Worker[None] | None = None
         self._start = start or self.page_names[0]
         self._checked: set[str] = set()
         themes.use(self, self.own_settings.theme)  # pyright: ignore[reportArgumentType]
@@ -67,7 +71,17 @@ class CallboardApp(App[None]):
 
     def _connect(self) -> None:
         assert self.session is not None
-        self.run_worker(self.session.run(), name="session", group="session")
+        self._keeping = self.run_worker(self.session.run(), name="session", group="session")
+
+    async def _shutdown(self) -> None:
+        """What follows the bus ends while its widgets are still there, and the bus hears that we go."""
+        if self.page is not None:
+            await self.page.hidden()
+        if self._keeping is not None:
+            self._keeping.cancel()
+            if self._keeping._task is not None:
+                await asyncio.wait([self._keeping._task], timeout=LEAVE_TIMEOUT_S)
+        await super()._shutdown()
 
     # Pages
 
