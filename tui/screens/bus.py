@@ -206,7 +206,8 @@ class BusPage(Page):
 
     def action_clear(self) -> None:
         self.traffic.clear()
-        self._seen = self.traffic.total
+        self._seen = 0
+        self._measured = (0, time.monotonic())
         self.messages.replace([])
         self._say_count()
 
