@@ -164,7 +164,8 @@ class BusPage(Page):
         self._inspected = heard
         text = plain("")
         if heard is not None:
-            text = plain_line(heard.subject, "bold")
+            text.append_text(plain_line(heard.subject))
+            text.stylize("bold")
             clock = time.strftime("%H:%M:%S", time.localtime(heard.at))
             facts = [f"\nnumber {heard.number:,} at {clock}, {len(heard.data):,} bytes"]
             if heard.is_tapped:

@@ -98,7 +98,7 @@ class Prompt(Vertical):
 
     def compose(self) -> ComposeResult:
         yield OptionList(id="completions", markup=False)
-        yield PromptArea("", id="area", soft_wrap=True, show_line_numbers=False, tab_behavior="focus", compact=True)
+        yield PromptArea("", id="area", soft_wrap=True, show_line_numbers=False, tab_behavior="focus")
 
     def on_mount(self) -> None:
         self._list.can_focus = False
