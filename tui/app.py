@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 def _page_bindings() -> list[BindingType]:
     # Terminals and desktops take some function keys for themselves; nobody takes alt and a digit.
     return [
-        Binding(f"{entry.key},alt+{place},ctrl+{place}", f"page({name!r})", entry.title, show=False, id=f"app.{name}")
+        Binding(
+            f"{entry.key},alt+{place},ctrl+{place}",
+            f"page({name!r})",
+            entry.title,
+            show=False,
+            priority=True,
+            id=f"app.{name}",
+        )
         for place, (name, entry) in enumerate(PAGES.items(), 1)
     ]
 

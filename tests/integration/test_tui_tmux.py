@@ -101,6 +101,7 @@ def test_a_person_comes_to_an_empty_machine_talks_with_a_model_and_looks_at_the_
     terminal.wait(lambda screen: "tokens/s, first after" in screen)
     terminal.press("M-a")
     terminal.wait(lambda screen: "copied the answer" in screen)
+    assert "││ a" not in terminal.screen()  # the letter that came with alt is no text
     assert "Paris" in terminal.tmux("show-buffer")  # by OSC 52, through tmux
     terminal.type("/ren")
     terminal.wait(lambda screen: "/rename" in screen)

@@ -42,6 +42,9 @@ class PromptArea(TextArea):
             self.pages = pages
 
     async def _on_key(self, event: events.Key) -> None:
+        if event.key.startswith("alt+") and event.key != "alt+enter":
+            event.prevent_default()  # terminals send the letter with it, which is no text: somebody's binding
+            return
         row, _ = self.cursor_location
         takes = (
             event.key in ("enter", "tab")
