@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def _page_bindings() -> list[BindingType]:
-    # Terminals and desktops take some function keys for themselves; nobody takes alt and a digit.
+    # Alt or ctrl and a digit arrive from terminals that report keys in full (the protocol of kitty).
     return [
         Binding(
             f"{entry.key},alt+{place},ctrl+{place}",
@@ -131,7 +131,7 @@ class CallboardApp(App[None]):
         return driver
 
     async def on_event(self, event: events.Event) -> None:
-        if self._record is not None:
+        if self._record is not None and not event.is_forwarded:
             if isinstance(event, events.Key):
                 self._record.key(event.key)
             elif isinstance(event, events.Resize):

@@ -51,7 +51,7 @@ class ChatPage(ChatActions):
         Binding("alt+a", "copy_answer", "Copy answer", show=False),
         Binding("alt+left", "branch(-1)", "Branch before", show=False, id="chat.branch_before"),
         Binding("alt+right", "branch(1)", "Branch after", show=False, id="chat.branch_after"),
-        Binding("alt+f", "fork", "Fork", show=False),
+        Binding("alt+n", "fork", "Fork", show=False),
         Binding("ctrl+b", "sidebar", "Chats", show=False),
         Binding("alt+t", "focus_transcript", "Read", show=False),
     ]

@@ -103,8 +103,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def picture(request: pytest.FixtureRequest) -> Picture:
     """`picture(it.app, "chat", [(r"\\d+ ms", "0 ms")])`: the screen is as `snapshots/chat-80x24.svg` has it.
 
-    The pairs replace, before it is compared, what differs from one time to the next. `--update-snapshots` or
-    UPDATE_SNAPSHOTS=1 writes it anew.
+    The pairs replace, before it is compared, what differs from one time to the next, by a text repeated to its
+    length. `--update-snapshots` or UPDATE_SNAPSHOTS=1 writes it anew.
     """
     update = bool(os.environ.get("UPDATE_SNAPSHOTS") or request.config.getoption("--update-snapshots", False))
 
