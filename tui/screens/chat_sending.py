@@ -39,32 +39,32 @@ class ChatSending(Page):
     async def send(self, text: str) -> None:
         me = self.me
         if text.startswith("/") and not text.startswith("//"):
-            name, argument = parse(text.rstrip())
-            me.prompt.text = ""
             try:
-                await self.command(name, argument)
+                await self.command(*parse(text.rstrip()))
             except CallboardError:
-                me.prompt.text = text
+                me.prompt.give_back(text)
                 raise
             return
-        text = text.removeprefix("/") if text.startswith("//") else text
+        written, text = text, text.removeprefix("/") if text.startswith("//") else text
         if not text.strip():
             return
-        if me.conversation.id in me.answering:
-            raise UsageError("an answer is coming", hint="escape stops it")
-        who = await self.somebody()
+        try:
+            if me.conversation.id in me.answering:
+                raise UsageError("an answer is coming", hint="escape stops it")
+            who = await self.somebody()
+        except CallboardError:
+            me.prompt.give_back(written)
+            raise
         parent = me.editing.parent if me.editing is not None else None
         asked = me.conversation.add(USER, text, parent, attachments=tuple(me.attached))
         attached, me.attached, me.editing = me.attached, [], None
-        me.prompt.text = ""
         me.prompt.remember(text)
         await asyncio.to_thread(me.history.remember, text)
         if not await self.answer(who, asked):
             # Nothing came of it: the question is as if it had not been asked, and is where it can be sent again.
             me.conversation.remove(asked)
             me.attached = attached
-            if not me.prompt.text:
-                me.prompt.text = text
+            me.prompt.give_back(written)
             await me.draw_conversation()
             self.save()
 

@@ -29,12 +29,9 @@ class PromptArea(TextArea):
         Binding("pagedown", "page_down", show=False),
     ]
 
-    class Key(Message):
-        """Enter, tab, up, down or escape, where the area itself has no use for it."""
-
-        def __init__(self, key: str) -> None:
-            super().__init__()
-            self.key = key
+    # Who is told of enter, tab, up and down where the area has no use for them: at once, since a message would come
+    # behind what is typed next.
+    take: Callable[[str], None] = staticmethod(lambda key: None)
 
     class Scrolled(Message):
         def __init__(self, pages: int) -> None:
@@ -54,7 +51,7 @@ class PromptArea(TextArea):
         if takes:
             event.stop()
             event.prevent_default()
-            self.post_message(self.Key(event.key))
+            self.take(event.key)
             return
         await super()._on_key(event)
 
@@ -69,13 +66,13 @@ class PromptArea(TextArea):
 
     def action_cursor_up(self, select: bool = False) -> None:
         if self.cursor_location[0] == 0 and not select:
-            self.post_message(self.Key("up"))
+            self.take("up")
         else:
             super().action_cursor_up(select)
 
     def action_cursor_down(self, select: bool = False) -> None:
         if self.cursor_location[0] == self.document.line_count - 1 and not select:
-            self.post_message(self.Key("down"))
+            self.take("down")
         else:
             super().action_cursor_down(select)
 
@@ -98,12 +95,14 @@ class Prompt(Vertical):
         self._place = 0  # in `past`; its length: what is being written
         self._draft = ""
         self._recalling = False
+        self._closed_for = ""  # the person did not want completions of this text
 
     def compose(self) -> ComposeResult:
         yield OptionList(id="completions", markup=False)
         yield PromptArea("", id="area", soft_wrap=True, show_line_numbers=False, tab_behavior="focus")
 
     def on_mount(self) -> None:
+        self.area.take = self._take_key
         self._list.can_focus = False
         self._list.display = False
 
@@ -138,32 +137,42 @@ class Prompt(Vertical):
             self._recalling = False
         else:
             self._place = len(self.past)
+        self._find()
+
+    def _find(self) -> None:
+        """The completions of what is written now."""
         text = self.text
-        self._found = self._complete(text) if text.startswith("/") and "\n" not in text else []
+        wanted = text.startswith("/") and "\n" not in text and text != self._closed_for
+        found = self._complete(text) if wanted else []
+        if found == self._found:
+            return
+        self._found = found
         self._list.display = bool(self._found)
         if self._found:
             self._list.clear_options()
             self._list.add_options([Option(plain_line(shown)) for _, shown in self._found])
             self._list.highlighted = 0
 
-    def on_prompt_area_key(self, event: PromptArea.Key) -> None:
-        event.stop()
-        if event.key == "enter":
+    def _take_key(self, key: str) -> None:
+        self._find()
+        if key == "enter":
             if self._found and self._found[self._list.highlighted or 0][0].rstrip() != self.text.rstrip():
                 self._take_completion()
                 if self.text.endswith(" "):
                     return  # it wants to be told more
-            self.post_message(self.Sent(self.text))
-        elif event.key == "tab":
+            text, self.text = self.text, ""
+            self.hide_completions()
+            self.post_message(self.Sent(text))
+        elif key == "tab":
             if self._found:
                 self._take_completion()
             else:
                 self.screen.focus_next()
         elif self._found:
-            step = -1 if event.key == "up" else 1
+            step = -1 if key == "up" else 1
             self._list.highlighted = ((self._list.highlighted or 0) + step) % len(self._found)
         else:
-            self._recall(-1 if event.key == "up" else 1)
+            self._recall(-1 if key == "up" else 1)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
@@ -173,9 +182,15 @@ class Prompt(Vertical):
     def _take_completion(self, index: int | None = None) -> None:
         self.text = self._found[self._list.highlighted or 0 if index is None else index][0]
 
+    def give_back(self, text: str) -> None:
+        """What was sent could not be: it is here again, before what was written since."""
+        self.text = f"{text}\n{self.text}" if self.text else text
+        self.hide_completions()
+
     def hide_completions(self) -> bool:
-        """Whether there were any."""
+        """Whether there were any. They come again with the next key."""
         was = bool(self._found)
+        self._closed_for = self.text
         self._found = []
         self._list.display = False
         return was

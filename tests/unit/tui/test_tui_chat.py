@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from textual import events
 from tui_support import Daemon, Eventually, OpenApp, Picture, Running
 
 from callboard.runtime.client import Client
@@ -61,7 +62,7 @@ async def ask(it: Running, eventually: Eventually, text: str) -> None:
     """Type and send, and wait for the end of the answer."""
     it.page.prompt.text = text
     await it.pilot.press("enter")
-    await eventually(lambda: it.page.prompt.text == "" and bool(it.page.conversation.path()))
+    await eventually(lambda: any(turn.text == text for turn in it.page.conversation.path()))
     await eventually(lambda: not it.page.answering)
     await it.pilot.pause()
 
@@ -212,7 +213,8 @@ async def test_slash_commands_complete_and_act(
             it.page.prompt.hide_completions()
             await it.pilot.press("enter")
             await eventually(lambda complaint=complaint: complaint in it.screen_text())
-            assert it.page.prompt.text == line
+            await eventually(lambda line=line: it.page.prompt.text == line)
+            it.page.prompt.text = ""
 
 
 async def test_sessions_are_searched_renamed_forked_and_deleted(
@@ -262,3 +264,15 @@ async def test_what_a_model_writes_never_drives_the_terminal(
         assert "␛[2J 家族" in it.screen_text()
         assert "⟨U+202E⟩reversed" in it.screen_text()
         assert turns(it)[-1] == ("assistant", evil)  # the history has it as it came
+
+
+async def test_keys_that_come_fast_after_tab_and_enter_are_not_lost(
+    open_app: OpenApp, model: Model, eventually: Eventually
+) -> None:
+    await model.script(ScriptedAnswer(text="ok", times=0))
+    async with open_app("chat") as it:
+        for key in ["slash", *"ren", "tab", *"Title", "enter", *"next", "enter", *"after"]:
+            it.app.post_message(events.Key(key, "/" if key == "slash" else key if len(key) == 1 else None))
+        await eventually(lambda: it.page.conversation.title == "Title" and len(turns(it)) == 2)
+        await eventually(lambda: it.page.prompt.text == "after")
+        await eventually(lambda: turns(it) == [("user", "next"), ("assistant", "ok")])
