@@ -215,6 +215,7 @@ class ProcessChild(Child):
             restarts=self.restarts,
             place="process",
             since=self.since,
+            supervisor=self.family.owner,
         )
 
 

@@ -198,4 +198,5 @@ class RemoteChild(Child):
             restarts=self.restarts,
             place="remote",
             since=self.since,
+            supervisor=self.family.owner,
         )
