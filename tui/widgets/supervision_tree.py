@@ -1,0 +1,97 @@
+"""Who supervises whom, as a tree that changes in place: what is open stays open, the cursor stays with its actor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+from textual.widgets import Tree
+from textual.widgets.tree import TreeNode
+
+from ..census import ActorRow, parents, short_rate
+from ..styles import beside
+from .safe_text import plain_line
+
+
+class SupervisionTree(Tree[str]):
+    """`show(rows)`: the data of a node is its actor's address, "" for the company."""
+
+    DEFAULT_CSS = beside(__file__)
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__("company", data="", id=id)
+        self._nodes: dict[str, TreeNode[str]] = {}
+        self._parents: dict[str, str] = {}
+        self._labels: dict[str, Text] = {}
+
+    def on_mount(self) -> None:
+        self.root.expand()
+
+    @property
+    def selected_key(self) -> str:
+        """The address under the cursor, "" where it is on none."""
+        node = self.cursor_node
+        return node.data or "" if node is not None else ""
+
+    def show(self, rows: Sequence[ActorRow]) -> None:
+        """Nodes' own actors are left out: they supervise nobody."""
+        shown = {row.info.address: row for row in rows if not row.info.address.startswith("node.")}
+        above = parents([row.info for row in shown.values()])
+        selected = self.selected_key
+        for address in [address for address in self._nodes if above.get(address) != self._parents[address]]:
+            self._remove(address)
+        changed = False
+        for address in sorted(shown):
+            changed |= self._put(address, shown, above)
+        for address, row in shown.items():
+            label = _label(row)
+            if label != self._labels.get(address):
+                self._labels[address] = label
+                self._nodes[address].set_label(label)
+        if changed and selected and selected in self._nodes:
+            self.move_cursor(self._nodes[selected])
+
+    def _put(self, address: str, shown: dict[str, ActorRow], above: dict[str, str]) -> bool:
+        """Have a node for this one, below one for its supervisor. Whether there was none."""
+        if address in self._nodes:
+            return False
+        parent = above[address]
+        if parent:
+            self._put(parent, shown, above)
+        place = self._nodes[parent] if parent else self.root
+        later = [node for node in place.children if (node.data or "") > address]
+        label = self._labels[address] = _label(shown[address])
+        self._nodes[address] = place.add(
+            label, data=address, expand=True, allow_expand=True, before=later[0] if later else None
+        )
+        self._parents[address] = parent
+        place.expand()
+        return True
+
+    def _remove(self, address: str) -> None:
+        """With all below it; what is still there is put again."""
+        node = self._nodes.pop(address, None)
+        if node is None:
+            return
+        for child in list(node.children):
+            self._remove(child.data or "")
+        del self._parents[address]
+        self._labels.pop(address, None)
+        node.remove()
+
+
+def _label(row: ActorRow) -> Text:
+    info = row.info
+    text = plain_line(info.address.rpartition(".")[2] if "." in info.address else info.address)
+    text.append_text(plain_line(f"  {info.kind}", "dim"))
+    if info.state != "running":
+        text.append_text(plain_line(f"  {info.state}", "bold"))
+    if "." not in info.address:
+        text.append_text(plain_line(f"  @{info.node}", "dim"))
+    if info.restarts:
+        text.append(f"  \u21bb{info.restarts}")
+    if info.mailbox:
+        text.append(f"  {info.mailbox} waiting")
+    if row.rate:
+        text.append(f"  {short_rate(row.rate)}/s", "dim")
+    return text
