@@ -20,7 +20,7 @@ class SupervisionTree(Tree[str]):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("company", data="", id=id)
-        self._nodes: dict[str, TreeNode[str]] = {}
+        self._places: dict[str, TreeNode[str]] = {}
         self._parents: dict[str, str] = {}
         self._labels: dict[str, Text] = {}
 
@@ -38,7 +38,7 @@ class SupervisionTree(Tree[str]):
         shown = {row.info.address: row for row in rows if not row.info.address.startswith("node.")}
         above = parents([row.info for row in shown.values()])
         selected = self.selected_key
-        for address in [address for address in self._nodes if above.get(address) != self._parents[address]]:
+        for address in [address for address in self._places if above.get(address) != self._parents[address]]:
             self._remove(address)
         changed = False
         for address in sorted(shown):
@@ -47,21 +47,21 @@ class SupervisionTree(Tree[str]):
             label = _label(row)
             if label != self._labels.get(address):
                 self._labels[address] = label
-                self._nodes[address].set_label(label)
-        if changed and selected and selected in self._nodes:
-            self.move_cursor(self._nodes[selected])
+                self._places[address].set_label(label)
+        if changed and selected and selected in self._places:
+            self.move_cursor(self._places[selected])
 
     def _put(self, address: str, shown: dict[str, ActorRow], above: dict[str, str]) -> bool:
         """Have a node for this one, below one for its supervisor. Whether there was none."""
-        if address in self._nodes:
+        if address in self._places:
             return False
         parent = above[address]
         if parent:
             self._put(parent, shown, above)
-        place = self._nodes[parent] if parent else self.root
+        place = self._places[parent] if parent else self.root
         later = [node for node in place.children if (node.data or "") > address]
         label = self._labels[address] = _label(shown[address])
-        self._nodes[address] = place.add(
+        self._places[address] = place.add(
             label, data=address, expand=True, allow_expand=True, before=later[0] if later else None
         )
         self._parents[address] = parent
@@ -70,7 +70,7 @@ class SupervisionTree(Tree[str]):
 
     def _remove(self, address: str) -> None:
         """With all below it; what is still there is put again."""
-        node = self._nodes.pop(address, None)
+        node = self._places.pop(address, None)
         if node is None:
             return
         for child in list(node.children):

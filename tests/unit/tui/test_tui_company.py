@@ -1,4 +1,4 @@
-"""The page of the company on a real daemon: what is seen, found, described, followed; what is done only when confirmed."""
+"""The page of the company on a real daemon: what is seen, found, described, followed, and done if confirmed."""
 
 from __future__ import annotations
 
