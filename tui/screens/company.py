@@ -70,6 +70,7 @@ class CompanyPage(Page):
     TITLE = "Company"
     KEY = "f3"
     DEFAULT_CSS = beside(__file__)
+    AUTO_FOCUS = "#actors"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("d", "describe", "Describe"),
         Binding("l", "logs", "Logs"),
@@ -86,6 +87,7 @@ class CompanyPage(Page):
         self._pace = Pace()
         self._rows: dict[str, ActorRow] = {}
         self._looked_at = 0.0
+        self._silent: set[str] = set()
         self._described = ""
         self._following: Worker[None] | None = None
         self._followed: FollowLogs | None = None
@@ -103,7 +105,6 @@ class CompanyPage(Page):
     async def opened(self, session: Session) -> None:
         self._pace = Pace()
         self._looked_at = 0.0
-        self.query_one("#actors").focus() if self.focused is None else None
         self.every(LOOK_EVERY_S, self._look)
         if self._followed is not None and self.has_class("-logs"):
             self._follow(self._followed)
@@ -117,6 +118,8 @@ class CompanyPage(Page):
             return
         self._looked_at = now
         seen = await look(self.session.client)
+        if not self.is_attached:
+            return  # the app has ended meanwhile
         nodes, actors = self._pace.take(seen)
         self._rows = {row.info.address: row for row in actors}
         self._show(seen, nodes, actors)
@@ -129,8 +132,11 @@ class CompanyPage(Page):
         self.query_one("#nodes", LiveTable).show({row.info.node: _node(row) for row in nodes})
         if self.query_one("#which", ContentSwitcher).current == "tree":
             self.query_one(SupervisionTree).show(actors)
-        if seen.silent:
-            self.say(f"no answer from {', '.join(seen.silent)}")
+        # One that has just left does not answer either; one that does not answer twice is worth a word.
+        stuck = self._silent & {*seen.silent}
+        self._silent = {*seen.silent}
+        if stuck:
+            self.say(f"no answer from {', '.join(sorted(stuck))}")
 
     @property
     def selected(self) -> str:
