@@ -26,13 +26,15 @@ def _page_bindings() -> list[BindingType]:
     ]
 
 
+# Classes that a page has by its size; rules such as `ChatPage.-narrow #sidebar` go by them.
+_WIDTHS = [(0, "-narrow"), (80, "-normal"), (120, "-wide")]
+_HEIGHTS = [(0, "-tiny"), (10, "-low"), (20, "-tall")]
+
+
 class CallboardApp(App[None]):
     """A client of the bus like any other. `start` is the page to begin with."""
 
     TITLE = "Callboard"
-    # Classes that a page has by its size; rules such as `ChatPage.-narrow #sidebar` go by them.
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (80, "-normal"), (120, "-wide")]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-tiny"), (10, "-low"), (20, "-tall")]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "help", "Help", id="app.help", priority=True),
         *_page_bindings(),
@@ -42,6 +44,8 @@ class CallboardApp(App[None]):
 
     def __init__(self, access: Access, settings: TuiSettings | None = None, *, start: str = "") -> None:
         super().__init__()
+        self.HORIZONTAL_BREAKPOINTS = _WIDTHS
+        self.VERTICAL_BREAKPOINTS = _HEIGHTS
         self.access = access
         self.own_settings = settings or TuiSettings()
         self.session: Session | None = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
 from callboard.tui.app import CallboardApp
@@ -41,7 +42,27 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def open_app(daemon: Daemon, eventually: Eventually) -> OpenApp:
+def open_apps() -> list[CallboardApp]:
+    """The apps of this test."""
+    return []
+
+
+@pytest.fixture
+def eventually(open_apps: list[CallboardApp]) -> Eventually:
+    """As everywhere; an app that failed meanwhile ends the wait with its error."""
+
+    async def wait(condition: Callable[[], bool]) -> None:
+        while not condition():
+            for app in open_apps:
+                if app._exception is not None:
+                    raise app._exception
+            await anyio.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture
+def open_app(daemon: Daemon, eventually: Eventually, open_apps: list[CallboardApp]) -> OpenApp:
     """`async with open_app("chat", size=(80, 24)) as it: ...`: an app on the module's daemon, connected, its page open.
 
     `settings` are those of table `[tui]`; with `connected=False` nobody waits for the connection.
@@ -57,6 +78,7 @@ def open_app(daemon: Daemon, eventually: Eventually) -> OpenApp:
         connected: bool = True,
     ) -> AsyncIterator[Running]:
         app = CallboardApp(access or Access(state_dir=str(daemon.state)), settings, start=page)
+        open_apps.append(app)
         async with app.run_test(size=size, notifications=True) as pilot:
             if connected:
                 await eventually(lambda: app.page is not None and app.page.is_open)
