@@ -118,8 +118,8 @@ class CompanyPage(Page):
             return
         self._looked_at = now
         seen = await look(self.session.client)
-        if not self.is_attached:
-            return  # the app has ended meanwhile
+        if not self.query("#actors"):
+            return  # the app is ending, and took its widgets away
         nodes, actors = self._pace.take(seen)
         self._rows = {row.info.address: row for row in actors}
         self._show(seen, nodes, actors)

@@ -149,8 +149,8 @@ class ServingPage(Page):
         served = await ask_engines(client, self._engines)
         if any(one.stats is None for one in served):
             self._found_at = 0.0  # it ended, or is about to be there
-        if not self.is_attached:
-            return  # the app has ended meanwhile
+        if not self.query("#engines"):
+            return  # the app is ending, and took its widgets away
         self._served = {one.engine: one for one in served}
         self.query_one("#engines", LiveTable).show({one.engine: _engine(one) for one in served})
         await self._show_selected()

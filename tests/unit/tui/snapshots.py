@@ -53,7 +53,7 @@ def _export(app: Any, replace: list[tuple[str, str]]) -> str:
     from io import StringIO
 
     from rich.console import Console
-    from rich.segment import Segment
+    from rich.segment import Segment, Segments
 
     width, height = app.size
     console = Console(
@@ -65,11 +65,12 @@ def _export(app: Any, replace: list[tuple[str, str]]) -> str:
         for pattern, new in replace:
             line = re.sub(pattern, lambda found, new=new: (new * len(found[0]))[: len(found[0])], line)
         place = 0
+        parts: list[Segment] = []
         for segment in strip:
             end = place + len(segment.text)
-            console.print(Segment(line[place:end], segment.style), end="")  # pyright: ignore[reportArgumentType]
+            parts.append(Segment(line[place:end], segment.style))
             place = end
-        console.print()
+        console.print(Segments([*parts, Segment.line()]), crop=False)
     return console.export_svg(title="callboard", unique_id="terminal")
 
 
