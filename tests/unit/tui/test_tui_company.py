@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import anyio
 import pytest
 from tui_support import Daemon, Eventually, OpenApp, Picture, Running
@@ -13,6 +15,8 @@ from callboard.tui.widgets.log_view import LogView
 from callboard.tui.widgets.supervision_tree import SupervisionTree
 
 pytestmark = pytest.mark.anyio
+
+FIGURES = r" *\b(?<!F)\d[\d.,]*[KMGsmhd%]*\d*[sm]?\b%? *"
 
 
 def actors(it: Running) -> LiveTable:
@@ -225,10 +229,13 @@ async def test_small_terminals_show_what_they_can(
 async def test_the_page_looks_as_it_did(
     open_app: OpenApp, daemon: Daemon, eventually: Eventually, picture: Picture, size: tuple[int, int]
 ) -> None:
-    async with daemon.connect() as bus, open_app("company", size=size) as it:
-        await bus.spawn("counter", name="c")
+    """Figures are as wide as their columns, so that only they differ."""
+    daemon.run("spawn", "counter", "--name", "c")
+    async with open_app("company", size=size) as it:
         await on(it, eventually, "c")
+        await eventually(lambda: set(actors(it).rows_shown) == {"c", "node.main"})
         await it.pilot.press("d")
-        await eventually(lambda: "bench.add" in it.screen_text())
-        picture(it.app, "company", [(r"\d", "0")])
-        await bus.stop("c")
+        await eventually(lambda: value(it, "c", "msg/s") is not None and "bench.add" in it.screen_text())
+        await it.pilot.pause()
+        picture(it.app, "company", [(rf"{socket.gethostname()} *", "h"), (FIGURES, "0")])
+    daemon.run("stop", "c")
