@@ -60,8 +60,6 @@ ENGINES = (
     Column("hits", right=True, show=lambda share: f"{100 * share:.0f}%"),
     Column("done", right=True, show=lambda n: f"{n:,}"),
     Column("failed", right=True, show=lambda n: f"{n:,}"),
-    Column("sessions", right=True),
-    Column("context", right=True, show=lambda n: f"{n:,}"),
 )
 REQUESTS = (
     Column("id", right=True),
@@ -206,9 +204,7 @@ class ServingPage(Page):
             await holder.remove_children()
             await holder.mount_all(BlockMap() for _ in addresses)
         for widget, lane in zip(holder.query(BlockMap), lanes, strict=False):
-            used = lane.num_blocks - lane.free_blocks
-            widget.border_title = f"blocks of {lane.address}: {used:,} of {lane.num_blocks:,} held"
-            widget.show(lane.cells, lane.blocks_per_cell)
+            widget.show(lane.address, lane.cells, lane.blocks_per_cell)
 
     # What is done
 
@@ -284,12 +280,12 @@ def _model(served: Served) -> str:
 def _engine(served: Served) -> tuple[str | int | float | None, ...]:
     stats = served.stats
     if stats is None:
-        return (served.engine, "loading \u2026" if not served.scheduler else "no answer", *([None] * 10))
+        return (served.engine, "loading \u2026" if not served.scheduler else "no answer", *([None] * 8))
     seconds = stats.detail.seconds if stats.detail is not None else ()
     rate = sum(second.tokens for second in seconds[-RECENT_S:]) / RECENT_S
     held = share(stats.num_blocks - stats.free_blocks, stats.num_blocks)
     hits = share(stats.cached_tokens, stats.prompt_tokens)
-    counts = (stats.finished, stats.failed, stats.sessions, stats.context_length)
+    counts = (stats.finished, stats.failed)
     return (served.engine, stats.model, stats.dtype, stats.running, stats.waiting, rate, held, hits, *counts)
 
 
@@ -323,8 +319,9 @@ def _counts(stats: EngineStats | None) -> Text:
     for label, value in (
         ("requests", f"{stats.requests:,}, {stats.aborted:,} given up, {stats.refused:,} refused"),
         ("tokens", f"{stats.prompt_tokens:,} in ({stats.cached_tokens:,} cached), {stats.generated_tokens:,} out"),
-        ("cache", f"{stats.cached_blocks:,} blocks kept, {stats.pinned_blocks:,} pinned, {stats.evictions:,} evicted"),
-        ("preempted", f"{stats.preemptions:,}; replicas failed {stats.replica_failures:,} times"),
+        ("cache", f"{stats.pinned_blocks:,} blocks pinned, {stats.evictions:,} evicted"),
+        ("sessions", f"{stats.sessions:,} kept; context {stats.context_length:,} tokens"),
+        ("trouble", f"{stats.preemptions:,} preempted, {stats.replica_failures:,} replicas lost"),
         ("guesses", f"{stats.drafted_tokens:,}, {100 * guessed:.0f}% right" if stats.drafted_tokens else ""),
     ):
         if value:

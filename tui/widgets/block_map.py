@@ -13,12 +13,11 @@ from ..styles import beside
 # By what the highest of a character's blocks is: blank, kept, held, shared by two, three, four and more. Signs differ
 # too, so that the map can be read without colours.
 SIGNS = ("\u00b7", "\u2591", "\u2592", "\u2593", "\u2593", "\u2588")
-NAMES = ("blank", "kept", "held", "shared", "shared", "shared by many")
 _PARTS = tuple(f"map--{name}" for name in ("blank", "kept", "held", "shared", "shared3", "many"))
 
 
 class BlockMap(Widget):
-    """`show(cells, blocks_per_cell)`: as `LaneStats` has them."""
+    """`show(address, cells, blocks_per_cell)`: of the replica of that address, as `LaneStats` has them."""
 
     DEFAULT_CSS = beside(__file__)
     COMPONENT_CLASSES: ClassVar[set[str]] = set(_PARTS)
@@ -28,10 +27,10 @@ class BlockMap(Widget):
         self._cells = b""
         self._per_cell = 1
 
-    def show(self, cells: bytes, blocks_per_cell: int = 1) -> None:
+    def show(self, address: str, cells: bytes, blocks_per_cell: int = 1) -> None:
         if (cells, blocks_per_cell) != (self._cells, self._per_cell):
             self._cells, self._per_cell = cells, blocks_per_cell
-            self.border_subtitle = self._legend()
+            self.border_title = f"{address}  {self._legend()}"
             self.refresh()
 
     def render(self) -> Text:
@@ -55,7 +54,7 @@ class BlockMap(Widget):
         parts = [
             f"{SIGNS[level]} {count * self._per_cell} {name}"
             for level, name, count in (
-                (5, "shared", sum(counts[3:])),
+                (3, "shared", sum(counts[3:])),
                 (2, "held", counts[2]),
                 (1, "kept", counts[1]),
                 (0, "blank", counts[0]),

@@ -8,6 +8,7 @@ import json
 import random
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -112,8 +113,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
         """Nothing to the test's output."""
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
+@contextmanager
+def serving_hub() -> Iterator[tuple[type[Hub], str]]:
+    """A hub of its own, and its address."""
+
     class Handler(Hub):
         files = dict(FILES)  # noqa: RUF012
         sent: list[tuple[str, str]] = []  # noqa: RUF012
@@ -126,15 +129,21 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    for name in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{server.server_port}/")
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "http_proxy", "https_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setenv("no_proxy", "*")
     Handler.port = server.server_port  # type: ignore[attr-defined]
-    yield Handler
+    yield Handler, f"http://127.0.0.1:{server.server_port}/"
     Handler.gate.set()
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
+    with serving_hub() as (handler, url):
+        for name in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
+            monkeypatch.setenv(name, url)
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "http_proxy", "https_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setenv("no_proxy", "*")
+        yield handler
