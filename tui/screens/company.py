@@ -35,6 +35,8 @@ MANY = 2000
 LOOK_AT_MANY_EVERY_S = 5.0
 FIRST_LINES = 200
 STOP_TIMEOUT_S = 10.0
+# A node that answered none of so many looks is stuck.
+SILENT_LOOKS = 20
 
 ACTORS = (
     Column("actor"),
@@ -87,7 +89,7 @@ class CompanyPage(Page):
         self._pace = Pace()
         self._rows: dict[str, ActorRow] = {}
         self._looked_at = 0.0
-        self._silent: set[str] = set()
+        self._silent: dict[str, int] = {}
         self._described = ""
         self._following: Worker[None] | None = None
         self._followed: FollowLogs | None = None
@@ -132,11 +134,10 @@ class CompanyPage(Page):
         self.query_one("#nodes", LiveTable).show({row.info.node: _node(row) for row in nodes})
         if self.query_one("#which", ContentSwitcher).current == "tree":
             self.query_one(SupervisionTree).show(actors)
-        # One that has just left does not answer either; one that does not answer twice is worth a word.
-        stuck = self._silent & {*seen.silent}
-        self._silent = {*seen.silent}
-        if stuck:
-            self.say(f"no answer from {', '.join(sorted(stuck))}")
+        # One that has just left does not answer either, and is forgotten soon.
+        self._silent = {name: self._silent.get(name, 0) + 1 for name in seen.silent}
+        if stuck := [name for name, times in self._silent.items() if times == SILENT_LOOKS]:
+            self.say(f"no answer from {', '.join(stuck)}", error=True)
 
     @property
     def selected(self) -> str:

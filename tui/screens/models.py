@@ -156,6 +156,7 @@ class ModelsPage(Page):
         jobs = self.query_one("#jobs", LiveTable)
         self._described = f"job {jobs.selected_key}" if jobs.has_focus else self.selected
         self.set_class(bool(self._described), "-about")
+        self.set_class(not jobs.has_focus, "-of-model")
         self._describe(self._described)
 
     def action_close_panel(self) -> None:

@@ -59,7 +59,6 @@ ENGINES = (
     Column("cache", right=True, show=lambda share: f"{100 * share:.0f}%"),
     Column("hits", right=True, show=lambda share: f"{100 * share:.0f}%"),
     Column("done", right=True, show=lambda n: f"{n:,}"),
-    Column("failed", right=True, show=lambda n: f"{n:,}"),
 )
 REQUESTS = (
     Column("id", right=True),
@@ -280,13 +279,13 @@ def _model(served: Served) -> str:
 def _engine(served: Served) -> tuple[str | int | float | None, ...]:
     stats = served.stats
     if stats is None:
-        return (served.engine, "loading \u2026" if not served.scheduler else "no answer", *([None] * 8))
+        return (served.engine, "loading \u2026" if not served.scheduler else "no answer", *([None] * 7))
     seconds = stats.detail.seconds if stats.detail is not None else ()
     rate = sum(second.tokens for second in seconds[-RECENT_S:]) / RECENT_S
     held = share(stats.num_blocks - stats.free_blocks, stats.num_blocks)
     hits = share(stats.cached_tokens, stats.prompt_tokens)
-    counts = (stats.finished, stats.failed)
-    return (served.engine, stats.model, stats.dtype, stats.running, stats.waiting, rate, held, hits, *counts)
+    counts = (stats.running, stats.waiting, rate, held, hits, stats.finished)
+    return (served.engine, stats.model, stats.dtype, *counts)
 
 
 def _requests(lanes: Sequence[LaneStats]) -> dict[str, tuple[str | int | float | None, ...]]:
@@ -321,7 +320,10 @@ def _counts(stats: EngineStats | None) -> Text:
         ("tokens", f"{stats.prompt_tokens:,} in ({stats.cached_tokens:,} cached), {stats.generated_tokens:,} out"),
         ("cache", f"{stats.pinned_blocks:,} blocks pinned, {stats.evictions:,} evicted"),
         ("sessions", f"{stats.sessions:,} kept; context {stats.context_length:,} tokens"),
-        ("trouble", f"{stats.preemptions:,} preempted, {stats.replica_failures:,} replicas lost"),
+        (
+            "trouble",
+            f"{stats.failed:,} failed, {stats.preemptions:,} preempted, {stats.replica_failures:,} replicas lost",
+        ),
         ("guesses", f"{stats.drafted_tokens:,}, {100 * guessed:.0f}% right" if stats.drafted_tokens else ""),
     ):
         if value:

@@ -17,10 +17,14 @@ from callboard.tui.session import Access
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from snapshots import check_picture
+from snapshots import check_picture, screen_text
 from tui_support import Daemon, Eventually, OpenApp, Picture, Running
 
 MODELS = Path.home() / ".cache" / "callboard-test"
+
+
+# Beyond it a test shows what the screen has; a busy machine may be slow.
+PATIENCE_S = 30.0
 
 
 @pytest.fixture(autouse=True)
@@ -56,11 +60,14 @@ def eventually(open_apps: list[CallboardApp]) -> Eventually:
     """As everywhere; an app that failed meanwhile ends the wait with its error."""
 
     async def wait(condition: Callable[[], bool]) -> None:
-        while not condition():
-            for app in open_apps:
-                if app._exception is not None:
-                    raise app._exception
-            await anyio.sleep(0.01)
+        with anyio.move_on_after(PATIENCE_S) as patience:
+            while not condition():
+                for app in open_apps:
+                    if app._exception is not None:
+                        raise app._exception
+                await anyio.sleep(0.01)
+        if patience.cancelled_caught:
+            raise AssertionError("it never came to that; the screen:\n" + "\n".join(map(screen_text, open_apps[-1:])))
 
     return wait
 

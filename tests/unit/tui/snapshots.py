@@ -34,6 +34,8 @@ def check_picture(app: Any, name: str, replace: list[tuple[str, str]], *, update
     """Raises AssertionError where the screen is not as it was kept."""
     width, height = app.size
     path = FOLDER / f"{name}-{width}x{height}.svg"
+    for field in app.screen.query("TextArea, Input"):
+        field.cursor_blink = False
     text = screen_text(app)
     svg = normalised(_export(app, replace))
     if update:
@@ -57,24 +59,29 @@ def _export(app: Any, replace: list[tuple[str, str]]) -> str:
 
     width, height = app.size
     console = Console(
-        width=width, height=height, file=StringIO(), force_terminal=True, color_system="truecolor", record=True,
-        legacy_windows=False, safe_box=False,
-    )  # fmt: skip
+        width=width,
+        height=height,
+        file=StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+        record=True,
+        legacy_windows=False,
+        safe_box=False,
+    )
+    segments: list[Segment] = []
     for strip in app.screen._compositor.render_strips()[:height]:
         line = "".join(segment.text for segment in strip)
         for pattern, new in replace:
             line = re.sub(pattern, lambda found, new=new: (new * len(found[0]))[: len(found[0])], line)
         place = 0
-        parts: list[Segment] = []
         for segment in strip:
             end = place + len(segment.text)
-            parts.append(Segment(line[place:end], segment.style))
+            segments.append(Segment(line[place:end], segment.style))
             place = end
-        console.print(Segments([*parts, Segment.line()]), crop=False)
+        segments.append(Segment.line())
+    console.print(Segments(segments))
     return console.export_svg(title="callboard", unique_id="terminal")
 
 
 def _words(svg: str) -> list[str]:
-    return [
-        re.sub(r"<[^>]*>", "", line).replace("&#160;", " ").rstrip() for line in svg.splitlines() if "<text" in line
-    ]
+    return [re.sub(r"<[^>]*>", "", line).replace("&#160;", " ").rstrip() for line in svg.splitlines() if "<text" in line]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import socket
+from typing import Any
 
 import anyio
 import pytest
 from tui_support import Daemon, Eventually, OpenApp, Picture, Running
 
 from callboard.schemas.bench import Add
+from callboard.schemas.inspecting import ActorDescription
+from callboard.schemas.metrics import Durations, NodeMetrics
+from callboard.schemas.runtime import ActorInfo, NodeInfo
+from callboard.tui.census import Seen
+from callboard.tui.screens import company as page
+from callboard.tui.widgets import actor_view
 from callboard.tui.widgets.actor_view import ActorView
 from callboard.tui.widgets.live_table import LiveTable
 from callboard.tui.widgets.log_view import LogView
 from callboard.tui.widgets.supervision_tree import SupervisionTree
 
 pytestmark = pytest.mark.anyio
-
-FIGURES = r" *\b(?<!F)\d[\d.,]*[KMGsmhd%]*\d*[sm]?\b%? *"
 
 
 def actors(it: Running) -> LiveTable:
@@ -225,17 +229,59 @@ async def test_small_terminals_show_what_they_can(
         assert it.screen_text()
 
 
+def actor(address: str, kind: str, node: str, processed: int, **more: Any) -> ActorInfo:
+    return ActorInfo(address, kind, "running", node, 4000 + len(node), processed=processed, since=1000.0, **more)
+
+
+def seen(at: float) -> Seen:
+    """A company as it might be, at that second."""
+    n = int(at) * 128
+    return Seen(
+        at,
+        (NodeInfo("main", 4004, "board", "0.1.0", ("runs",)), NodeInfo("engine", 4006, "board", "0.1.0", ("engine",)),
+         NodeInfo("far-1", 77, "rack-2", "0.1.0", accepts=True, labels=("gpu",), memory=64 << 30, cpus=16)),
+        (actor("engine", "serve.engine", "engine", n // 4), actor("engine.replica", "serve.replica", "engine", n),
+         actor("engine.scheduler", "serve.scheduler", "engine", n * 3, mailbox=12, errors=1),
+         actor("node.main", "node", "main", n // 16), actor("runs", "agent.runs", "main", 7, restarts=2),
+         actor("\x1b[31mred", "odd", "far-1", 0, supervisor="runs")),
+        {"main": NodeMetrics("main", 4004, "0.1.0", 3723.0, at / 8, 41_000_000),
+         "engine": NodeMetrics("engine", 4006, "0.1.0", 3700.0, at * 1.5, 812_000_000)},
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
 async def test_the_page_looks_as_it_did(
-    open_app: OpenApp, daemon: Daemon, eventually: Eventually, picture: Picture, size: tuple[int, int]
-) -> None:
-    """Figures are as wide as their columns, so that only they differ."""
-    daemon.run("spawn", "counter", "--name", "c")
+    open_app: OpenApp, eventually: Eventually, picture: Picture, monkeypatch: pytest.MonkeyPatch,
+    size: tuple[int, int],
+) -> None:  # fmt: skip
+    """With a company as it might be, for no two have the same figures."""
+    moments = iter((1.0, 2.0))
+
+    async def look(client: object) -> Seen:
+        return seen(next(moments))
+
+    monkeypatch.setattr(page, "look", look)
+    monkeypatch.setattr(page, "LOOK_EVERY_S", 1000.0)
+    monkeypatch.setattr(page.time, "time", lambda: 4720.0)
+    monkeypatch.setattr(actor_view.time, "time", lambda: 4720.0)
     async with open_app("company", size=size) as it:
-        await on(it, eventually, "c")
-        await eventually(lambda: set(actors(it).rows_shown) == {"c", "node.main"})
-        await it.pilot.press("d")
-        await eventually(lambda: value(it, "c", "msg/s") is not None and "bench.add" in it.screen_text())
+        await on(it, eventually, "engine.scheduler")
+        await it.page._look()
+        row = it.page._rows["engine.scheduler"]
+        it.page.query_one(ActorView).show(
+            row,
+            ActorDescription(
+                info=row.info, restart="permanent", supervisor="engine", strategy="one_for_one", max_restarts=5,
+                period_s=30, handles=("serve.generate", "serve.get_stats"), doc="Serves many at once.",
+                mailbox_size=4096, mailbox_high=40, last_error="the prompt has 9,000 tokens",
+                durations=Durations((0, 0, 3, 20, 2), 0.0007),
+            ),
+            None,
+        )  # fmt: skip
+        it.page.add_class("-actor")
         await it.pilot.pause()
-        picture(it.app, "company", [(rf"{socket.gethostname()} *", "h"), (FIGURES, "0")])
-    daemon.run("stop", "c")
+        picture(it.app, "company")
+        if size == (80, 24):
+            await it.pilot.press("escape", "t")
+            await it.pilot.pause()
+            picture(it.app, "company-tree")

@@ -85,8 +85,8 @@ async def test_a_pull_is_seen_as_it_goes_and_the_model_is_there_in_the_end(
         await eventually(lambda: "smollm2" in rows(it, "models"))
         assert rows(it, "models")["smollm2"][2] == "to pull"
         await pull(it, eventually, NAME)
-        await eventually(lambda: "66%" in str(rows(it, "jobs").get("1")))
-        await eventually(lambda: "66%" in it.screen_text() and "coming" in it.screen_text())
+        await eventually(lambda: "67%" in str(rows(it, "jobs").get("1")))
+        await eventually(lambda: "67%" in it.screen_text() and "coming" in it.screen_text())
         # Another page, or none: the job goes on.
         await it.app.show_page("bus")
     hub.gate.set()
