@@ -46,7 +46,7 @@ def described(row: ActorRow | None, inside: ActorDescription, outside: ActorDesc
     line("node", f"{info.node}, process {info.pid}")
     restart = outside.restart if outside is not None else inside.restart
     line("restart", f"{restart}; restarted {info.restarts} times" if info.restarts else restart)
-    line("supervisor", info.supervisor or (outside.info.node if outside is not None else f"node {info.node}"))
+    line("supervisor", info.supervisor or f"node {(outside.info if outside is not None else info).node}")
     if inside.children:
         line("children", ", ".join(inside.children))
         line("strategy", f"{inside.strategy}, {inside.max_restarts} restarts in {inside.period_s:g} s")

@@ -62,9 +62,10 @@ class SupervisionTree(Tree[str]):
         later = [node for node in place.children if (node.data or "") > address]
         label = self._labels[address] = _label(shown[address])
         self._places[address] = place.add(
-            label, data=address, expand=True, allow_expand=True, before=later[0] if later else None
+            label, data=address, expand=True, allow_expand=False, before=later[0] if later else None
         )
         self._parents[address] = parent
+        place.allow_expand = True
         place.expand()
         return True
 
@@ -77,13 +78,17 @@ class SupervisionTree(Tree[str]):
             self._remove(child.data or "")
         del self._parents[address]
         self._labels.pop(address, None)
+        above = node.parent
         node.remove()
+        if above is not None:
+            above.allow_expand = bool(above.children)
 
 
 def _label(row: ActorRow) -> Text:
     info = row.info
     text = plain_line(info.address.rpartition(".")[2] if "." in info.address else info.address)
-    text.append_text(plain_line(f"  {info.kind}", "dim"))
+    text.append("  ")
+    text.append_text(plain_line(info.kind, "dim"))
     if info.state != "running":
         text.append_text(plain_line(f"  {info.state}", "bold"))
     if "." not in info.address:

@@ -84,4 +84,6 @@ def _export(app: Any, replace: list[tuple[str, str]]) -> str:
 
 
 def _words(svg: str) -> list[str]:
-    return [re.sub(r"<[^>]*>", "", line).replace("&#160;", " ").rstrip() for line in svg.splitlines() if "<text" in line]
+    return [
+        re.sub(r"<[^>]*>", "", line).replace("&#160;", " ").rstrip() for line in svg.splitlines() if "<text" in line
+    ]

@@ -26,7 +26,7 @@ from callboard.tui.widgets.live_table import LiveTable
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
-from hub_site import FILES, REPO, Hub, serving_hub
+from hub_site import FILES, REPO, Hub, serving_hub  # pyright: ignore[reportMissingImports]
 
 pytestmark = pytest.mark.anyio
 

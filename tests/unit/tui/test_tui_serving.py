@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from textual.widgets import Input
 from tui_support import Daemon, Eventually, OpenApp, Picture, Running
 
 from callboard.schemas.serve import (
@@ -96,7 +97,7 @@ async def test_an_adapter_that_is_none_is_said_and_nothing_is_unloaded_unasked(
         await eventually(lambda: "engine" in table(it, "engines").rows_shown)
         await it.pilot.press("a")
         await eventually(lambda: "Load a LoRA adapter" in it.screen_text())
-        it.app.screen.query_one("#field-path").value = str(tmp_path)
+        it.app.screen.query_one("#field-path", Input).value = str(tmp_path)
         await it.pilot.press("ctrl+s")
         await eventually(
             lambda: "adapter_config.json" in it.screen_text() or "adapter" in it.page.query_one("StatusLine").text
@@ -207,7 +208,7 @@ async def test_a_model_is_loaded_and_unloaded_from_the_page(
         # A model that there is not: what is wrong, and nothing is left of it.
         await it.pilot.press("n")
         await eventually(lambda: "Load a model" in it.screen_text())
-        field = it.app.screen.query_one("#field-model")
+        field = it.app.screen.query_one("#field-model", Input)
         field.value = "nobody"
         await it.pilot.press("ctrl+s")
         await eventually(lambda: "'nobody' is not in the store" in it.page.query_one("StatusLine").text)
