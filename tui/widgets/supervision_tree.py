@@ -10,7 +10,7 @@ from textual.widgets.tree import TreeNode
 
 from ..census import ActorRow, parents, short_rate
 from ..styles import beside
-from .safe_text import plain_line
+from .safe_text import safe
 
 
 class SupervisionTree(Tree[str]):
@@ -86,17 +86,20 @@ class SupervisionTree(Tree[str]):
 
 def _label(row: ActorRow) -> Text:
     info = row.info
-    text = plain_line(info.address.rpartition(".")[2] if "." in info.address else info.address)
-    text.append("  ")
-    text.append_text(plain_line(info.kind, "dim"))
+    parts = [(safe(info.address.rpartition(".")[2]), ""), (safe(info.kind), "dim")]
     if info.state != "running":
-        text.append_text(plain_line(f"  {info.state}", "bold"))
+        parts.append((safe(info.state), "bold"))
     if "." not in info.address:
-        text.append_text(plain_line(f"  @{info.node}", "dim"))
+        parts.append((safe(f"@{info.node}"), "dim"))
     if info.restarts:
-        text.append(f"  \u21bb{info.restarts}")
+        parts.append((f"\u21bb{info.restarts}", ""))
     if info.mailbox:
-        text.append(f"  {info.mailbox} waiting")
+        parts.append((f"{info.mailbox} waiting", ""))
     if row.rate:
-        text.append(f"  {short_rate(row.rate)}/s", "dim")
+        parts.append((f"{short_rate(row.rate)}/s", "dim"))
+    text = Text(no_wrap=True, end="")
+    for part, style in parts:
+        if text:
+            text.append("\u00a0\u00a0")  # spaces at the edge of a style are lost on the way to the screen
+        text.append(part.replace("\n", "\u23ce"), style)
     return text
