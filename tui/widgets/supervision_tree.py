@@ -100,6 +100,6 @@ def _label(row: ActorRow) -> Text:
     text = Text(no_wrap=True, end="")
     for part, style in parts:
         if text:
-            text.append("\u00a0\u00a0")  # spaces at the edge of a style are lost on the way to the screen
+            text.append("  ")
         text.append(part.replace("\n", "\u23ce"), style)
     return text
