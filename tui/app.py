@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events
-from textual.app import App, SystemCommand
+from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.worker import Worker
@@ -17,7 +17,7 @@ from . import clipboard, themes
 from .keys import TuiSettings, unknown_names
 from .pages import PAGES, page_class, page_names
 from .session import Access, NotConnected, Session, as_line
-from .widgets.dialog import Confirm
+from .widgets.tab_bar import TabBar
 
 if TYPE_CHECKING:
     from textual.driver import Driver
@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 def _page_bindings() -> list[BindingType]:
     # Terminals and desktops take some function keys for themselves; nobody takes alt and a digit.
     return [
-        Binding(f"{entry.key},alt+{place},ctrl+{place}", f"page({name!r})", entry.title, show=False, id=f"app.{name}")
+        Binding(
+            f"{entry.key},alt+{place},ctrl+{place}",
+            f"page({name!r})",
+            entry.title,
+            show=False,
+            priority=True,
+            id=f"app.{name}",
+        )
         for place, (name, entry) in enumerate(PAGES.items(), 1)
     ]
 
@@ -67,6 +74,8 @@ class CallboardApp(App[None]):
         self.badges: dict[str, int] = {}
         self._record = record
         self._offered = False
+        self._has_page = False
+        self._early: list[events.Key] = []
         self._keeping: Worker[None] | None = None
         self._start = start or self.page_names[0]
         self._checked: set[str] = set()
@@ -76,9 +85,19 @@ class CallboardApp(App[None]):
     async def on_mount(self) -> None:
         self.session = Session(self.access)
         self.session.on_change.append(self._session_changed)
+        # After the first paint: a page's widgets and the bus's libraries take as long to load as Textual does.
+        self.call_after_refresh(self._begin)
+
+    def compose(self) -> ComposeResult:
+        """What is seen first, for a moment."""
+        yield TabBar(self._start)
+
+    async def _begin(self) -> None:
         await self.show_page(self._start)
+        early, self._early = self._early, []
+        for event in early:
+            self.post_message(event)
         self._warn_of_keys("app", (binding.id for binding in Binding.make_bindings(self.BINDINGS)))
-        # After the first paint: the bus's libraries take as long to load as Textual does.
         self.call_after_refresh(self._connect)
 
     def _connect(self) -> None:
@@ -117,6 +136,9 @@ class CallboardApp(App[None]):
                 self._record.key(event.key)
             elif isinstance(event, events.Resize):
                 self._record.resized(event.size.width, event.size.height)
+        if isinstance(event, events.Key) and not self._has_page:
+            self._early.append(event)  # whoever types at once means the page
+            return
         await super().on_event(event)
 
     # Pages
@@ -141,6 +163,10 @@ class CallboardApp(App[None]):
             await before.hidden()
         page = self.page
         if page is not None:
+            self._has_page = True
+            if page.focused is None and page.AUTO_FOCUS:
+                # Now, not by a message behind the first keys.
+                page.set_focus(next((widget for widget in page.query(page.AUTO_FOCUS) if widget.focusable), None))
             await page.shown()
             self._warn_of_keys(name, (binding.id for binding in Binding.make_bindings(type(page).BINDINGS)))
 
@@ -174,6 +200,8 @@ class CallboardApp(App[None]):
 
     async def _offer_daemon(self) -> None:
         assert self.session is not None
+        from .widgets.dialog import Confirm
+
         question = "No daemon runs. Start one?"
         detail = f"{self.session.trouble}. It stays when this app is closed; `callboard down` stops it."
         if await self.push_screen_wait(Confirm(question, detail, yes="Start")):
