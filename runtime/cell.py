@@ -635,7 +635,7 @@ class Cell(Child):
     def children(self) -> Family:
         if self._children is None:
             policy = (self._instance or self.kind).supervision
-            self._children = Family(self.node, policy, self.crash)
+            self._children = Family(self.node, policy, self.crash, self.address)
         return self._children
 
     async def spawn(
@@ -688,4 +688,5 @@ class Cell(Child):
             restarts=self.restarts,
             dropped=self.dropped,
             since=self.since,
+            supervisor=self.family.owner,
         )

@@ -25,14 +25,16 @@ async def actors_of(node: Node, nodes: Iterable[str], prefix: str = "") -> list[
     """Every actor of those nodes, or those below `prefix`, by address. A node that does not answer is left out.
 
     An actor in a process of its own is there once: as its own node sees it, and with its supervisor's count of
-    restarts.
+    restarts, and its supervisor.
     """
     found: dict[str, ActorInfo] = {}
     for info in await seen_by(node, nodes, prefix):
         known = found.get(info.address)
         if known is not None and known.place != info.place:
             own = info if info.place == "here" else known
-            info = msgspec.structs.replace(own, restarts=max(info.restarts, known.restarts))
+            info = msgspec.structs.replace(
+                own, restarts=max(info.restarts, known.restarts), supervisor=info.supervisor or known.supervisor
+            )
         found[info.address] = info
     return sorted(found.values(), key=lambda info: info.address)
 

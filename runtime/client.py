@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from ..schemas.base import Message, Request
-from ..schemas.runtime import ActorInfo, ListNodes, NodeInfo, Spawn, StopActor, Tapped, TapRequest
+from ..schemas.runtime import ActorInfo, ListNodes, NodeInfo, RestartActor, Spawn, StopActor, Tapped, TapRequest
 from .actor import Actor
 from .census import actors_of, seen_by
 from .context import current_place
@@ -178,8 +178,7 @@ class Client:
 
         It finishes what it has within `timeout` seconds. Raises NoSuchActor.
         """
-        hosts = {info.place: f"node.{info.node}" for info in await self._seen(address) if info.address == address}
-        host = hosts.get("remote") or hosts.get("process") or hosts.get("here")
+        host = await self._supervising(address)
         request, patience = StopActor(address, timeout), timeout + 10.0
         if host is None:
             await self._ask_main(request, patience)
@@ -188,6 +187,23 @@ class Client:
             with contextlib.suppress(NoSuchActor):  # the daemon may be about to bring it back
                 await self._ask_main(request, patience)
         await self.actor(host).ask(request, patience)
+
+    async def restart(self, address: str, timeout: float = 10.0) -> int:
+        """End an actor's present life, on whatever node it is, and begin the next; how often it was restarted by now.
+
+        The message in hand finishes within `timeout` seconds. What waits is served by the new life; one in a process of
+        its own gets a new process, and hands back what waits. Raises NoSuchActor, and what its start raised.
+        """
+        host = await self._supervising(address)
+        if host is None:
+            raise NoSuchActor(f"there is no actor {address}")
+        patience = timeout + SPAWN_TIMEOUT_S
+        return (await self.actor(host).ask(RestartActor(address, timeout), patience)).restarts
+
+    async def _supervising(self, address: str) -> str | None:
+        """The control actor of the node that supervises an actor; None where nobody has it."""
+        hosts = {info.place: f"node.{info.node}" for info in await self._seen(address) if info.address == address}
+        return hosts.get("remote") or hosts.get("process") or hosts.get("here")
 
     async def nodes(self) -> tuple[NodeInfo, ...]:
         """The nodes on the bus, as the daemon knows them. Raises NotReachable where there is no daemon."""

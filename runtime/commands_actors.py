@@ -1,4 +1,4 @@
-"""`callboard actors`, `spawn`, `stop`, `publish`, `listen`: the company from a terminal."""
+"""`callboard actors`, `spawn`, `stop`, `restart`, `publish`, `listen`: the company from a terminal."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _actors(args: Namespace) -> int:
 actors = Command("list the actors on the bus", _configure_actors, _actors)
 
 
-# spawn, stop
+# spawn, stop, restart
 
 
 def _configure_spawn(parser: ArgumentParser) -> None:
@@ -165,6 +165,18 @@ def _stop(args: Namespace) -> int:
 
 
 stop = Command("end an actor: it finishes what it has and is not restarted", _configure_stop, _stop)
+
+
+def _restart(args: Namespace) -> int:
+    async def run() -> int:
+        async with client_of(args) as bus:
+            await bus.restart(args.address, args.timeout)
+        return 0
+
+    return run_async(run)
+
+
+restart = Command("end an actor's present life and begin the next", _configure_stop, _restart)
 
 
 # publish, listen

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import AsyncIterator
 
+import anyio.to_thread
 import msgspec
 
 from ..schemas.blob import BlobShared, ShareBlob
 from ..schemas.company import CompanyReloaded, CompanyState, GetCompany, ReloadCompany
+from ..schemas.inspecting import (
+    ActorDescription,
+    DescribeActor,
+    FollowLogs,
+    KindInfo,
+    KindList,
+    ListKinds,
+    LogEntries,
+)
 from ..schemas.metrics import GetMetrics, NodeMetrics
 from ..schemas.runtime import (
     ActorList,
     ListActors,
     ListNodes,
     NodeList,
+    RestartActor,
+    Restarted,
     Spawn,
     Spawned,
     StopActor,
@@ -68,11 +81,7 @@ class NodeControl(Actor[NoConfig]):
     @handler(concurrent=True)
     async def stop_actor(self, message: StopActor) -> Stopped:
         address = message.address
-        if address.startswith("node."):
-            raise UsageError(
-                f"{address} is a node's own actor, which ends with its process",
-                hint="`callboard down` stops the daemon and all it started",
-            )
+        _check_is_no_node(address)
         by = self._sender()
         # Forgotten first: one that waits to be brought back is not there to be stopped, and must not come any more.
         was_known = self.node.roster is not None and self.node.roster.remove(address)
@@ -83,6 +92,25 @@ class NodeControl(Actor[NoConfig]):
                 raise
         self._audit("stop", address, by)
         return Stopped(address)
+
+    @handler(concurrent=True)
+    async def restart_actor(self, message: RestartActor) -> Restarted:
+        """Raises what its start raised; its supervisor then goes on as after a crash."""
+        address = message.address
+        _check_is_no_node(address)
+        by = self._sender()
+        try:
+            restarts = await self.node.restart(address, message.timeout)
+        except CallboardError as error:
+            self._audit("restart", address, by, outcome=error.code)
+            raise
+        except Exception as error:  # of somebody's `started`: its supervisor has it in hand
+            raise HandlerFailed(
+                f"{address} could not be started again: {type(error).__name__}: {error}",
+                detail="".join(traceback.format_exception(error)),
+            ) from error
+        self._audit("restart", address, by)
+        return Restarted(address, restarts)
 
     def _sender(self) -> str:
         """Who asks, as it says of itself; which machine and process that is, the hellos of the nodes tell."""
@@ -105,6 +133,34 @@ class NodeControl(Actor[NoConfig]):
         ]
         page = sorted(address for address in found if address > message.after)[: message.limit]
         return ActorList(tuple(self.node.actors[address].info() for address in page), len(found), self.node.name)
+
+    @handler
+    async def describe_actor(self, message: DescribeActor) -> ActorDescription:
+        from .inspecting import describe
+
+        child = self.node.actors.get(message.address)
+        if child is None:
+            raise NoSuchActor(f"there is no actor {message.address} on node {self.node.name}")
+        return describe(self.node, child)
+
+    @handler(concurrent=True)
+    async def list_kinds(self, message: ListKinds) -> KindList:
+        from .kinds import known_kinds
+
+        kinds = await anyio.to_thread.run_sync(known_kinds)
+        return KindList(tuple(KindInfo(name, entry.package) for name, entry in kinds.items()))
+
+    @handler(concurrent=True)
+    async def follow_logs(self, message: FollowLogs) -> AsyncIterator[LogEntries]:
+        from .inspecting import follow
+
+        if self.node.logs is None:
+            raise UsageError(
+                f"node {self.node.name} keeps no logs: what it says goes to where it was started",
+                hint="ask `node.main` for those of the daemon and of the processes that it started",
+            )
+        async for entries in follow(self.node.logs, message):
+            yield entries
 
     @handler
     async def list_nodes(self, message: ListNodes) -> NodeList:
@@ -151,3 +207,11 @@ class NodeControl(Actor[NoConfig]):
     @handler
     async def keep_spans(self, message: KeepSpans) -> None:
         self.node.tracer.keep(message.spans)
+
+
+def _check_is_no_node(address: str) -> None:
+    if address.startswith("node."):
+        raise UsageError(
+            f"{address} is a node's own actor, which ends with its process",
+            hint="`callboard down` stops the daemon and all it started",
+        )

@@ -70,13 +70,17 @@ class Child:
 class Family:
     """Starts, restarts and stops children as a `Supervision` says.
 
-    `escalate` is called when they crash more often than it allows; without it (the roots of a node) only the one that
-    crashed stays down, and each has a budget of its own. With ONE_FOR_ONE each child's restarts go their own way; with
-    the other strategies a family's restarts run one after another.
+    `owner` is the address of the actor whose children they are, "" for a node's roots. `escalate` is called when they
+    crash more often than it allows; without it (the roots of a node) only the one that crashed stays down, and each has
+    a budget of its own. With ONE_FOR_ONE each child's restarts go their own way; with the other strategies a family's
+    restarts run one after another.
     """
 
-    def __init__(self, node: Node, policy: Supervision, escalate: Callable[[Exception], None] | None) -> None:
+    def __init__(
+        self, node: Node, policy: Supervision, escalate: Callable[[Exception], None] | None, owner: str = ""
+    ) -> None:
         self._node = node
+        self.owner = owner
         self._policy = policy
         self._escalate = escalate
         self._children: dict[str, Child] = {}
@@ -122,6 +126,37 @@ class Family:
         if self._is_ours(child):
             self._forget(child)
             self._announce(child, Ended.STOPPED, None, restarting=False)
+
+    async def restart(self, child: Child, timeout: float) -> None:
+        """End a child's present life and begin its next, as asked; its siblings stay, and its budget too.
+
+        Once begun it is carried through, also where the caller is cancelled. Raises ActorStopped where it is not here
+        to be restarted, and what its start raised: that counts as a crash of its.
+        """
+        task = self._node.loop.create_task(self._restart_asked(child, timeout))
+        self._tasks.add(task)
+        task.add_done_callback(self._asked_done)
+        await asyncio.shield(task)
+
+    def _asked_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # who asked has it, or went away
+
+    async def _restart_asked(self, child: Child, timeout: float) -> None:
+        busy = child in self._pausing or child in self._removals or child in self._ended
+        if self._stopping or busy or not self._is_ours(child) or child.state != "running":
+            raise ActorStopped(f"{child.address} is just ending, or just coming back")
+        self._pausing.add(child)
+        try:
+            await child.pause(timeout)
+        finally:
+            self._pausing.discard(child)
+        self._announce(child, Ended.STOPPED, None, restarting=True)
+        failed = await self._restart([child])
+        if failed is not None:
+            self.child_ended(*failed)
+            raise failed[1]
 
     def _is_ours(self, child: Child) -> bool:
         return self._children.get(child.address) is child

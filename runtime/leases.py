@@ -42,6 +42,11 @@ class Offer:
         return (*self.labels, *(signer_label(signer) for signer in self.signers))
 
 
+def node_label(name: str) -> str:
+    """The label that each node has by itself, so that an actor may be placed on that one."""
+    return f"node={name}"
+
+
 def signer_label(signer: str) -> str:
     """The label of a node that runs what this signer signed."""
     return f"signer={signer}"
@@ -97,7 +102,7 @@ class Leases:
         offer = self._node.offer
         if offer is None:
             raise NoNodeFits(f"node {self._node.name} takes no actors of others")
-        if missing := set(spawn.labels) - set(offer.all_labels):
+        if missing := set(spawn.labels) - {*offer.all_labels, node_label(self._node.name)}:
             raise NoNodeFits(f"node {self._node.name} has no label {', '.join(sorted(missing))}")
         memory, cpus = self.free(offer)
         if spawn.memory > memory or spawn.cpus > cpus:

@@ -252,6 +252,17 @@ class Node:
             raise NoSuchActor(f"there is no actor {address} on node {self.name}")
         await child.family.remove(child, self.drain_timeout if timeout is None else timeout)
 
+    async def restart(self, address: str, timeout: float | None = None) -> int:
+        """End the present life of an actor of this node and begin the next. How often that has happened to it by now.
+
+        Raises NoSuchActor, ActorStopped where it is just ending, and what its start raised.
+        """
+        child = self.actors.get(address)
+        if child is None:
+            raise NoSuchActor(f"there is no actor {address} on node {self.name}")
+        await child.family.restart(child, self.drain_timeout if timeout is None else timeout)
+        return child.restarts
+
     def resolve(self, kind: type[Actor[Any]] | str) -> type[Actor[Any]]:
         if isinstance(kind, type):
             return kind

@@ -223,6 +223,7 @@ class ProcessChild(Child):
             restarts=self.restarts,
             place="process",
             since=self.since,
+            supervisor=self.family.owner,
         )
 
 

@@ -22,6 +22,7 @@ from .errors import (
     from_info,
 )
 from .family import Child
+from .leases import node_label
 from .log import log
 from .placement import ChildSpec, OnNode
 from .supervision import Restart
@@ -137,7 +138,7 @@ class RemoteChild(Child):
         return (
             info.accepts
             and info.protocol == PROTOCOL
-            and set(where.labels) <= set(info.labels)
+            and set(where.labels) <= {*info.labels, node_label(info.node)}
             and where.memory <= info.memory
             and where.cpus <= info.cpus
         )
@@ -198,4 +199,5 @@ class RemoteChild(Child):
             restarts=self.restarts,
             place="remote",
             since=self.since,
+            supervisor=self.family.owner,
         )

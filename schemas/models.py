@@ -1,10 +1,17 @@
-"""What is said about models: those that are installed, and how far a pull is."""
+"""What is said about models: those that are installed, how far a pull is, and what the store is asked to do."""
 
 from __future__ import annotations
 
 import enum
 
 import msgspec
+
+from .base import ErrorInfo, Message, Request
+from .quantize import QuantizeReport
+
+# The kind that keeps the store of a machine, and the address where the company's is.
+STORE_KIND = "models.store"
+STORE = "models"
 
 
 class PullStage(enum.StrEnum):
@@ -40,3 +47,87 @@ class InstalledModel(msgspec.Struct, frozen=True):
     @property
     def size(self) -> int:
         return sum(file.size for file in self.files)
+
+
+class StoreWork(enum.StrEnum):
+    PULL = "pull"
+    QUANTIZE = "quantize"
+
+
+class StoreJobState(enum.StrEnum):
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class StoreJob(Message, frozen=True, kw_only=True, tag="models.job"):
+    """A pull or a quantization: `model` becomes `name` in the store. `stage` is done in `done` of `total` of its steps
+    (bytes of a pull, layers of a quantization). Times in seconds since 1970; `ended` 0 while it runs."""
+
+    job: int
+    work: StoreWork
+    model: str
+    name: str
+    state: StoreJobState = StoreJobState.RUNNING
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    started: float = 0.0
+    ended: float = 0.0
+    error: ErrorInfo | None = None
+    report: QuantizeReport | None = None
+
+
+class KnownName(msgspec.Struct, frozen=True):
+    """A model that can be pulled by its name alone. `size`: bytes on the disk then."""
+
+    name: str
+    description: str
+    license: str
+    size: int
+
+
+class StoreListing(Message, frozen=True, kw_only=True, tag="models.listing"):
+    """What a machine's store at `root` holds, what could be pulled by name, and its jobs, the newest first (those that
+    ended as far back as they are remembered). `free_bytes`: on the disk that it is on."""
+
+    root: str
+    models: tuple[InstalledModel, ...]
+    known: tuple[KnownName, ...] = ()
+    jobs: tuple[StoreJob, ...] = ()
+    free_bytes: int = 0
+
+
+class ListStore(Request[StoreListing], frozen=True, tag="models.list"):
+    """Ask what is in the store."""
+
+
+class PullModel(Request[StoreJob], frozen=True, tag="models.pull"):
+    """Have a model fetched, as `callboard pull` does; answered at once with the job, also where one of the same model
+    is under way. NoSuchModel for a name that cannot be one."""
+
+    model: str
+    force: bool = False
+
+
+class QuantizeModel(Request[StoreJob], frozen=True, kw_only=True, tag="models.quantize"):
+    """Have a model of the store quantized into a new one of the store; answered at once with the job.
+
+    `name`: of the new one, "" for the old one's with method and bits behind it. The other fields as in `Quantize`;
+    `method` "": gptq for 4 bits, smooth for 8. `group_size` 0: the largest of the usual ones that fits.
+    """
+
+    model: str
+    name: str = ""
+    method: str = ""
+    bits: int = 4
+    group_size: int = 0
+    samples: int = 64
+    length: int = 512
+
+
+class CancelStoreJob(Request[StoreJob], frozen=True, tag="models.cancel"):
+    """End a job. What it has done so far stays, and the same work goes on with it when it is asked for again."""
+
+    job: int

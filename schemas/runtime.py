@@ -99,11 +99,26 @@ class StopActor(Request[Stopped], frozen=True, tag="node.stop_actor"):
     timeout: float = 10.0
 
 
+class Restarted(Message, frozen=True, tag="node.restarted"):
+    address: str
+    restarts: int = 0
+
+
+class RestartActor(Request[Restarted], frozen=True, tag="node.restart_actor"):
+    """Ask the node that supervises an actor to end its present life and to begin the next: the message in hand finishes
+    within `timeout` seconds, and its children end with it. What waits is served by the new life; where the actor has a
+    process of its own, that is a new one, and what waited is handed back to its senders."""
+
+    address: str
+    timeout: float = 10.0
+
+
 class ActorInfo(msgspec.Struct, frozen=True):
     """One actor as its node sees it. `mailbox` counts what waits, `processed` what was handled.
 
     An actor in a process of its own, or on another node, is seen twice: by its own node, and by the one that supervises
-    it (`process`, `remote`). `since`: when its present life began to start, in seconds since 1970; 0 where unknown.
+    it (`process`, `remote`). `supervisor`: the actor whose child it is, "" for a node's own. `since`: when its present
+    life began to start, in seconds since 1970; 0 where unknown.
     """
 
     address: str
@@ -118,6 +133,7 @@ class ActorInfo(msgspec.Struct, frozen=True):
     dropped: int = 0
     place: Literal["here", "process", "remote"] = "here"
     since: float = 0.0
+    supervisor: str = ""
 
 
 class ActorList(Message, frozen=True, tag="node.actor_list"):

@@ -23,7 +23,8 @@ from ...runtime.messages import UNDECODABLE
 from ...schemas.models import InstalledModel, ModelFile, PullProgress, PullStage
 from .errors import PullFailed
 from .folder import CONFIG, is_model_folder, is_pipeline_folder
-from .hub import is_hub_name, look_up
+from .http_files import file_sha256
+from .hub import is_hub_name, look_up, parse_hub_name
 from .sources import PackageSource, Progress, Source
 
 MANIFEST = "manifest.json"
@@ -83,11 +84,8 @@ class ModelStore:
         Waits for another pull of the same model. Raises NoSuchModel for a name that is not known, PullFailed. What a
         pull from a hub had fetched before it failed, or was killed, the next one does not fetch again.
         """
-        known = None if is_hub_name(name) else self._known.get(name)
-        if known is None and not is_hub_name(name):
-            raise NoSuchModel(
-                f"there is no model '{name}' that can be pulled", hint=f"known names: {', '.join(sorted(self._known))}"
-            )
+        self.check_name(name)
+        known = None if is_hub_name(name) else self._known[name]
         try:
             with self._lock(self.folder(name).name):
                 installed = self._manifest(self.folder(name))
@@ -95,6 +93,38 @@ class ModelStore:
                     progress(PullProgress(PullStage.DOWNLOAD, installed.size, installed.size))
                     return installed
                 return self._fetch_known(known, progress) if known else self._fetch_from_hub(name, progress)
+        except OSError as error:
+            raise PullFailed(f"the model store {self.root} cannot be written: {error}") from error
+
+    @property
+    def known(self) -> Mapping[str, KnownModel]:
+        """What can be pulled by its name alone."""
+        return self._known
+
+    def check_name(self, name: str) -> None:
+        """Raises NoSuchModel unless it can be the name of something to pull."""
+        if is_hub_name(name):
+            parse_hub_name(name)
+        elif name not in self._known:
+            raise NoSuchModel(
+                f"there is no model '{name}' that can be pulled", hint=f"known names: {', '.join(sorted(self._known))}"
+            )
+
+    def adopt(self, folder: Path, model: InstalledModel) -> InstalledModel:
+        """Make a model's folder on the same disk one of the store, in place of what has its name; it is moved.
+
+        `model` says all of it but its files. Raises NoSuchModel for a folder that is none, PullFailed.
+        """
+        if not is_model_folder(folder):
+            raise NoSuchModel(f"{folder} is no model's folder: it has no {CONFIG}")
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        names.sort(key=lambda name: name != CONFIG)  # the first stands for the model
+        files = tuple(ModelFile(name, (folder / name).stat().st_size, file_sha256(folder / name)) for name in names)
+        try:
+            with self._lock(self.folder(model.name).name):
+                installed = self._install(folder, msgspec.structs.replace(model, files=files))
+                shutil.rmtree(folder, ignore_errors=True)
+                return installed
         except OSError as error:
             raise PullFailed(f"the model store {self.root} cannot be written: {error}") from error
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+# A byte of a map has room for no more.
+MAX_HOLDERS_SHOWN = 254
+
 
 class OutOfBlocks(Exception):
     """The pool has not as many blank blocks as were asked for. The planner answers by preempting."""
@@ -39,6 +42,17 @@ class BlockPool:
     def num_free(self) -> int:
         """Blocks that nobody holds, blank or idle."""
         return len(self._blank) + self._num_idle
+
+    def cells(self, most: int) -> tuple[int, bytes]:
+        """The pool as a map of at most so many cells: blocks for each, and a byte for each as `LaneStats` says."""
+        states = bytes(
+            min(count, MAX_HOLDERS_SHOWN) + 1 if count else kept
+            for count, kept in zip(self._counts, self._kept, strict=True)
+        )
+        per_cell = -(-len(states) // most) or 1
+        if per_cell == 1:
+            return 1, states
+        return per_cell, bytes(max(states[start : start + per_cell]) for start in range(0, len(states), per_cell))
 
     def is_held(self, block: int) -> bool:
         return self._counts[block] > 0

@@ -30,6 +30,7 @@ from ...schemas.serve import (
     Detokenize,
     Embed,
     Embeddings,
+    EngineDetail,
     EngineStats,
     Generate,
     GetStats,
@@ -59,6 +60,8 @@ from .fairness import Accounts
 from .generation import Generation
 from .intake import Intake, IntakeConfig, needs_a_thread
 from .lane import Lane
+from .lane_stats import lane_stats
+from .pace import Pace
 from .planner import Limits, Planner
 from .routing import route
 from .sequence import Sequence
@@ -130,6 +133,7 @@ class Scheduler(Actor[SchedulerConfig]):
         self._lanes = tuple(self._lane(address, accounts) for address in config.replicas)
         self._lane_of: dict[Sequence, Lane] = {}
         self._counts = Counts()
+        self._pace = Pace()
         self._changing_adapters = anyio.Lock()
         self._adapters_known = anyio.Event()
         for lane in self._lanes:
@@ -258,6 +262,7 @@ class Scheduler(Actor[SchedulerConfig]):
     def _enter(self, sequence: Sequence, lane: Lane) -> None:
         self._adapters.enter(sequence.adapter, sequence.adapter_generation)
         self._lane_of[sequence] = lane
+        sequence.entered = time.perf_counter()
         lane.add(sequence)
 
     def _leave(self, sequences: list[Sequence]) -> None:
@@ -289,6 +294,7 @@ class Scheduler(Actor[SchedulerConfig]):
         for sequence in sequences:
             if sequence.owner is not None:
                 sequence.owner.advanced(sequence, now)
+        self._pace.advanced(sequences, now)
 
     def lost(self, lane: Lane) -> None:
         """Take what ran on a replica that died to others, if there are any."""
@@ -466,5 +472,6 @@ class Scheduler(Actor[SchedulerConfig]):
             busy_seconds=total(lambda lane: lane.busy_seconds(now)),
             replicas=tuple(lane.info for lane in lanes if lane.info is not None),
             adapters=self._adapters.names,
+            detail=EngineDetail(tuple(map(lane_stats, lanes)), self._pace.read(now)) if message.detail else None,
             **vars(self._counts),
         )

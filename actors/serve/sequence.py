@@ -88,6 +88,11 @@ class Sequence:
     leads: tuple[Node, tuple[int, ...]] | None = None
     waits_for: tuple[Sequence, Node] | None = None
 
+    entered: float = 0.0
+    """When it was taken in."""
+    last_token_at: float = 0.0
+    num_timed: int = 0
+    """Generated tokens that were counted in the pace."""
     began: float = 0.0
     """When the first step that computes it was planned."""
     num_failures: int = 0

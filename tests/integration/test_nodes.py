@@ -103,6 +103,21 @@ async def ask_when_back(ref: Ref) -> Count:
 # Placement
 
 
+async def test_an_actor_may_be_placed_on_the_node_of_a_name(home: Node, nats_server: Any) -> None:
+    url = nats_server.url
+    async with stage(home, url, "one"), stage(home, url, "two"):
+        for name in ("two", "one"):
+            await home.spawn(KIND, ClerkConfig(), name=f"on-{name}", where=OnNode(labels=(f"node={name}",)))
+            (found,) = [info for info in await at_node(home, name) if info.address == f"on-{name}"]
+            assert found.place == "here"
+        with pytest.raises(NoNodeFits, match="node=three"):
+            await home.spawn(KIND, ClerkConfig(), name="nowhere", where=OnNode(labels=("node=three",)))
+
+
+async def at_node(home: Node, name: str) -> tuple[ActorInfo, ...]:
+    return (await home.actor(f"node.{name}").ask(ListActors())).actors
+
+
 async def test_an_actor_goes_to_a_node_that_has_its_labels(home: Node, nats_server: Any) -> None:
     async with stage(home, nats_server.url, "plain"), stage(home, nats_server.url, "gpu", "gpu", "zone=a") as gpu:
         ref = await clerk(home, labels=("gpu",))

@@ -11,8 +11,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callboard.runtime.commands_logs import Tail
 from callboard.runtime.log_lines import LogLine, Wanted, plain, read_line
+from callboard.runtime.log_tail import Tail
 from callboard.runtime.logfiles import NUM_OLD, LineLog
 
 

@@ -39,6 +39,10 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One for the tests of a module, with the store of models that tests share."""
     base = tmp_path_factory.mktemp("tui")
     folders = {f"CALLBOARD_{name}_DIR": str(base / name.lower()) for name in ("STATE", "CACHE", "RUNTIME")}
+    # Compiled kernels take many seconds; their names say what they are of.
+    (MODELS / "native").mkdir(parents=True, exist_ok=True)
+    (base / "cache").mkdir()
+    (base / "cache" / "native").symlink_to(MODELS / "native")
     daemon = Daemon(base / "state", {**os.environ, **folders, "CALLBOARD_DATA_DIR": str(MODELS)})
     daemon.up()
     yield daemon

