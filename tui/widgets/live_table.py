@@ -51,6 +51,12 @@ class LiveTable(DataTable[Text]):
     turns the order round. `selected_key` is the row under the cursor.
     """
 
+    HELP = """
+## Table
+
+`/` filters as you type: a row stays while each word occurs in it; enter ends typing, escape takes the filter away. `s`
+sorts by the next column, `S` turns the order round, and a click on a title sorts too.
+"""
     DEFAULT_CSS = beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter", id="table.filter", key_display="/"),

@@ -25,6 +25,12 @@ from .safe_text import plain_line
 class MessageList(ScrollView, can_focus=True):
     """`add` new ones at the end, which stays in view until the cursor is moved up, and again once it is back."""
 
+    HELP = """
+## Messages
+
+Newest at the bottom. Enter shows one whole, space holds the list, `/` filters, `l` listens to other subjects, `p` sends
+one again.
+"""
     DEFAULT_CSS = beside(__file__)
     COMPONENT_CLASSES: ClassVar[set[str]] = {"message--cursor", "message--subject", "message--type", "message--time"}
     BINDINGS: ClassVar[list[BindingType]] = [

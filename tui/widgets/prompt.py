@@ -23,6 +23,12 @@ Completion = tuple[str, str]
 class PromptArea(TextArea):
     """Enter sends; ctrl+j, shift+enter and alt+enter begin a new line."""
 
+    HELP = """
+## Writing
+
+Enter sends, ctrl+j begins a new line, escape stops an answer. The arrows up and down bring back what was sent before.
+A line that begins with `/` is a command; tab completes it, and `/help` lists them.
+"""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+j,shift+enter,alt+enter", "new_line", "New line", show=False, id="chat.new_line"),
         Binding("pageup", "page_up", show=False),

@@ -18,6 +18,11 @@ from .safe_text import plain_line
 
 
 class Conversations(OptionList):
+    HELP = """
+## Chats
+
+Enter opens one. `r` gives it another title, `f` goes on in a chat of its own, `d` deletes it, `/` searches.
+"""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "wish('rename')", "Rename", id="sessions.rename"),
         Binding("f", "wish('fork')", "Fork", id="sessions.fork"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from textual.widgets import Input, TextArea
 
 from callboard.tui.app import CallboardApp
 from callboard.tui.keys import TuiSettings
@@ -32,6 +33,9 @@ def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the person who runs the tests has set for their own terminal changes no picture."""
     for name in ("NO_COLOR", "TMUX", "STY", "TEXTUAL", "COLORTERM"):
         monkeypatch.delenv(name, raising=False)
+    # A cursor that blinks is there in one picture and not in the next.
+    for field in (TextArea, Input):
+        monkeypatch.setattr(field.cursor_blink, "_default", False)
 
 
 @pytest.fixture(scope="module")

@@ -34,8 +34,6 @@ def check_picture(app: Any, name: str, replace: list[tuple[str, str]], *, update
     """Raises AssertionError where the screen is not as it was kept."""
     width, height = app.size
     path = FOLDER / f"{name}-{width}x{height}.svg"
-    for field in app.screen.query("TextArea, Input"):
-        field.cursor_blink = False
     text = screen_text(app)
     svg = normalised(_export(app, replace))
     if update:

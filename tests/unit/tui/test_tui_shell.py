@@ -159,3 +159,13 @@ def test_nothing_but_the_app_imports_textual() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
+
+
+async def test_help_says_what_the_widget_in_focus_does_and_which_keys_it_has(
+    open_app: OpenApp, eventually: Eventually
+) -> None:
+    async with open_app("bus", size=(140, 50)) as it:
+        await it.pilot.press("f1")
+        await eventually(lambda: "Newest at the bottom" in it.screen_text() and "Send again" in it.screen_text())
+        await it.pilot.press("f2", "f1")
+        await eventually(lambda: "Enter sends" in it.screen_text())
