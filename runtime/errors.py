@@ -24,6 +24,7 @@ CallboardError
 ├── SlowConsumer              stream.slow         a stream reader stood still for too long
 ├── BusError                  bus
 │   ├── NotReachable          bus.not_reachable   no daemon or server answers
+│   │   ├── NotConnected      bus.not_connected   (tui/session.py) the app has no connection at this moment
 │   │   └── CredentialsRefused bus.refused        the server does not let this user in
 │   │       ├── CredentialsExpired bus.expired    their time is over
 │   │       └── CredentialsRevoked bus.revoked    they were taken back

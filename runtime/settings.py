@@ -117,6 +117,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gateway: dict[str, Any] = msgspec.field(default_factory=dict)
     """Table `[gateway]`: options of gateways, checked by their own configuration."""
 
+    tui: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Table `[tui]`: the terminal UI's theme and keys, checked by itself."""
+
     tools: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     """Tables `[tools.NAME]`: options of the set of tools NAME, checked by the function that makes the set."""
 

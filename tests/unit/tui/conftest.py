@@ -1,0 +1,85 @@
+"""What the tests of the terminal UI share: a real bus and daemon for a module, apps on it, and pictures to compare."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from callboard.tui.app import CallboardApp
+from callboard.tui.keys import TuiSettings
+from callboard.tui.session import Access
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from snapshots import check_picture
+from tui_support import Daemon, Eventually, OpenApp, Picture, Running
+
+MODELS = Path.home() / ".cache" / "callboard-test"
+
+
+@pytest.fixture(autouse=True)
+def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the person who runs the tests has set for their own terminal changes no picture."""
+    for name in ("NO_COLOR", "TMUX", "STY", "TEXTUAL", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One for the tests of a module, with the store of models that tests share."""
+    base = tmp_path_factory.mktemp("tui")
+    folders = {f"CALLBOARD_{name}_DIR": str(base / name.lower()) for name in ("STATE", "CACHE", "RUNTIME")}
+    daemon = Daemon(base / "state", {**os.environ, **folders, "CALLBOARD_DATA_DIR": str(MODELS)})
+    daemon.up()
+    yield daemon
+    daemon.down()
+
+
+@pytest.fixture
+def open_app(daemon: Daemon, eventually: Eventually) -> OpenApp:
+    """`async with open_app("chat", size=(80, 24)) as it: ...`: an app on the module's daemon, connected, its page open.
+
+    `settings` are those of table `[tui]`; with `connected=False` nobody waits for the connection.
+    """
+
+    @asynccontextmanager
+    async def open_one(
+        page: str = "",
+        *,
+        size: tuple[int, int] = (120, 40),
+        settings: TuiSettings | None = None,
+        access: Access | None = None,
+        connected: bool = True,
+    ) -> AsyncIterator[Running]:
+        app = CallboardApp(access or Access(state_dir=str(daemon.state)), settings, start=page)
+        async with app.run_test(size=size, notifications=True) as pilot:
+            if connected:
+                await eventually(lambda: app.page is not None and app.page.is_open)
+                await pilot.pause()
+            yield Running(app, pilot)
+
+    return open_one
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-snapshots", action="store_true", help="rewrite the pictures of the terminal UI")
+
+
+@pytest.fixture
+def picture(request: pytest.FixtureRequest) -> Picture:
+    """`picture(it.app, "chat", [(r"\\d+ ms", "0 ms")])`: the screen is as `snapshots/chat-80x24.svg` has it.
+
+    The pairs replace, before it is compared, what differs from one time to the next. `--update-snapshots` or
+    UPDATE_SNAPSHOTS=1 writes it anew.
+    """
+    update = bool(os.environ.get("UPDATE_SNAPSHOTS") or request.config.getoption("--update-snapshots", False))
+
+    def check(app: CallboardApp, name: str, replace: list[tuple[str, str]] | None = None) -> None:
+        check_picture(app, name, replace or [], update=update)
+
+    return check

@@ -1,0 +1,156 @@
+"""The app: its pages, the one session that they share, the palette, and the keys that hold everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from . import clipboard, themes
+from .keys import TuiSettings, unknown_names
+from .pages import PAGES, page_class, page_names
+from .session import Access, Session
+
+if TYPE_CHECKING:
+    from .screens.base import Page
+
+
+def _page_bindings() -> list[BindingType]:
+    # Terminals and desktops take some function keys for themselves; nobody takes alt and a digit.
+    return [
+        Binding(f"{entry.key},alt+{place},ctrl+{place}", f"page({name!r})", entry.title, show=False, id=f"app.{name}")
+        for place, (name, entry) in enumerate(PAGES.items(), 1)
+    ]
+
+
+class CallboardApp(App[None]):
+    """A client of the bus like any other. `start` is the page to begin with."""
+
+    TITLE = "Callboard"
+    # Classes that a page has by its size; rules such as `ChatPage.-narrow #sidebar` go by them.
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (80, "-normal"), (120, "-wide")]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-tiny"), (10, "-low"), (20, "-tall")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f1", "help", "Help", id="app.help", priority=True),
+        *_page_bindings(),
+        Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True, show=False),
+        Binding("ctrl+r", "reconnect", "Reconnect", id="app.reconnect", show=False),
+    ]
+
+    def __init__(self, access: Access, settings: TuiSettings | None = None, *, start: str = "") -> None:
+        super().__init__()
+        self.access = access
+        self.own_settings = settings or TuiSettings()
+        self.session: Session | None = None
+        self.page_names = page_names()
+        # What the tabs show beside a page's title: how many approvals wait, say.
+        self.badges: dict[str, int] = {}
+        self._start = start or self.page_names[0]
+        self._checked: set[str] = set()
+        themes.use(self, self.own_settings.theme)  # pyright: ignore[reportArgumentType]
+        self.set_keymap(self.own_settings.keys)
+
+    async def on_mount(self) -> None:
+        self.session = Session(self.access)
+        self.session.on_change.append(self._session_changed)
+        await self.show_page(self._start)
+        self._warn_of_keys("app", (binding.id for binding in Binding.make_bindings(self.BINDINGS)))
+        # After the first paint: the bus's libraries take as long to load as Textual does.
+        self.call_after_refresh(self._connect)
+
+    def _connect(self) -> None:
+        assert self.session is not None
+        self.run_worker(self.session.run(), name="session", group="session")
+
+    # Pages
+
+    @property
+    def page(self) -> Page | None:
+        """The page that is shown, whatever lies over it."""
+        from .screens.base import Page
+
+        stack = self.get_screen_stack()
+        return stack[0] if stack and isinstance(stack[0], Page) else None
+
+    async def show_page(self, name: str) -> None:
+        """Make a page visible; it is made when that happens for the first time."""
+        if name == self.current_mode or name not in self.page_names:
+            return
+        if name not in self._modes:
+            self.add_mode(name, page_class(name))
+        before = self.page
+        await self.switch_mode(name)
+        if before is not None:
+            await before.hidden()
+        page = self.page
+        if page is not None:
+            await page.shown()
+            self._warn_of_keys(name, (binding.id for binding in Binding.make_bindings(type(page).BINDINGS)))
+
+    def _warn_of_keys(self, owner: str, known: Iterable[str | None]) -> None:
+        if owner not in self._checked:
+            self._checked.add(owner)
+            for line in unknown_names(self.own_settings.keys, owner, [name for name in known if name]):
+                self.notify(line, severity="warning", markup=False)
+
+    def set_badge(self, page: str, count: int) -> None:
+        """What the tabs show beside a page's title on every page; 0 takes it away."""
+        if self.badges.get(page, 0) != count:
+            self.badges[page] = count
+            if self.page is not None:
+                self.page.chrome()
+
+    def _session_changed(self) -> None:
+        if self.page is not None and self.is_running:
+            self.run_worker(self.page.settle(), group="settle")
+
+    # Actions
+
+    async def action_page(self, name: str) -> None:
+        await self.show_page(name)
+
+    def action_help(self) -> None:
+        """Keys and help of what is in focus, at the side."""
+        if self.screen.query("HelpPanel"):
+            self.action_hide_help_panel()
+        else:
+            self.action_show_help_panel()
+
+    def action_reconnect(self) -> None:
+        if self.session is not None:
+            self.session.try_now()
+
+    def copy_to_clipboard(self, text: str) -> None:
+        clipboard.copy(self, text)  # pyright: ignore[reportArgumentType]
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """The palette: every page, every action of this one, and what Textual has."""
+        for name in self.page_names:
+            entry = PAGES[name]
+            yield SystemCommand(f"{entry.title}", f"Go to the page ({entry.key.upper()})", self._going_to(name))
+        if (page := self.page) is not None:
+            for binding in Binding.make_bindings(type(page).BINDINGS):
+                if binding.description:
+                    key = self.get_key_display(binding)
+                    yield SystemCommand(
+                        f"{PAGES[page.NAME].title}: {binding.description}",
+                        f"Key: {key}",
+                        self._doing(page, binding.action),
+                    )
+        yield SystemCommand("Reconnect", "Look for the bus now", self.action_reconnect)
+        yield from super().get_system_commands(screen)
+
+    def _going_to(self, name: str) -> Callable[[], Awaitable[None]]:
+        async def go() -> None:
+            await self.show_page(name)
+
+        return go
+
+    def _doing(self, page: Page, action: str) -> Callable[[], Awaitable[None]]:
+        async def do() -> None:
+            await page.run_action(action)
+
+        return do

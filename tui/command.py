@@ -1,0 +1,41 @@
+"""`callboard tui`: the app in a terminal."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+
+from ..runtime.command import Command, add_bus_options, settings_of, tls_of
+from ..runtime.errors import MissingExtra, UsageError
+from .pages import PAGES
+
+
+def _configure(parser: ArgumentParser) -> None:
+    parser.add_argument("page", nargs="?", choices=list(PAGES), metavar="PAGE", help=f"begin with {', '.join(PAGES)}")
+    parser.add_argument("--theme", metavar="NAME", help="dark, light, contrast, ansi, or one of Textual's")
+    add_bus_options(parser)
+
+
+def _run(args: Namespace) -> int:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("callboard tui needs a terminal", hint="`callboard chat -p` and the other commands need none")
+    try:
+        import textual
+    except ImportError as error:
+        raise MissingExtra.of("tui", "callboard tui") from error
+    del textual
+    from .app import CallboardApp
+    from .keys import tui_settings
+    from .session import Access
+
+    settings = settings_of(args)
+    given = dict(settings.tui)
+    if args.theme:
+        given["theme"] = args.theme
+    access = Access(args.nats or "", args.creds or "", args.state_dir, tls_of(args))
+    app = CallboardApp(access, tui_settings(given), start=args.page or "")
+    app.run()
+    return app.return_code or 0
+
+
+tui = Command("the app for the terminal: chat, and everything else that the company does", _configure, _run)
