@@ -16,6 +16,7 @@ from .session import Access, Session
 
 if TYPE_CHECKING:
     from .screens.base import Page
+    from .waiting import Waiting
 
 
 def _page_bindings() -> list[BindingType]:
@@ -45,6 +46,7 @@ class CallboardApp(App[None]):
         self.access = access
         self.own_settings = settings or TuiSettings()
         self.session: Session | None = None
+        self.waiting: Waiting | None = None
         self.page_names = page_names()
         # What the tabs show beside a page's title: how many approvals wait, say.
         self.badges: dict[str, int] = {}
@@ -63,6 +65,10 @@ class CallboardApp(App[None]):
 
     def _connect(self) -> None:
         assert self.session is not None
+        from .waiting import Waiting
+
+        self.waiting = Waiting(self, self.session)
+        self.run_worker(self.waiting.run(), name="waiting", group="session")
         self.run_worker(self.session.run(), name="session", group="session")
 
     # Pages
