@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import tomllib
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 from rich.text import Text
-from textual import on
-from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import ModalScreen
-from textual.widgets import Button, Label, Static
+from textual.containers import VerticalScroll
+from textual.widget import Widget
+from textual.widgets import Static
 
 from ...runtime.errors import CallboardError, ConfigError
 from ...runtime.matching import did_you_mean
@@ -22,8 +19,8 @@ from ...schemas.train import CheckData, CheckedFile, DataChecked, Method, Task, 
 from ..ensure import ask_or_start
 from ..session import Session, as_line
 from ..styles import beside
+from ..widgets.fill_form import FormOver
 from ..widgets.safe_text import plain
-from ..widgets.schema_form import FormInvalid, SchemaForm
 
 TRAIN, KIND = "train", "train.jobs"
 # Once somebody stops typing for so long, what they typed is looked at.
@@ -53,45 +50,34 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-class TrainForm(ModalScreen[tuple[TrainConfig, str] | None]):
-    """Gives the configuration and the job's name, or None."""
+class TrainForm(FormOver[tuple[TrainConfig, str]]):
+    """Gives the configuration and the job's name."""
 
     DEFAULT_CSS = beside(__file__)
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel", id="dialog.cancel")]
 
     def __init__(self, session: Session) -> None:
-        super().__init__()
+        super().__init__("A new training run", SCHEMA)
         self._session = session
         self._asked: CheckData | None = None
         self.checked: DataChecked | None = None
 
-    def compose(self) -> ComposeResult:
-        with Vertical(id="train-form"):
-            yield Label("A new training run", classes="dialog-question")
-            with Horizontal():
-                yield SchemaForm(SCHEMA)
-                with VerticalScroll(id="check"):
-                    yield Static(Text("the data is looked at as it is chosen", "dim"), id="check-text")
-            yield Static("", id="wrong")
-            with Horizontal(id="train-buttons"):
-                yield Button("Start", id="start", variant="primary", compact=True)
-                yield Button("Cancel", id="cancel", compact=True)
+    def beside(self) -> Widget:
+        hint = Text("the data is looked at as it is chosen", "dim")
+        return VerticalScroll(Static(hint, id="check-text"), id="check")
 
-    def on_mount(self) -> None:
-        self.query_one(SchemaForm).focus_first()
+    def result(self, values: dict[str, Any]) -> tuple[TrainConfig, str]:
+        return as_config(values)
 
     # The data
 
-    @on(SchemaForm.Changed)
-    def _changed(self, event: SchemaForm.Changed) -> None:
-        event.stop()
+    def changed(self) -> None:
         wanted = self._wanted()
         if wanted != self._asked:
             self._asked = wanted
             self.run_worker(self._check(wanted), group="check", exclusive=True)
 
     def _wanted(self) -> CheckData | None:
-        form = self.query_one(SchemaForm)
+        form = self.form
         data = form.text_of("data").strip()
         tokens = form.text_of("batch.max_tokens").strip()
         if not data:
@@ -108,7 +94,7 @@ class TrainForm(ModalScreen[tuple[TrainConfig, str] | None]):
         self._show(Text("", "dim"))
         if wanted is None:
             return
-        await asyncio.sleep(PAUSE_S)  # a worker that is replaced by the next key
+        await asyncio.sleep(PAUSE_S)  # the next key replaces this worker
         self._show(Text("looking …", "dim"))
         try:
             self.checked = await ask_or_start(self._session, TRAIN, KIND, wanted)
@@ -119,31 +105,6 @@ class TrainForm(ModalScreen[tuple[TrainConfig, str] | None]):
 
     def _show(self, text: Text) -> None:
         self.query_one("#check-text", Static).update(text)
-
-    # The end
-
-    @on(SchemaForm.Submitted)
-    def _submitted(self, event: SchemaForm.Submitted) -> None:
-        event.stop()
-        self._start()
-
-    def on_button_pressed(self, event: Button.Pressed) -> None:
-        event.stop()
-        if event.button.id == "start":
-            self._start()
-        else:
-            self.dismiss(None)
-
-    def action_cancel(self) -> None:
-        self.dismiss(None)
-
-    def _start(self) -> None:
-        try:
-            config, job = as_config(self.query_one(SchemaForm).values())
-        except (FormInvalid, ConfigError) as error:
-            self.query_one("#wrong", Static).update(plain(as_line(error), "bold red"))
-            return
-        self.dismiss((config, job))
 
 
 def as_config(values: dict[str, Any]) -> tuple[TrainConfig, str]:

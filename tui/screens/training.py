@@ -166,7 +166,7 @@ class TrainingPage(Page):
     def _show_details(self) -> None:
         names = self.runs_shown
         views = [self.views[job] for job in names if job in self.views]
-        self.query_one(Curves).show(views)
+        self.query_one(Curves).show(views, any_chosen=bool(names))
         if not names:
             return
         view = views[0] if views and views[0].job == names[0] else None
@@ -264,7 +264,7 @@ class TrainingPage(Page):
 def progress_bar(step: int, num_steps: int) -> Text:
     share = min(1.0, step / num_steps)
     done = round(share * _BAR)
-    return Text("█" * done, "green").append("░" * (_BAR - done), "dim").append(f"{share:4.0%}")
+    return Text("█" * done, "green").append("░" * (_BAR - done), "dim").append(f" {share:.0%}")
 
 
 def _samples(view: TrainView | None) -> Text:

@@ -22,6 +22,7 @@ ALL = "all"
 # Smoothing a long run takes some milliseconds.
 DRAWN_EVERY_S = 0.25
 _GAP = 2
+_WORDS = {"grad_norm": "gradient", "tokens_per_s": "tokens/s"}
 
 
 class Curves(Widget, can_focus=True):
@@ -47,11 +48,12 @@ class Curves(Widget, can_focus=True):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.runs: Sequence[TrainView] = ()
+        self._any_chosen = False
         self._news = Coalesced(self, self._redraw, DRAWN_EVERY_S)
         self._pointed: float | None = None
 
-    def show(self, runs: Sequence[TrainView]) -> None:
-        self.runs = runs
+    def show(self, runs: Sequence[TrainView], *, any_chosen: bool = True) -> None:
+        self.runs, self._any_chosen = runs, any_chosen
         self._news.poke()
 
     def _redraw(self) -> None:
@@ -102,7 +104,7 @@ class Curves(Widget, can_focus=True):
     def render(self) -> Text:
         width, height = self.size
         if not any(run.curves.names for run in self.runs):
-            return Text("no step was taken yet", "dim") if self.runs else Text("choose a run", "dim")
+            return Text("no step was taken yet" if self._any_chosen else "n starts a run", "dim")
         if width < MIN_WIDTH or height < MIN_HEIGHT + 1:
             return self._figures(width)
         room = height - 1
@@ -163,7 +165,9 @@ class Curves(Widget, can_focus=True):
             where = f"step {step:.0f}"
         if "loss" in names and (held := run.curves.latest(EVALUATION)) is not None:
             values["held out"] = held
-        return " ".join([where, *(f"{n} {label(_rounded(v))}" for n, v in values.items() if v is not None)])
+        return " ".join(
+            [where, *(f"{_WORDS.get(n, n)} {label(_rounded(v))}" for n, v in values.items() if v is not None)]
+        )
 
     def _figures(self, width: int) -> Text:
         """Where there is no room for a curve."""

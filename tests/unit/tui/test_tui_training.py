@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def config(tiny: Path, chats: Path, out: Path, **changes: Any) -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def trained(daemon: Daemon, tiny: Path, chats: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def trained(daemon: Daemon, tiny: Path, chats: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Two finished jobs; gives the folder that their results lie in."""
     out = tmp_path_factory.mktemp("out")
 
@@ -85,7 +84,7 @@ def trained(daemon: Daemon, tiny: Path, chats: Path, tmp_path_factory: pytest.Te
                 assert job.state is JobState.FINISHED, job.error
 
     anyio.run(both)
-    yield str(out)
+    return str(out)
 
 
 def table(it: Running) -> LiveTable:
