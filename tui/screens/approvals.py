@@ -56,13 +56,14 @@ class ApprovalsPage(Page):
         super().__init__()
         self._tasks: dict[str, str] = {}
         self._present: dict[str, dict[str, str]] = {}
+        self._nodes: dict[str, str] = {}
         self.any_arguments = False
         """Whether an answer beyond once is for the tool whatever its arguments, or for these alone."""
 
     def body(self) -> ComposeResult:
         with Container(id="waiting"):
             yield LiveTable(
-                [Column("what"), Column("kind"), Column("from"), Column("asked", right=True, show=_ago)],
+                [Column("asked", right=True, show=_ago), Column("what"), Column("kind"), Column("from")],
                 title="waiting",
                 id="list",
             )
@@ -120,6 +121,9 @@ class ApprovalsPage(Page):
         reads is asked."""
         try:
             self._tasks[one.run] = (await self.session.ask(AGENTS, GetRun(one.run))).task
+            if one.address:
+                seen = {info.address: info.node for info in await self.session.client.actors(one.address)}
+                self._nodes[one.id] = seen.get(one.address, "")
             whole = [change for change in changes_in(one.arguments) if change.old is None and not change.patch]
             if whole and one.tool:
                 tools = (await self.session.ask("tools", ListTools(names=(f"{one.tool.rpartition('.')[0]}.*",)))).tools
@@ -253,9 +257,9 @@ class ApprovalsPage(Page):
 
 def _row(one: Approval | Question) -> list[Cell]:
     if isinstance(one, Question):
-        return [plain_line(one.text, limit=60), one.kind or "question", one.asker, one.asked]
+        return [one.asked, plain_line(one.text, limit=60), one.kind or "question", one.asker]
     what = one.text if one.kind is ApprovalKind.QUESTION else f"{one.tool} {one.arguments}"
-    return [plain_line(what, limit=60), one.kind.value, one.run, one.asked_at]
+    return [one.asked_at, plain_line(what, limit=60), one.kind.value, one.run]
 
 
 def _ago(at: float) -> str:

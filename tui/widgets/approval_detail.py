@@ -33,12 +33,14 @@ class ApprovalDetail(VerticalScroll, can_focus=True):
         yield Static(id="approval-text")
 
     def show(
-        self, one: Approval | Question | None, *, task: str = "", present: dict[str, str] | None = None,
+        self, one: Approval | Question | None, *, task: str = "", node: str = "", present: dict[str, str] | None = None,
         any_arguments: bool = False,
     ) -> None:  # fmt: skip
-        """`task`: of the run that asks. `present`: what is in files that would be written anew, by their paths.
+        """`task`: of the run that asks. `node`: where the tool runs. `present`: what is in files that would be written anew, by their paths.
         `any_arguments`: an answer beyond once is for the tool whatever its arguments."""
-        text = Text("nothing waits for you", "dim") if one is None else shown(one, task, present or {}, time.time())
+        text = (
+            Text("nothing waits for you", "dim") if one is None else shown(one, task, node, present or {}, time.time())
+        )
         if isinstance(one, Approval) and one.tool:
             words = "whatever its arguments" if any_arguments else "with these arguments alone"
             reach = Text(f"\nr and A: this tool, {words} (w)", "bold yellow" if any_arguments else "dim")
@@ -46,17 +48,17 @@ class ApprovalDetail(VerticalScroll, can_focus=True):
         self.query_one("#approval-text", Static).update(text)
 
 
-def shown(one: Approval | Question, task: str, present: dict[str, str], now: float) -> Text:
-    return _approval(one, task, present, now) if isinstance(one, Approval) else _question(one, now)
+def shown(one: Approval | Question, task: str, node: str, present: dict[str, str], now: float) -> Text:
+    return _approval(one, task, node, present, now) if isinstance(one, Approval) else _question(one, now)
 
 
-def _approval(one: Approval, task: str, present: dict[str, str], now: float) -> Text:
+def _approval(one: Approval, task: str, node: str, present: dict[str, str], now: float) -> Text:
     text = Text()
     _row(text, "run", f"{one.run}  step {one.step}")
     _row(text, "task", task)
     _row(text, "what", _KINDS[one.kind.value])
     _row(text, "tool", one.tool, "bold")
-    _row(text, "where", one.address)
+    _row(text, "where", f"{one.address}, on node {node}" if node else one.address)
     _row(text, "why", one.why, "yellow")
     _row(text, "asked", _when(one.asked_at, one.expires_at, now, "then it is denied"))
     if one.text:
