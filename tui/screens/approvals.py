@@ -56,7 +56,7 @@ class ApprovalsPage(Page):
         super().__init__()
         self._tasks: dict[str, str] = {}
         self._present: dict[str, dict[str, str]] = {}
-        self._nodes: dict[str, str] = {}
+        self._node_of: dict[str, str] = {}
         self.any_arguments = False
         """Whether an answer beyond once is for the tool whatever its arguments, or for these alone."""
 
@@ -123,7 +123,7 @@ class ApprovalsPage(Page):
             self._tasks[one.run] = (await self.session.ask(AGENTS, GetRun(one.run))).task
             if one.address:
                 seen = {info.address: info.node for info in await self.session.client.actors(one.address)}
-                self._nodes[one.id] = seen.get(one.address, "")
+                self._node_of[one.id] = seen.get(one.address, "")
             whole = [change for change in changes_in(one.arguments) if change.old is None and not change.patch]
             if whole and one.tool:
                 tools = (await self.session.ask("tools", ListTools(names=(f"{one.tool.rpartition('.')[0]}.*",)))).tools
