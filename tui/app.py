@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
+from textual.worker import Worker
 
 from . import clipboard, themes
 from .keys import TuiSettings, unknown_names
@@ -27,13 +29,16 @@ def _page_bindings() -> list[BindingType]:
     ]
 
 
+# Classes that a page has by its size; rules such as `ChatPage.-narrow #sidebar` go by them.
+_WIDTHS = [(0, "-narrow"), (80, "-normal"), (120, "-wide")]
+LEAVE_TIMEOUT_S = 3.0
+_HEIGHTS = [(0, "-tiny"), (10, "-low"), (20, "-tall")]
+
+
 class CallboardApp(App[None]):
     """A client of the bus like any other. `start` is the page to begin with."""
 
     TITLE = "Callboard"
-    # Classes that a page has by its size; rules such as `ChatPage.-narrow #sidebar` go by them.
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (80, "-normal"), (120, "-wide")]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-tiny"), (10, "-low"), (20, "-tall")]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "help", "Help", id="app.help", priority=True),
         *_page_bindings(),
@@ -43,6 +48,8 @@ class CallboardApp(App[None]):
 
     def __init__(self, access: Access, settings: TuiSettings | None = None, *, start: str = "") -> None:
         super().__init__()
+        self.HORIZONTAL_BREAKPOINTS = _WIDTHS
+        self.VERTICAL_BREAKPOINTS = _HEIGHTS
         self.access = access
         self.own_settings = settings or TuiSettings()
         self.session: Session | None = None
@@ -50,6 +57,7 @@ class CallboardApp(App[None]):
         self.page_names = page_names()
         # What the tabs show beside a page's title: how many approvals wait, say.
         self.badges: dict[str, int] = {}
+        self._keeping: Worker[None] | None = None
         self._start = start or self.page_names[0]
         self._checked: set[str] = set()
         themes.use(self, self.own_settings.theme)  # pyright: ignore[reportArgumentType]
@@ -69,7 +77,17 @@ class CallboardApp(App[None]):
 
         self.waiting = Waiting(self, self.session)
         self.run_worker(self.waiting.run(), name="waiting", group="session")
-        self.run_worker(self.session.run(), name="session", group="session")
+        self._keeping = self.run_worker(self.session.run(), name="session", group="session")
+
+    async def _shutdown(self) -> None:
+        """What follows the bus ends while its widgets are still there, and the bus hears that we go."""
+        if self.page is not None:
+            await self.page.hidden()
+        if self._keeping is not None:
+            self._keeping.cancel()
+            if self._keeping._task is not None:
+                await asyncio.wait([self._keeping._task], timeout=LEAVE_TIMEOUT_S)
+        await super()._shutdown()
 
     # Pages
 

@@ -125,14 +125,24 @@ class Page(Screen[None]):
             session = self.board.session
             wanted = self._visible and session is not None and session.connected
             if self.is_open and not (wanted and self._losses == session.losses):  # pyright: ignore[reportOptionalMemberAccess]
-                self.is_open = False
-                workers = self.workers.cancel_group(self, _VISIT)
-                await asyncio.gather(*(_ended(worker) for worker in workers))
-                await self.closed()
+                await self._close()
             if wanted and not self.is_open and session is not None:
                 self.is_open = True
                 self._losses = session.losses
                 self.run_worker(self._visit(session), group=_VISIT)
+
+    async def reopen(self) -> None:
+        """Close and open again, where it is open: what it follows is another thing now."""
+        async with self._turn:
+            await self._close()
+        await self.settle()
+
+    async def _close(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            workers = self.workers.cancel_group(self, _VISIT)
+            await asyncio.gather(*(_ended(worker) for worker in workers))
+            await self.closed()
 
     def chrome(self) -> None:
         """Draw the tabs and the line of status as things are now."""

@@ -167,7 +167,8 @@ class ToolsPage(Page):
         if not where:
             return
         try:
-            paths = [await anyio.to_thread.run_sync(save, one, Path(where).expanduser()) for one in received]
+            folder = await anyio.Path(where).expanduser()
+            paths = [await anyio.to_thread.run_sync(save, one, Path(folder)) for one in received]
         except OSError as error:
             self.say(f"cannot be written: {error}", error=True)
             return

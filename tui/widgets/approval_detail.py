@@ -36,8 +36,8 @@ class ApprovalDetail(VerticalScroll, can_focus=True):
         self, one: Approval | Question | None, *, task: str = "", node: str = "", present: dict[str, str] | None = None,
         any_arguments: bool = False,
     ) -> None:  # fmt: skip
-        """`task`: of the run that asks. `node`: where the tool runs. `present`: what is in files that would be written anew, by their paths.
-        `any_arguments`: an answer beyond once is for the tool whatever its arguments."""
+        """`task`: of the run that asks. `node`: where the tool runs. `present`: what is in files that would be written
+        anew, by their paths. `any_arguments`: an answer beyond once is for the tool whatever its arguments."""
         text = (
             Text("nothing waits for you", "dim") if one is None else shown(one, task, node, present or {}, time.time())
         )

@@ -29,13 +29,14 @@ class ToolResultView(VerticalScroll, can_focus=True):
         self._said = ""
         self._progress: ToolProgress | None = None
         self._draw = Coalesced(self, self._show)
+        self._is_over = False
         self.received: Sequence[Received] = ()
 
     def compose(self) -> ComposeResult:
         yield Static(id="result-text")
 
     def clear(self, words: str = "") -> None:
-        self._said, self._progress, self.received = "", None, ()
+        self._said, self._progress, self.received, self._is_over = "", None, (), False
         self._put(plain(words, "dim"))
 
     def hear(self, item: ToolProgress | ToolPiece) -> None:
@@ -47,6 +48,8 @@ class ToolResultView(VerticalScroll, can_focus=True):
         self._draw.poke()
 
     def _show(self) -> None:
+        if self._is_over:  # what was heard last is not drawn over the end
+            return
         text = Text()
         if (progress := self._progress) is not None:
             if progress.total:
@@ -70,17 +73,14 @@ class ToolResultView(VerticalScroll, can_focus=True):
                 text.append_text(self._picture(one)).append("\n")
         if received:
             text.append("\nw writes them to files\n", "dim")
-        self._said = ""
-        self._waits_for_nothing(text)
+        self._end(text)
 
     def fail(self, words: str) -> None:
         self._progress = None
-        self._waits_for_nothing(plain(words, "bold red"))
+        self._end(plain(words, "bold red"))
 
-    def _waits_for_nothing(self, text: Text) -> None:
-        """What was heard last is not drawn over the end."""
-        self._draw = Coalesced(self, self._show)
-        self._final = text
+    def _end(self, text: Text) -> None:
+        self._is_over = True
         self._put(text)
 
     def _put(self, text: Text) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
 from callboard.tui.app import CallboardApp
@@ -16,10 +17,14 @@ from callboard.tui.session import Access
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from snapshots import check_picture
+from snapshots import check_picture, screen_text
 from tui_support import Daemon, Eventually, OpenApp, Picture, Running
 
 MODELS = Path.home() / ".cache" / "callboard-test"
+
+
+# Beyond it a test shows what the screen has; a busy machine may be slow.
+PATIENCE_S = 30.0
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +46,30 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def open_app(daemon: Daemon, eventually: Eventually) -> OpenApp:
+def open_apps() -> list[CallboardApp]:
+    """The apps of this test."""
+    return []
+
+
+@pytest.fixture
+def eventually(open_apps: list[CallboardApp]) -> Eventually:
+    """As everywhere; an app that failed meanwhile ends the wait with its error."""
+
+    async def wait(condition: Callable[[], bool]) -> None:
+        with anyio.move_on_after(PATIENCE_S) as patience:
+            while not condition():
+                for app in open_apps:
+                    if app._exception is not None:
+                        raise app._exception
+                await anyio.sleep(0.01)
+        if patience.cancelled_caught:
+            raise AssertionError("it never came to that; the screen:\n" + "\n".join(map(screen_text, open_apps[-1:])))
+
+    return wait
+
+
+@pytest.fixture
+def open_app(daemon: Daemon, eventually: Eventually, open_apps: list[CallboardApp]) -> OpenApp:
     """`async with open_app("chat", size=(80, 24)) as it: ...`: an app on the module's daemon, connected, its page open.
 
     `settings` are those of table `[tui]`; with `connected=False` nobody waits for the connection.
@@ -57,6 +85,7 @@ def open_app(daemon: Daemon, eventually: Eventually) -> OpenApp:
         connected: bool = True,
     ) -> AsyncIterator[Running]:
         app = CallboardApp(access or Access(state_dir=str(daemon.state)), settings, start=page)
+        open_apps.append(app)
         async with app.run_test(size=size, notifications=True) as pilot:
             if connected:
                 await eventually(lambda: app.page is not None and app.page.is_open)

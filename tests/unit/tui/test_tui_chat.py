@@ -1,0 +1,264 @@
+"""The page of chats on a real daemon, with a scripted model: what is sent, shown, kept, copied, given back."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tui_support import Daemon, Eventually, OpenApp, Picture, Running
+
+from callboard.runtime.client import Client
+from callboard.schemas.scripted import (
+    ExtendScript,
+    GetScriptedCalls,
+    Match,
+    ReleaseScript,
+    ScriptedAnswer,
+)
+from callboard.tui.chat.conversation import Conversation
+from callboard.tui.chat.history import History
+
+pytestmark = pytest.mark.anyio
+
+CODE = "Here it is:\n\n```python\nprint('hello')\n```\n\nThat is **all**."
+
+
+class Model:
+    """A scripted model on the module's daemon."""
+
+    def __init__(self, bus: Client, name: str) -> None:
+        self.bus, self.name = bus, name
+
+    async def script(self, *answers: ScriptedAnswer) -> None:
+        await self.bus.actor(self.name).ask(ExtendScript(answers))
+
+    async def release(self, event: str) -> None:
+        await self.bus.actor(self.name).ask(ReleaseScript(event))
+
+    async def requests(self) -> list[Any]:
+        return [call.request for call in (await self.bus.actor(self.name).ask(GetScriptedCalls())).calls]
+
+
+@pytest.fixture
+async def model(daemon: Daemon) -> AsyncIterator[Model]:
+    async with daemon.connect() as bus:
+        ref = await bus.spawn("agent.scripted", msgspec.json.encode({"piece_characters": 7}).decode())
+        yield Model(bus, ref.address)
+        await bus.stop(ref.address)
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> History:
+    """Where the app of this test keeps its chats."""
+    return History(tmp_path / "callboard-data" / "chats")
+
+
+async def ask(it: Running, eventually: Eventually, text: str) -> None:
+    """Type and send, and wait for the end of the answer."""
+    it.page.prompt.text = text
+    await it.pilot.press("enter")
+    await eventually(lambda: it.page.prompt.text == "" and bool(it.page.conversation.path()))
+    await eventually(lambda: not it.page.answering)
+    await it.pilot.pause()
+
+
+def turns(it: Running) -> list[tuple[str, str]]:
+    return [(turn.role, turn.text) for turn in it.page.conversation.path()]
+
+
+def clipboard(it: Running) -> str:
+    return it.app.clipboard
+
+
+async def test_a_question_is_answered_kept_and_there_again_in_another_window(
+    open_app: OpenApp, model: Model, eventually: Eventually, chats: History, picture: Picture
+) -> None:
+    await model.script(ScriptedAnswer(text=CODE), ScriptedAnswer(text="Gladly."))
+    async with open_app("chat", size=(80, 24)) as it:
+        await ask(it, eventually, "Show me a program.")
+        await ask(it, eventually, "Thanks, [b]again[/b]?")
+        assert turns(it) == [
+            ("user", "Show me a program."),
+            ("assistant", CODE),
+            ("user", "Thanks, [b]again[/b]?"),
+            ("assistant", "Gladly."),
+        ]
+        shown = it.screen_text()
+        assert "print('hello')" in shown
+        assert "[b]again[/b]" in shown
+        assert "**" not in shown
+    requests = await model.requests()
+    assert [message.content for message in requests[1].messages] == [
+        "Show me a program.",
+        CODE,
+        "Thanks, [b]again[/b]?",
+    ]
+    assert requests[0].session == requests[1].session != ""
+    async with open_app("chat", size=(80, 24)) as it:
+        await eventually(lambda: len(it.page.conversations) == 1)
+        await it.pilot.press("ctrl+b", "down", "enter")
+        await eventually(lambda: len(turns(it)) == 4)
+
+
+async def test_a_failed_question_comes_back_to_the_prompt(
+    open_app: OpenApp, model: Model, eventually: Eventually
+) -> None:
+    await model.script(ScriptedAnswer(error="model.request", text="it is too long"))
+    async with open_app("chat") as it:
+        it.page.prompt.text = "A question with care"
+        await it.pilot.press("enter")
+        await eventually(lambda: "it is too long" in it.screen_text())
+        await eventually(lambda: it.page.prompt.text == "A question with care")
+        assert turns(it) == []
+
+
+async def test_escape_stops_an_answer_and_what_came_of_it_stays(
+    open_app: OpenApp, model: Model, eventually: Eventually
+) -> None:
+    await model.script(ScriptedAnswer(pieces=("Begun ", "never shown"), hold="never"))
+    async with open_app("chat") as it:
+        it.page.prompt.text = "Tell me"
+        await it.pilot.press("enter")
+        await eventually(lambda: "Begun" in it.screen_text())
+        await it.pilot.press("escape")
+        await eventually(lambda: not it.page.answering)
+        assert turns(it) == [("user", "Tell me"), ("assistant", "Begun ")]
+        await it.pilot.pause()
+        assert "stopped" in it.screen_text()
+
+
+async def test_an_answer_goes_on_while_another_page_is_shown(
+    open_app: OpenApp, model: Model, eventually: Eventually
+) -> None:
+    await model.script(ScriptedAnswer(pieces=("One. ", "Two."), hold="go"))
+    async with open_app("chat") as it:
+        it.page.prompt.text = "Count"
+        await it.pilot.press("enter")
+        await eventually(lambda: "One." in it.screen_text())
+        chat = it.page
+        await it.pilot.press("f4")
+        await eventually(lambda: it.app.current_mode == "bus")
+        await model.release("go")
+        await eventually(lambda: not chat.answering)
+        await it.pilot.press("f2")
+        await eventually(lambda: "One. Two." in it.screen_text())
+
+
+async def test_editing_and_asking_again_make_branches_to_go_between(
+    open_app: OpenApp, model: Model, eventually: Eventually
+) -> None:
+    await model.script(*(ScriptedAnswer(text=text) for text in ("first", "second", "third")))
+    async with open_app("chat") as it:
+        await ask(it, eventually, "Say a")
+        await it.pilot.press("alt+r")
+        await eventually(lambda: turns(it)[-1:] == [("assistant", "second")])
+        await it.pilot.press("alt+e")
+        assert it.page.prompt.text == "Say a"
+        await ask(it, eventually, "Say b")
+        assert turns(it) == [("user", "Say b"), ("assistant", "third")]
+        await it.pilot.press("alt+left")
+        await eventually(lambda: turns(it) == [("user", "Say a"), ("assistant", "second")])
+        await it.pilot.press("alt+left")
+        await eventually(lambda: turns(it) == [("user", "Say a"), ("assistant", "first")])
+        await eventually(lambda: "‹1/2›" in it.screen_text())
+
+
+async def test_code_and_answers_are_copied(open_app: OpenApp, model: Model, eventually: Eventually) -> None:
+    await model.script(ScriptedAnswer(text=CODE))
+    async with open_app("chat") as it:
+        await ask(it, eventually, "Show me")
+        await it.pilot.press("alt+c")
+        await eventually(lambda: clipboard(it) == "print('hello')")
+        await it.pilot.press("alt+a")
+        await eventually(lambda: clipboard(it) == CODE)
+        await it.pilot.click("CodeFence")
+        await eventually(lambda: clipboard(it).strip() == "print('hello')")
+
+
+async def test_slash_commands_complete_and_act(
+    open_app: OpenApp, model: Model, eventually: Eventually, tmp_path: Path
+) -> None:
+    await model.script(ScriptedAnswer(text="ok", times=0))
+    (tmp_path / "notes.txt").write_text("the notes")
+    async with open_app("chat") as it:
+        await it.pilot.press(*"/ren")
+        assert "/rename" in it.screen_text()
+        await it.pilot.press("tab", *"My title", "enter")
+        await eventually(lambda: it.page.conversation.title == "My title")
+        await it.pilot.press(*"/set temperature 0.25", "enter")
+        await eventually(lambda: it.page.conversation.options.temperature == 0.25)
+        it.page.prompt.text = f"/attach {tmp_path}/notes.txt"
+        await it.pilot.press("enter")
+        await eventually(lambda: len(it.page.attached) == 1)
+        await ask(it, eventually, "Read this")
+        request = (await model.requests())[-1]
+        assert "notes.txt:\n```\nthe notes\n```\n\nRead this" in request.messages[-1].content
+        assert request.temperature == 0.25
+        it.page.prompt.text = "/export " + str(tmp_path / "out.md")
+        await it.pilot.press("enter")
+        await eventually((tmp_path / "out.md").exists)
+        assert "# My title" in (tmp_path / "out.md").read_text()
+        for line, complaint in [
+            ("/reame x", "did you mean /rename"),
+            ("/set temperature hot", "temperature is a number"),
+            (f"/attach {tmp_path}/nothing", "there is no file"),
+            ("/rename ", "wants TITLE"),
+        ]:
+            it.page.prompt.text = line
+            it.page.prompt.hide_completions()
+            await it.pilot.press("enter")
+            await eventually(lambda complaint=complaint: complaint in it.screen_text())
+            assert it.page.prompt.text == line
+
+
+async def test_sessions_are_searched_renamed_forked_and_deleted(
+    open_app: OpenApp, eventually: Eventually, chats: History
+) -> None:
+    for name in ("apples", "pears"):
+        conversation = Conversation.new()
+        conversation.add("user", f"About {name}")
+        conversation.add("assistant", f"All of {name}")
+        chats.save(conversation)
+    async with open_app("chat") as it:
+        await eventually(lambda: len(it.page.conversations) == 2)
+        await it.pilot.press("ctrl+b", "slash", *"all apples")
+        await it.pilot.press("enter")
+        await eventually(lambda: it.page.conversation.title == "About apples")
+        await it.pilot.press("ctrl+b", "f")
+        await eventually(lambda: it.page.conversation.title == "About apples (fork)")
+        await eventually(lambda: len(chats.load_all()[0]) == 3)
+        await it.pilot.press("ctrl+b", "d")
+        await it.pilot.pause()
+        await it.pilot.press("y")
+        await eventually(lambda: len(chats.load_all()[0]) == 2)
+        assert {one.title for one in chats.load_all()[0]} == {"About apples", "About pears"}
+
+
+async def test_prompts_come_back_with_the_arrows(open_app: OpenApp, model: Model, eventually: Eventually) -> None:
+    await model.script(ScriptedAnswer(text="ok", times=0, match=Match.ANY))
+    async with open_app("chat") as it:
+        await ask(it, eventually, "one")
+        await ask(it, eventually, "two")
+        await it.pilot.press(*"draft", "up")
+        assert it.page.prompt.text == "two"
+        await it.pilot.press("up")
+        assert it.page.prompt.text == "one"
+        await it.pilot.press("down", "down")
+        assert it.page.prompt.text == "draft"
+
+
+async def test_what_a_model_writes_never_drives_the_terminal(
+    open_app: OpenApp, model: Model, eventually: Eventually
+) -> None:
+    evil = "\x1b]52;c;" + base64.b64encode(b"stolen").decode() + "\x07 \x1b[2J 家族 e\u0301 \u202ereversed"
+    await model.script(ScriptedAnswer(text=evil))
+    async with open_app("chat") as it:
+        await ask(it, eventually, "Be evil")
+        assert "\x1b" not in it.screen_text()
+        assert "␛[2J 家族" in it.screen_text()
+        assert "⟨U+202E⟩reversed" in it.screen_text()
+        assert turns(it)[-1] == ("assistant", evil)  # the history has it as it came

@@ -1,0 +1,144 @@
+"""Messages as lines, newest at the bottom. Only those in view are ever decoded and drawn, however many there are."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.text import Text
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.geometry import Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from ..bus.heard import Heard
+from ..styles import beside
+from .safe_text import plain_line
+
+
+class MessageList(ScrollView, can_focus=True):
+    """`add` new ones at the end, which stays in view until the cursor is moved up, and again once it is back."""
+
+    DEFAULT_CSS = beside(__file__)
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"message--cursor", "message--subject", "message--type", "message--time"}
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", show=False),
+        Binding("down,j", "move(1)", show=False),
+        Binding("pageup", "page(-1)", show=False),
+        Binding("pagedown", "page(1)", show=False),
+        Binding("home,g", "first", show=False),
+        Binding("end,G,upper_g", "last", show=False),
+    ]
+
+    class Selected(Message):
+        def __init__(self, heard: Heard | None) -> None:
+            super().__init__()
+            self.heard = heard
+
+    def __init__(self, most: int, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._lines: deque[Heard] = deque(maxlen=most)
+        self.follows = True
+        self.cursor = -1
+
+    @property
+    def heard(self) -> Heard | None:
+        """The one under the cursor."""
+        return self._lines[self.cursor] if 0 <= self.cursor < len(self._lines) else None
+
+    @property
+    def num_lines(self) -> int:
+        return len(self._lines)
+
+    def replace(self, heard: Sequence[Heard]) -> None:
+        """All of them anew: the filter changed."""
+        before = self.heard
+        self._lines.clear()
+        self._lines.extend(heard)
+        self.cursor = len(self._lines) - 1
+        if before is not None and not self.follows and before in self._lines:
+            self.cursor = self._lines.index(before)
+        else:
+            self.follows = True
+        self._resized()
+
+    def add(self, heard: Sequence[Heard]) -> None:
+        if not heard:
+            return
+        most = self._lines.maxlen or 0
+        pushed_out = max(0, len(self._lines) + len(heard) - most)
+        self._lines.extend(heard)
+        if self.follows:
+            self.cursor = len(self._lines) - 1
+        else:  # what one looks at stays in its place
+            self.cursor = max(0, self.cursor - pushed_out)
+            self.scroll_to(y=max(0, self.scroll_y - pushed_out), animate=False, immediate=True)
+        self._resized()
+
+    def _resized(self) -> None:
+        self.virtual_size = Size(self.size.width, len(self._lines))
+        if self.follows:
+            self.scroll_to(y=max(0, len(self._lines) - self.size.height), animate=False, immediate=True)
+        self.refresh()
+        self.post_message(self.Selected(self.heard))
+
+    def on_resize(self, event: events.Resize) -> None:
+        self._resized()
+
+    def render_line(self, y: int) -> Strip:
+        place = int(self.scroll_offset.y) + y
+        width = self.size.width
+        if not 0 <= place < len(self._lines):
+            return Strip.blank(width, self.rich_style)
+        text = self._draw(next(islice(self._lines, place, place + 1)), width)
+        strip = Strip(text.render(self.app.console), text.cell_len).adjust_cell_length(width)
+        style = self.get_component_rich_style("message--cursor") if place == self.cursor else self.rich_style
+        return Strip(Segment.apply_style(strip, style, None), width)
+
+    def _draw(self, heard: Heard, width: int) -> Text:
+        clock = time.strftime("%H:%M:%S", time.localtime(heard.at))
+        text = Text(f"{clock}.{int(heard.at % 1 * 1000):03d} ", no_wrap=True, end="")
+        text.stylize(self.get_component_rich_style("message--time", partial=True))
+        subject = plain_line(heard.subject, limit=max(10, width // 3))
+        subject.stylize(self.get_component_rich_style("message--subject", partial=True))
+        tag = plain_line(heard.tag, limit=40)
+        tag.stylize(self.get_component_rich_style("message--type", partial=True))
+        text.append_text(subject).append(" ").append_text(tag).append(" ").append_text(plain_line(heard.line))
+        text.truncate(width, overflow="ellipsis")
+        return text
+
+    # Moving
+
+    def action_move(self, step: int) -> None:
+        self._go(self.cursor + step)
+
+    def action_page(self, step: int) -> None:
+        self._go(self.cursor + step * max(1, self.size.height - 1))
+
+    def action_first(self) -> None:
+        self._go(0)
+
+    def action_last(self) -> None:
+        self._go(len(self._lines) - 1)
+
+    def on_click(self, event: events.Click) -> None:
+        self._go(int(self.scroll_offset.y) + event.y)
+
+    def _go(self, place: int) -> None:
+        if not self._lines:
+            return
+        self.cursor = min(max(0, place), len(self._lines) - 1)
+        self.follows = self.cursor == len(self._lines) - 1
+        top, height = int(self.scroll_offset.y), max(1, self.size.height)
+        if self.cursor < top:
+            self.scroll_to(y=self.cursor, animate=False, immediate=True)
+        elif self.cursor >= top + height:
+            self.scroll_to(y=self.cursor - height + 1, animate=False, immediate=True)
+        self.refresh()
+        self.post_message(self.Selected(self.heard))

@@ -1,0 +1,188 @@
+"""Where one writes: several lines, what was written before by the arrows, and completion of slash commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.message import Message
+from textual.widgets import OptionList, TextArea
+from textual.widgets.option_list import Option
+
+from ..styles import beside
+from .safe_text import plain_line
+
+Completion = tuple[str, str]
+"""What the text becomes, and what is shown for it."""
+
+
+class PromptArea(TextArea):
+    """Enter sends; ctrl+j, shift+enter and alt+enter begin a new line."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+j,shift+enter,alt+enter", "new_line", "New line", show=False, id="chat.new_line"),
+        Binding("pageup", "page_up", show=False),
+        Binding("pagedown", "page_down", show=False),
+    ]
+
+    class Key(Message):
+        """Enter, tab, up, down or escape, where the area itself has no use for it."""
+
+        def __init__(self, key: str) -> None:
+            super().__init__()
+            self.key = key
+
+    class Scrolled(Message):
+        def __init__(self, pages: int) -> None:
+            super().__init__()
+            self.pages = pages
+
+    async def _on_key(self, event: events.Key) -> None:
+        row, _ = self.cursor_location
+        takes = (
+            event.key in ("enter", "tab")
+            or (event.key == "up" and row == 0)
+            or (event.key == "down" and row == self.document.line_count - 1)
+        )
+        if takes:
+            event.stop()
+            event.prevent_default()
+            self.post_message(self.Key(event.key))
+            return
+        await super()._on_key(event)
+
+    def action_new_line(self) -> None:
+        self.insert("\n")
+
+    def action_page_up(self) -> None:
+        self.post_message(self.Scrolled(-1))
+
+    def action_page_down(self) -> None:
+        self.post_message(self.Scrolled(1))
+
+    def action_cursor_up(self, select: bool = False) -> None:
+        if self.cursor_location[0] == 0 and not select:
+            self.post_message(self.Key("up"))
+        else:
+            super().action_cursor_up(select)
+
+    def action_cursor_down(self, select: bool = False) -> None:
+        if self.cursor_location[0] == self.document.line_count - 1 and not select:
+            self.post_message(self.Key("down"))
+        else:
+            super().action_cursor_down(select)
+
+
+class Prompt(Vertical):
+    """`complete` gives what a text may become. `Sent` carries the text; the area is emptied by who takes it."""
+
+    DEFAULT_CSS = beside(__file__)
+
+    class Sent(Message):
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
+    def __init__(self, complete: Callable[[str], list[Completion]], *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._complete = complete
+        self._found: list[Completion] = []
+        self.past: list[str] = []
+        self._place = 0  # in `past`; its length: what is being written
+        self._draft = ""
+        self._recalling = False
+
+    def compose(self) -> ComposeResult:
+        yield OptionList(id="completions", markup=False)
+        yield PromptArea("", id="area", soft_wrap=True, show_line_numbers=False, tab_behavior="focus", compact=True)
+
+    def on_mount(self) -> None:
+        self._list.can_focus = False
+        self._list.display = False
+
+    @property
+    def area(self) -> PromptArea:
+        return self.query_one(PromptArea)
+
+    @property
+    def _list(self) -> OptionList:
+        return self.query_one("#completions", OptionList)
+
+    @property
+    def text(self) -> str:
+        return self.area.text
+
+    @text.setter
+    def text(self, text: str) -> None:
+        self.area.load_text(text)
+        self.area.move_cursor(self.area.document.end)
+
+    def set_past(self, prompts: list[str]) -> None:
+        self.past = prompts
+        self._place = len(prompts)
+
+    def remember(self, prompt: str) -> None:
+        self.set_past([*(old for old in self.past if old != prompt), prompt])
+        self._draft = ""
+
+    def on_text_area_changed(self, event: TextArea.Changed) -> None:
+        event.stop()
+        if self._recalling:
+            self._recalling = False
+        else:
+            self._place = len(self.past)
+        text = self.text
+        self._found = self._complete(text) if text.startswith("/") and "\n" not in text else []
+        self._list.display = bool(self._found)
+        if self._found:
+            self._list.clear_options()
+            self._list.add_options([Option(plain_line(shown)) for _, shown in self._found])
+            self._list.highlighted = 0
+
+    def on_prompt_area_key(self, event: PromptArea.Key) -> None:
+        event.stop()
+        if event.key == "enter":
+            if self._found and self._found[self._list.highlighted or 0][0].rstrip() != self.text.rstrip():
+                self._take_completion()
+                if self.text.endswith(" "):
+                    return  # it wants to be told more
+            self.post_message(self.Sent(self.text))
+        elif event.key == "tab":
+            if self._found:
+                self._take_completion()
+            else:
+                self.screen.focus_next()
+        elif self._found:
+            step = -1 if event.key == "up" else 1
+            self._list.highlighted = ((self._list.highlighted or 0) + step) % len(self._found)
+        else:
+            self._recall(-1 if event.key == "up" else 1)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self._take_completion(event.option_index)
+        self.area.focus()
+
+    def _take_completion(self, index: int | None = None) -> None:
+        self.text = self._found[self._list.highlighted or 0 if index is None else index][0]
+
+    def hide_completions(self) -> bool:
+        """Whether there were any."""
+        was = bool(self._found)
+        self._found = []
+        self._list.display = False
+        return was
+
+    def _recall(self, step: int) -> None:
+        place = self._place + step
+        if not 0 <= place <= len(self.past):
+            return
+        if self._place == len(self.past):
+            self._draft = self.text
+        self._place = place
+        self._recalling = True
+        self.text = self._draft if place == len(self.past) else self.past[place]
