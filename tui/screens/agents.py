@@ -60,7 +60,7 @@ class AgentsPage(Page):
     DEFAULT_CSS = beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "new", "New"),
-        Binding("p", "pause", "Pause/Resume"),
+        Binding("p", "pause", "Pause"),
         Binding("i", "redirect", "Redirect"),
         Binding("x", "cancel", "Cancel"),
         Binding("f", "fork", "Fork"),

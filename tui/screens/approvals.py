@@ -42,14 +42,14 @@ class ApprovalsPage(Page):
     KEY = "f9"
     DEFAULT_CSS = beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("y", "allow('once')", "Allow once"),
-        Binding("r", "allow('run')", "For this run", id="approvals.allow_run"),
+        Binding("y", "allow('once')", "Allow"),
+        Binding("r", "allow('run')", "This run", id="approvals.allow_run"),
         Binding("A,upper_a", "allow('forever')", "Always", key_display="A", id="approvals.allow_always"),
-        Binding("w", "widen", "Any arguments"),
+        Binding("w", "widen", "Any args"),
         Binding("e", "edit", "Edit"),
         Binding("d", "deny", "Deny"),
         Binding("f", "feedback", "Feedback"),
-        Binding("x", "stop", "Deny and stop"),
+        Binding("x", "stop", "Stop run"),
     ]
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ class ApprovalsPage(Page):
                 pattern = "*" if self.any_arguments and scope != Scope.ONCE else ""
                 self._answer(one, Verdict.APPROVE, scope=Scope(scope), pattern=pattern)
             case Question() as one if one.proposal or one.schema in ("", "{}"):
-                self.run(self._close(one, Outcome.ACCEPTED, one.proposal or "true"))
+                self.run(self._end(one, Outcome.ACCEPTED, one.proposal or "true"))
             case Question() as one:
                 self.run(self._fill(one))
             case None:
@@ -172,7 +172,7 @@ class ApprovalsPage(Page):
             case Approval() as one:
                 self._answer(one, Verdict.DENY)
             case Question() as one:
-                self.run(self._close(one, Outcome.REFUSED))
+                self.run(self._end(one, Outcome.REFUSED))
             case None:
                 pass
 
@@ -191,7 +191,7 @@ class ApprovalsPage(Page):
             case Approval() as one:
                 self._answer(one, Verdict.DENY, stop=True)
             case Question() as one:
-                self.run(self._close(one, Outcome.CANCELLED))
+                self.run(self._end(one, Outcome.CANCELLED))
             case None:
                 pass
 
@@ -242,14 +242,14 @@ class ApprovalsPage(Page):
             given = {"value": given}
         values = await self.app.push_screen_wait(FillForm(one.text, schema, given or {}, yes="Answer"))
         if values is not None:
-            await self._close(one, Outcome.ACCEPTED, json.dumps(values if is_object else values["value"]))
+            await self._end(one, Outcome.ACCEPTED, json.dumps(values if is_object else values["value"]))
 
     async def _refuse(self, one: Question) -> None:
         note = await self.app.push_screen_wait(AskText("Refused. Why?"))
         if note is not None:
-            await self._close(one, Outcome.REFUSED, note=note)
+            await self._end(one, Outcome.REFUSED, note=note)
 
-    async def _close(self, one: Question, outcome: Outcome, value: str = "", note: str = "") -> None:
+    async def _end(self, one: Question, outcome: Outcome, value: str = "", note: str = "") -> None:
         answered = await self.session.ask(QUESTIONS, AnswerQuestion(one.id, outcome, value, note, whoami()))
         self.say(f"{answered.outcome.value}: {one.text}")
         self._look()
