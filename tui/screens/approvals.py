@@ -111,7 +111,10 @@ class ApprovalsPage(Page):
         one = self.chosen
         task = self._tasks.get(one.run, "") if isinstance(one, Approval) else ""
         present = self._present.get(one.id) if one is not None else None
-        self.query_one(ApprovalDetail).show(one, task=task, present=present, any_arguments=self.any_arguments)
+        node = self._node_of.get(one.id, "") if one is not None else ""
+        self.query_one(ApprovalDetail).show(
+            one, task=task, node=node, present=present, any_arguments=self.any_arguments
+        )
         if isinstance(one, Approval) and one.id not in self._present:
             self._present[one.id] = {}
             self.run_worker(self._look_up(one), group="look")
@@ -122,8 +125,9 @@ class ApprovalsPage(Page):
         try:
             self._tasks[one.run] = (await self.session.ask(AGENTS, GetRun(one.run))).task
             if one.address:
-                seen = {info.address: info.node for info in await self.session.client.actors(one.address)}
-                self._node_of[one.id] = seen.get(one.address, "")
+                root = one.address.partition(".")[0]
+                seen = {info.address: info.node for info in await self.session.client.actors(root)}
+                self._node_of[one.id] = seen.get(one.address, seen.get(root, ""))
             whole = [change for change in changes_in(one.arguments) if change.old is None and not change.patch]
             if whole and one.tool:
                 tools = (await self.session.ask("tools", ListTools(names=(f"{one.tool.rpartition('.')[0]}.*",)))).tools

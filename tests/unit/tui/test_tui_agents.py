@@ -158,6 +158,9 @@ async def test_a_run_is_started_paused_redirected_and_ended(
 async def waiting_run(it: Running, bus: Client, eventually: Eventually) -> str:
     """A run that waits for a person, shown on the page of approvals."""
     info = await begin(bus, "write my shopping list")
+    await eventually(lambda: any(getattr(one, "run", "") == info.run for one in it.page.waits.values()))
+    await eventually(lambda: len(it.page.query_one(LiveTable).rows_shown) == len(it.page.waits))
+    it.page.query_one(LiveTable).select(next(id for id, one in it.page.waits.items() if one.run == info.run))
     await eventually(lambda: it.page.chosen is not None and it.page.chosen.run == info.run)
     return info.run
 
@@ -167,7 +170,7 @@ async def test_what_will_run_is_shown_in_whole_with_what_it_would_change(
 ) -> None:
     async with open_app("approvals") as it:
         run = await waiting_run(it, bus, eventually)
-        await eventually(lambda: "+then: bread" in it.screen_text())
+        await eventually(lambda: "-then: tea" in it.screen_text())
         text = it.screen_text()
         for part in ("desk.write", "write my shopping list", "plan.txt", "-then: tea", "which is not read-only", run):
             assert part in text
