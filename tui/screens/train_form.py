@@ -13,7 +13,7 @@ from textual.containers import VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Static
 
-from ...runtime.errors import CallboardError, ConfigError
+from ...runtime.errors import CallboardError, ConfigError, ModelError
 from ...runtime.matching import did_you_mean
 from ...schemas.train import CheckData, CheckedFile, DataChecked, Method, Task, TrainConfig
 from ..ensure import ask_or_start
@@ -96,12 +96,17 @@ class TrainForm(FormOver[tuple[TrainConfig, str]]):
             return
         await asyncio.sleep(PAUSE_S)  # the next key replaces this worker
         self._show(Text("looking …", "dim"))
-        try:
-            self.checked = await ask_or_start(self._session, TRAIN, KIND, wanted)
-        except CallboardError as error:
-            self._show(plain(as_line(error), "red"))
-            return
-        self._show(report(self.checked))
+        trouble = Text()
+        while self.checked is None:
+            try:
+                self.checked = await ask_or_start(self._session, TRAIN, KIND, wanted)
+            except CallboardError as error:
+                trouble = plain(as_line(error) + "\n", "red")
+                if not isinstance(error, ModelError):
+                    self._show(trouble)
+                    return
+                wanted = msgspec.structs.replace(wanted, model="")  # what its data are can be said all the same
+        self._show(trouble.append_text(report(self.checked)))
 
     def _show(self, text: Text) -> None:
         self.query_one("#check-text", Static).update(text)
