@@ -66,7 +66,7 @@ class SchemaForm(VerticalScroll, can_focus=False):
         self._given = dict(given or {})
         properties = schema.get("properties", {})
         self.fields: dict[str, Mapping[str, Any]] = {
-            name: part_of(part, schema) if isinstance(part, Mapping) else {} for name, part in properties.items()
+            name: _resolved(part, schema) if isinstance(part, Mapping) else {} for name, part in properties.items()
         }
         self._required = frozenset(schema.get("required", ()))
         self._widgets: dict[str, Widget] = {}
@@ -185,6 +185,12 @@ class SchemaForm(VerticalScroll, can_focus=False):
         for name in [*empty, *self.fields]:
             self._widgets[name].focus()
             return
+
+
+def _resolved(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a reference leads to, with what stands beside it."""
+    beside_it = {key: part[key] for key in ("default", "description") if key in part}
+    return {**part_of(part, schema), **beside_it}
 
 
 def _is_area(part: Mapping[str, Any]) -> bool:

@@ -70,11 +70,11 @@ def config(tiny: Path, chats: Path, out: Path, **changes: Any) -> TrainConfig:
 @pytest.fixture(scope="module")
 def trained(daemon: Daemon, tiny: Path, chats: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Two finished jobs; gives the folder that their results lie in."""
-    out = tmp_path_factory.mktemp("out")
+    out, folder = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("jobs")
 
     async def both() -> None:
         async with daemon.connect() as bus:
-            await bus.spawn("train.jobs", name="train")
+            await bus.spawn("train.jobs", json.dumps({"folder": str(folder)}), name="train")
             jobs = bus.actor("train")
             for name, lr in (("gentle", 1e-3), ("bold", 2e-2)):
                 changed = config(tiny, chats, out / name, optimizer=OptimizerSettings(lr=lr, warmup=2))
@@ -97,7 +97,7 @@ async def settled(it: Running, eventually: Eventually, *jobs: str) -> None:
     curves = page.query_one(Curves)
     await eventually(lambda: [run.job for run in curves.runs] == list(jobs))
     await it.pilot.pause()
-    await eventually(lambda: f"━ {jobs[-1]}" in it.screen_text())
+    await eventually(lambda: "loss (dots" in it.screen_text() and it.screen_text().count(f"━ {jobs[-1]}") == 2)
 
 
 async def test_jobs_are_listed_and_the_chosen_one_is_drawn(
@@ -148,7 +148,7 @@ async def test_samples_and_events_of_a_run_are_read(trained: str, open_app: Open
 
 
 async def test_data_is_looked_at_while_the_form_is_filled(
-    daemon: Daemon, tiny: Path, chats: Path, open_app: OpenApp, eventually: Eventually
+    trained: str, tiny: Path, chats: Path, open_app: OpenApp, eventually: Eventually
 ) -> None:
     async with open_app("training") as it:
         await it.pilot.press("n")
@@ -200,6 +200,8 @@ async def test_the_page_looks_as_it_did(
 ) -> None:
     async with open_app("training", size=size) as it:
         await settled(it, eventually, "bold")
+        it.page.query_one(Curves).metric = "loss"  # how fast it went is another each time
+        await eventually(lambda: "learning rate" not in it.screen_text())
         picture(it.app, "training", PASSING)
 
 
@@ -208,5 +210,5 @@ async def test_the_smallest_terminal_shows_the_jobs(trained: str, open_app: Open
         await eventually(lambda: "bold" in it.screen_text())
 
 
-# Times, and what depends on how fast this machine is.
-PASSING = [(r"tokens/s [\d.,kM]+", "0"), (r"/tmp/\S+", "/")]
+# Where the model lies.
+PASSING = [(r"/tmp/\S+ *", "/")]
