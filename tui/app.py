@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual.app import App, SystemCommand
+from textual import events
+from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.worker import Worker
 
+from ..runtime.errors import CallboardError, CredentialsRefused, NotReachable
 from . import clipboard, themes
 from .keys import TuiSettings, unknown_names
 from .pages import PAGES, page_class, page_names
-from .session import Access, Session
+from .session import Access, NotConnected, Session, as_line
+from .widgets.tab_bar import TabBar
 
 if TYPE_CHECKING:
+    from textual.driver import Driver
+
+    from .recording import Recorder
     from .screens.base import Page
     from .waiting import Waiting
 
@@ -24,13 +30,22 @@ if TYPE_CHECKING:
 def _page_bindings() -> list[BindingType]:
     # Terminals and desktops take some function keys for themselves; nobody takes alt and a digit.
     return [
-        Binding(f"{entry.key},alt+{place},ctrl+{place}", f"page({name!r})", entry.title, show=False, id=f"app.{name}")
+        Binding(
+            f"{entry.key},alt+{place},ctrl+{place}",
+            f"page({name!r})",
+            entry.title,
+            show=False,
+            priority=True,
+            id=f"app.{name}",
+        )
         for place, (name, entry) in enumerate(PAGES.items(), 1)
     ]
 
 
 # Classes that a page has by its size; rules such as `ChatPage.-narrow #sidebar` go by them.
 _WIDTHS = [(0, "-narrow"), (80, "-normal"), (120, "-wide")]
+# There is a server, so another would not help.
+_NOT_MISSING = (CredentialsRefused, NotConnected)
 LEAVE_TIMEOUT_S = 3.0
 _HEIGHTS = [(0, "-tiny"), (10, "-low"), (20, "-tall")]
 
@@ -46,7 +61,9 @@ class CallboardApp(App[None]):
         Binding("ctrl+r", "reconnect", "Reconnect", id="app.reconnect", show=False),
     ]
 
-    def __init__(self, access: Access, settings: TuiSettings | None = None, *, start: str = "") -> None:
+    def __init__(
+        self, access: Access, settings: TuiSettings | None = None, *, start: str = "", record: Recorder | None = None
+    ) -> None:
         super().__init__()
         self.HORIZONTAL_BREAKPOINTS = _WIDTHS
         self.VERTICAL_BREAKPOINTS = _HEIGHTS
@@ -57,6 +74,10 @@ class CallboardApp(App[None]):
         self.page_names = page_names()
         # What the tabs show beside a page's title: how many approvals wait, say.
         self.badges: dict[str, int] = {}
+        self._record = record
+        self._offered = False
+        self._has_page = False
+        self._early: list[events.Key] = []
         self._keeping: Worker[None] | None = None
         self._start = start or self.page_names[0]
         self._checked: set[str] = set()
@@ -66,9 +87,19 @@ class CallboardApp(App[None]):
     async def on_mount(self) -> None:
         self.session = Session(self.access)
         self.session.on_change.append(self._session_changed)
+        # After the first paint: a page's widgets and the bus's libraries take as long to load as Textual does.
+        self.call_after_refresh(self._begin)
+
+    def compose(self) -> ComposeResult:
+        """What is seen first, for a moment."""
+        yield TabBar(self._start)
+
+    async def _begin(self) -> None:
         await self.show_page(self._start)
+        early, self._early = self._early, []
+        for event in early:
+            self.post_message(event)
         self._warn_of_keys("app", (binding.id for binding in Binding.make_bindings(self.BINDINGS)))
-        # After the first paint: the bus's libraries take as long to load as Textual does.
         self.call_after_refresh(self._connect)
 
     def _connect(self) -> None:
@@ -88,6 +119,33 @@ class CallboardApp(App[None]):
             if self._keeping._task is not None:
                 await asyncio.wait([self._keeping._task], timeout=LEAVE_TIMEOUT_S)
         await super()._shutdown()
+        if self._record is not None:
+            self._record.close()
+
+    # Recording
+
+    def _build_driver(self, *args: Any, **options: Any) -> Driver:
+        driver = super()._build_driver(*args, **options)
+        if (record := self._record) is not None:
+            write = driver.write
+
+            def write_both(data: str) -> None:
+                record.output(data)
+                write(data)
+
+            driver.write = write_both
+        return driver
+
+    async def on_event(self, event: events.Event) -> None:
+        if self._record is not None:
+            if isinstance(event, events.Key):
+                self._record.key(event.key)
+            elif isinstance(event, events.Resize):
+                self._record.resized(event.size.width, event.size.height)
+        if isinstance(event, events.Key) and not self._has_page:
+            self._early.append(event)  # whoever types at once means the page
+            return
+        await super().on_event(event)
 
     # Pages
 
@@ -111,6 +169,10 @@ class CallboardApp(App[None]):
             await before.hidden()
         page = self.page
         if page is not None:
+            self._has_page = True
+            if page.focused is None and page.AUTO_FOCUS:
+                # Now, not by a message behind the first keys.
+                page.set_focus(next((widget for widget in page.query(page.AUTO_FOCUS) if widget.focusable), None))
             await page.shown()
             self._warn_of_keys(name, (binding.id for binding in Binding.make_bindings(type(page).BINDINGS)))
 
@@ -130,6 +192,48 @@ class CallboardApp(App[None]):
     def _session_changed(self) -> None:
         if self.page is not None and self.is_running:
             self.run_worker(self.page.settle(), group="settle")
+        session = self.session
+        if session is not None and session.trouble is not None and not self._offered:
+            self._offered = True
+            if self._may_start(session.trouble):
+                self.run_worker(self._offer_daemon(), group="daemon")
+
+    # The daemon
+
+    def _may_start(self, trouble: CallboardError) -> bool:
+        """Whether it is a daemon of this machine that is missing."""
+        return not self.access.nats and isinstance(trouble, NotReachable) and not isinstance(trouble, _NOT_MISSING)
+
+    async def _offer_daemon(self) -> None:
+        assert self.session is not None
+        from .widgets.dialog import Confirm
+
+        question = "No daemon runs. Start one?"
+        detail = f"{self.session.trouble}. It stays when this app is closed; `callboard down` stops it."
+        if await self.push_screen_wait(Confirm(question, detail, yes="Start")):
+            await self._start_daemon()
+
+    async def _start_daemon(self) -> None:
+        from .starting import start_daemon
+
+        assert self.session is not None
+        self._say("the daemon is being started \u2026")
+        try:
+            await start_daemon(self.access)
+        except CallboardError as error:
+            self._say(as_line(error), error=True)
+            return
+        self._say("the daemon is up")
+        self.session.try_now()
+
+    def _say(self, text: str, *, error: bool = False) -> None:
+        if self.page is not None:
+            self.page.say(text, error=error)
+
+    def action_start_daemon(self) -> None:
+        """Start it now: for one who said no before."""
+        if self.session is not None and not self.session.connected:
+            self.run_worker(self._start_daemon(), group="daemon", exclusive=True)
 
     # Actions
 
@@ -164,6 +268,8 @@ class CallboardApp(App[None]):
                         f"Key: {key}",
                         self._doing(page, binding.action),
                     )
+        if self.session is not None and not self.session.connected and not self.access.nats:
+            yield SystemCommand("Start the daemon", "callboard up --detach", self.action_start_daemon)
         yield SystemCommand("Reconnect", "Look for the bus now", self.action_reconnect)
         yield from super().get_system_commands(screen)
 

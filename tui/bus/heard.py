@@ -150,8 +150,9 @@ class Log:
         return [self._kept[place] for place in range(len(self._kept) - new, len(self._kept))]
 
     def clear(self) -> None:
+        """Begin anew, with number 1."""
         self._kept.clear()
-        self.bytes = 0
+        self.total = self.bytes = self.dropped = 0
 
 
 def checked_json(text: str) -> bytes:

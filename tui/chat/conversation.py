@@ -31,8 +31,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How answers are drawn, for a conversation; as in `Generate`. `max_tokens` None: the engine's default."""
 
     system: str = ""
-    temperature: float = 0.7
-    top_p: float = 0.95
+    temperature: float = 0.0
+    top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0

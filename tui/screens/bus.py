@@ -25,6 +25,8 @@ from ..widgets.sparkline_row import SparklineRow
 from .base import Page
 
 DRAW_EVERY_S = 0.2
+# Of more messages than this at once nobody reads each, so they are drawn less often.
+MANY, DRAW_MANY_EVERY_S = 20, 1.0
 MEASURE_EVERY_S = 2.0
 MAIN = "node.main"
 CURVE = 60
@@ -58,6 +60,7 @@ class BusPage(Page):
         self.paused = False
         self._words: list[str] = []
         self._seen = 0
+        self._drawn_at = 0.0
         self._rate: deque[float] = deque(maxlen=CURVE)
         self._server: deque[float] = deque(maxlen=CURVE)
         self._daemon: deque[float] = deque(maxlen=CURVE)
@@ -108,6 +111,10 @@ class BusPage(Page):
         if self.paused or self.traffic.total == self._seen:
             self._say_count()
             return
+        now = time.monotonic()
+        if self.traffic.total - self._seen > MANY and now - self._drawn_at < DRAW_MANY_EVERY_S:
+            return
+        self._drawn_at = now
         new = self.traffic.since(self._seen)
         self._seen = self.traffic.total
         if self._words:
@@ -164,7 +171,8 @@ class BusPage(Page):
         self._inspected = heard
         text = plain("")
         if heard is not None:
-            text = plain_line(heard.subject, "bold")
+            text.append_text(plain_line(heard.subject))
+            text.stylize("bold")
             clock = time.strftime("%H:%M:%S", time.localtime(heard.at))
             facts = [f"\nnumber {heard.number:,} at {clock}, {len(heard.data):,} bytes"]
             if heard.is_tapped:
@@ -206,7 +214,8 @@ class BusPage(Page):
 
     def action_clear(self) -> None:
         self.traffic.clear()
-        self._seen = self.traffic.total
+        self._seen = 0
+        self._measured = (0, time.monotonic())
         self.messages.replace([])
         self._say_count()
 

@@ -24,7 +24,7 @@ from ..styles import beside
 from ..widgets.chat_line import ChatLine
 from ..widgets.options_panel import OptionsPanel
 from ..widgets.prompt import Prompt, PromptArea
-from ..widgets.safe_text import plain_line
+from ..widgets.safe_text import plain_line, safe
 from ..widgets.session_list import SessionList
 from ..widgets.transcript import CodeFence, Transcript
 from .chat_actions import ChatActions
@@ -160,10 +160,8 @@ class ChatPage(ChatActions):
 
     def head(self, turn: Turn) -> Text:
         """Who speaks, which of several branches it is, why it ended, and how fast it was."""
-        if turn.role == USER:
-            head = plain_line("You", "bold")
-        else:
-            head = plain_line(turn.model or "assistant", "bold")
+        head = plain_line("")
+        head.append("You" if turn.role == USER else safe(turn.model or "assistant"), "bold")
         beside = self.conversation.siblings(turn)
         if len(beside) > 1:
             place = [other.id for other in beside].index(turn.id) + 1 if turn in beside else len(beside)

@@ -19,6 +19,8 @@ from .base import Page
 if TYPE_CHECKING:
     from .chat import ChatPage
 
+# Another answer to the same question is drawn; the likeliest one would be the same again.
+ANOTHER = 0.8
 _START = "\0start"
 
 
@@ -66,11 +68,12 @@ class ChatSending(Page):
             await me.draw_conversation()
             self.save()
 
-    async def answer(self, who: Answerer, asked: Turn) -> bool:
+    async def answer(self, who: Answerer, asked: Turn, least_temperature: float = 0.0) -> bool:
         """Ask for an answer to the last turn that is shown. Whether anything came."""
         me = self.me
         conversation = me.conversation
         request = conversation.request()
+        request = msgspec.structs.replace(request, temperature=max(request.temperature, least_temperature))
         turn = conversation.add(ASSISTANT, "", model=who.name)
         answering = Answering(conversation, turn, asked, who.name)
         me.answering[conversation.id] = answering
@@ -133,7 +136,7 @@ class ChatSending(Page):
         who = await self.somebody()
         before = me.conversation.leaf
         me.conversation.leaf = asked.id
-        if not await self.answer(who, asked):
+        if not await self.answer(who, asked, ANOTHER):
             me.conversation.leaf = before
             await me.draw_conversation()
 

@@ -31,7 +31,10 @@ class ChatLine(Widget):
 
     def render(self) -> Text:
         name, used, size, rest = self._figures
-        line = plain_line(f" {name}", self.get_component_rich_style("chat-line--name", partial=True))  # pyright: ignore[reportArgumentType]
+        line = Text(" ", no_wrap=True, end="")
+        shown = plain_line(name)
+        shown.stylize(self.get_component_rich_style("chat-line--name", partial=True))
+        line.append_text(shown)
         if size:
             share = min(1.0, used / size)
             full = round(share * BAR)

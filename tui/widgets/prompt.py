@@ -42,6 +42,9 @@ class PromptArea(TextArea):
             self.pages = pages
 
     async def _on_key(self, event: events.Key) -> None:
+        if event.key.startswith("alt+") and event.key != "alt+enter":
+            event.prevent_default()  # terminals send the letter with it, which is no text: somebody's binding
+            return
         row, _ = self.cursor_location
         takes = (
             event.key in ("enter", "tab")
@@ -98,7 +101,7 @@ class Prompt(Vertical):
 
     def compose(self) -> ComposeResult:
         yield OptionList(id="completions", markup=False)
-        yield PromptArea("", id="area", soft_wrap=True, show_line_numbers=False, tab_behavior="focus", compact=True)
+        yield PromptArea("", id="area", soft_wrap=True, show_line_numbers=False, tab_behavior="focus")
 
     def on_mount(self) -> None:
         self._list.can_focus = False

@@ -125,6 +125,7 @@ class Transcript(VerticalScroll, can_focus=True):
         self._entries.append(head_entry)
         await self._mount_entries([head_entry])
         await self._open_piece(turn.id)
+        await self._drop_far()
         self.anchor()
         if turn.text:
             await self.feed(turn.id, turn.text)
@@ -137,10 +138,10 @@ class Transcript(VerticalScroll, can_focus=True):
             while self._num_pieces(id) <= number:
                 await self._stop_stream(keep=True)
                 await self._open_piece(id)
+                await self._drop_far()
             self._entries[-1].text = str(self._entries[-1].text) + part
             if self._stream is not None:
                 await self._stream.write(part)
-        await self._drop_far()
 
     async def finish(self, id: str, head: Text) -> None:
         """The answer is whole."""

@@ -34,6 +34,8 @@ def check_picture(app: Any, name: str, replace: list[tuple[str, str]], *, update
     """Raises AssertionError where the screen is not as it was kept."""
     width, height = app.size
     path = FOLDER / f"{name}-{width}x{height}.svg"
+    for field in app.screen.query("TextArea, Input"):
+        field.cursor_blink = False
     text = screen_text(app)
     svg = normalised(_export(app, replace))
     if update:
@@ -53,13 +55,20 @@ def _export(app: Any, replace: list[tuple[str, str]]) -> str:
     from io import StringIO
 
     from rich.console import Console
-    from rich.segment import Segment
+    from rich.segment import Segment, Segments
 
     width, height = app.size
     console = Console(
-        width=width, height=height, file=StringIO(), force_terminal=True, color_system="truecolor", record=True,
-        legacy_windows=False, safe_box=False,
-    )  # fmt: skip
+        width=width,
+        height=height,
+        file=StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+        record=True,
+        legacy_windows=False,
+        safe_box=False,
+    )
+    segments: list[Segment] = []
     for strip in app.screen._compositor.render_strips()[:height]:
         line = "".join(segment.text for segment in strip)
         for pattern, new in replace:
@@ -67,9 +76,10 @@ def _export(app: Any, replace: list[tuple[str, str]]) -> str:
         place = 0
         for segment in strip:
             end = place + len(segment.text)
-            console.print(Segment(line[place:end], segment.style), end="")  # pyright: ignore[reportArgumentType]
+            segments.append(Segment(line[place:end], segment.style))
             place = end
-        console.print()
+        segments.append(Segment.line())
+    console.print(Segments(segments))
     return console.export_svg(title="callboard", unique_id="terminal")
 
 
