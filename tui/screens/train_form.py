@@ -109,7 +109,8 @@ class TrainForm(FormOver[tuple[TrainConfig, str]]):
         self._show(trouble.append_text(report(self.checked)))
 
     def _show(self, text: Text) -> None:
-        self.query_one("#check-text", Static).update(text)
+        for place in self.query("#check-text").results(Static):  # none, once the form is being closed
+            place.update(text)
 
 
 def as_config(values: dict[str, Any]) -> tuple[TrainConfig, str]:

@@ -274,7 +274,7 @@ TIMES = [
     (r"asked  \d+ .*denied *", "0"),
     (r"\d\d:\d\d:\d\d", "0"),
     (r"\d+\.\d\d s", "0"),
-    (r"0-[0-9a-f]{10}", "r"),
+    (r"\b0-[0-9a-f]{2,10}\b", "r"),
     (r"\d+ s\b", "0"),
     (r"desk-[0-9a-f]{6}", "d"),
 ]
@@ -303,9 +303,11 @@ async def test_the_page_of_approvals_looks_as_it_did(
         await eventually(lambda: "on node desk" in it.screen_text())
         it.app.clear_notifications()
         await it.pilot.pause()
-        picture(it.app, "approvals", TIMES)
-        await it.pilot.press("x")
-        await eventually(lambda: it.page.chosen is None)
+        try:
+            picture(it.app, "approvals", TIMES)
+        finally:  # the next picture is of one that waits, too
+            await it.pilot.press("x")
+            await eventually(lambda: it.page.chosen is None)
 
 
 @pytest.mark.parametrize("page", ["agents", "approvals"])

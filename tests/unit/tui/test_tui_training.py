@@ -166,6 +166,22 @@ async def test_data_is_looked_at_while_the_form_is_filled(
         assert it.app.screen is it.page
 
 
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+async def test_the_page_looks_as_it_did(
+    trained: str, open_app: OpenApp, eventually: Eventually, picture: Picture, size: tuple[int, int]
+) -> None:
+    async with open_app("training", size=size) as it:
+        await settled(it, eventually, "bold")
+        it.page.query_one(Curves).metric = "loss"  # how fast it went is another each time
+        await eventually(lambda: "learning rate" not in it.screen_text())
+        picture(it.app, "training", PASSING)
+
+
+async def test_the_smallest_terminal_shows_the_jobs(trained: str, open_app: OpenApp, eventually: Eventually) -> None:
+    async with open_app("training", size=(20, 5)) as it:
+        await eventually(lambda: "bold" in it.screen_text())
+
+
 @pytest.mark.slow
 async def test_a_run_is_started_paused_and_gone_on_with(
     trained: str, daemon: Daemon, tiny: Path, chats: Path, open_app: OpenApp, eventually: Eventually, tmp_path: Path
@@ -192,22 +208,6 @@ async def test_a_run_is_started_paused_and_gone_on_with(
         await it.pilot.press("y")
         await eventually(lambda: page.jobs["mine"].state is JobState.CANCELLED)
         assert (await bus.actor("train").ask(AskTraining("mine"))).state is JobState.CANCELLED
-
-
-@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
-async def test_the_page_looks_as_it_did(
-    trained: str, open_app: OpenApp, eventually: Eventually, picture: Picture, size: tuple[int, int]
-) -> None:
-    async with open_app("training", size=size) as it:
-        await settled(it, eventually, "bold")
-        it.page.query_one(Curves).metric = "loss"  # how fast it went is another each time
-        await eventually(lambda: "learning rate" not in it.screen_text())
-        picture(it.app, "training", PASSING)
-
-
-async def test_the_smallest_terminal_shows_the_jobs(trained: str, open_app: OpenApp, eventually: Eventually) -> None:
-    async with open_app("training", size=(20, 5)) as it:
-        await eventually(lambda: "bold" in it.screen_text())
 
 
 # Where the model lies.
