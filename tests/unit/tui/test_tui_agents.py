@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 import pytest
 from textual.widgets import Static, TabbedContent
-from tui_support import Daemon, Eventually, OpenApp, Picture, Running
-from work_company import SCRIPT, begin, desk, start_agents
+from tui_support import Daemon, Eventually, OpenApp, Running
+from work_company import SCRIPT, at_work, begin
 
 from callboard.runtime.client import Client
 from callboard.schemas.agent import AttachRun, GetRun, ListApprovals, RunInfo
@@ -35,18 +35,7 @@ def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def company(daemon: Daemon, notes: Path) -> Any:
-    """Agents with tools; two runs are over."""
-    with desk(daemon, notes):
-
-        async def start() -> None:
-            async with daemon.connect() as bus:
-                await start_agents(bus)
-                for task, planner in (("say hello", "react"), ("Compare Graz and Linz", "rewoo")):
-                    info = await begin(bus, task, planner)
-                    done = await bus.actor("agents").ask(AttachRun(info.run), timeout=30)
-                    assert done.status is RunStatus.FINISHED, done
-
-        anyio.run(start)
+    with at_work(daemon, notes):
         yield
 
 
@@ -266,48 +255,6 @@ async def test_a_question_of_the_board_is_answered_in_a_form_of_its_schema(
         await eventually(lambda: isinstance(it.app.screen, FillForm))
         await it.pilot.press(*"Graz", "enter")
     assert (answers[0].outcome, answers[0].value) == (Outcome.ACCEPTED, '{"city": "Graz"}')
-
-
-# How they look
-
-TIMES = [
-    (r"asked  \d+ .*denied *", "0"),
-    (r"\d\d:\d\d:\d\d", "0"),
-    (r"\d+\.\d\d s", "0"),
-    (r"\b0-[0-9a-f]{2,10}\b", "r"),
-    (r"\d+ s\b", "0"),
-    (r"desk-[0-9a-f]{6}", "d"),
-]
-
-
-@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
-async def test_the_page_of_agents_looks_as_it_did(
-    bus: Client, open_app: OpenApp, eventually: Eventually, picture: Picture, size: tuple[int, int]
-) -> None:
-    async with open_app("agents", size=size) as it:
-        await choose(it, eventually, "Compare Graz and Linz")
-        table(it).filter = "Compare"
-        await eventually(lambda: "■ finished" in it.screen_text())
-        it.page.query_one(RunTree).focus()
-        await it.pilot.press("home")
-        await it.pilot.pause()
-        picture(it.app, "agents", TIMES)
-
-
-@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
-async def test_the_page_of_approvals_looks_as_it_did(
-    bus: Client, open_app: OpenApp, eventually: Eventually, picture: Picture, size: tuple[int, int]
-) -> None:
-    async with open_app("approvals", size=size) as it:
-        await waiting_run(it, bus, eventually)
-        await eventually(lambda: "on node desk" in it.screen_text())
-        it.app.clear_notifications()
-        await it.pilot.pause()
-        try:
-            picture(it.app, "approvals", TIMES)
-        finally:  # the next picture is of one that waits, too
-            await it.pilot.press("x")
-            await eventually(lambda: it.page.chosen is None)
 
 
 @pytest.mark.parametrize("page", ["agents", "approvals"])

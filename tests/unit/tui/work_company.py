@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 from tui_support import COMMAND, Daemon
 
 from callboard.actors.agent.scripted import ScriptedConfig
 from callboard.runtime.client import Client
-from callboard.schemas.agent import AgentRun, RunInfo
+from callboard.schemas.agent import AgentRun, AttachRun, RunInfo
+from callboard.schemas.agent_parts import RunStatus
 from callboard.schemas.scripted import Match, Part, ScriptedAnswer
 from callboard.schemas.tool import OfferTools
 
@@ -81,3 +83,20 @@ async def start_agents(bus: Client) -> None:
 async def begin(bus: Client, task: str, planner: str = "react") -> RunInfo:
     request = AgentRun(planner=planner, task=task, tools=("desk.*",), model_address=SCRIPT, detach=True)
     return await bus.actor("agents").ask(request)
+
+
+@contextmanager
+def at_work(daemon: Daemon, notes: Path) -> Iterator[None]:
+    """Agents with tools; two runs are over."""
+    with desk(daemon, notes):
+
+        async def start() -> None:
+            async with daemon.connect() as bus:
+                await start_agents(bus)
+                for task, planner in (("say hello", "react"), ("Compare Graz and Linz", "rewoo")):
+                    info = await begin(bus, task, planner)
+                    done = await bus.actor("agents").ask(AttachRun(info.run), timeout=30)
+                    assert done.status is RunStatus.FINISHED, done
+
+        anyio.run(start)
+        yield
