@@ -21,6 +21,9 @@ from .agent_parts import (
 )
 from .base import Message, Request, StreamRequest
 
+APPROVAL_OPENED = "topic.agents.approval.opened"
+APPROVAL_CLOSED = "topic.agents.approval.closed"
+
 
 class RunInfo(Message, frozen=True, kw_only=True, tag="agent.info"):
     """A run as it stands. `events`: how many its log has. `answer`: what came of it, or was reached until it ended.
@@ -177,6 +180,24 @@ class Approval(Message, frozen=True, kw_only=True, tag="agent.approval"):
     why: str = ""
     asked_at: float = 0.0
     expires_at: float = 0.0
+
+
+class ApprovalOpened(Message, frozen=True, kw_only=True, tag="agent.approval.opened"):
+    """Published on `topic.agents.approval.opened`. Without arguments, which `agents` tells whoever asks it."""
+
+    id: str
+    run: str
+    kind: ApprovalKind
+    tool: str = ""
+
+
+class ApprovalClosed(Message, frozen=True, kw_only=True, tag="agent.approval.closed"):
+    """Published on `topic.agents.approval.closed`: it was answered, it expired, or its run ended."""
+
+    id: str
+    run: str
+    verdict: Verdict = Verdict.CANCELLED
+    by: str = ""
 
 
 class Approvals(Message, frozen=True, tag="agent.approvals"):

@@ -314,6 +314,60 @@ class DrawTraining(Request[TrainDrawing], frozen=True, tag="train.draw"):
     log: bool = False
 
 
+class DataProblem(msgspec.Struct, frozen=True):
+    """A record that cannot be used: its line, and why."""
+
+    line: int
+    reason: str
+
+
+class CheckedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look at the beginning of a file found. `complete`: that was all of it.
+
+    `format` is empty where none was recognised. `kinds`: conversation, document, preference. `num_too_long`:
+    samples over the limit of tokens; those three are 0 where no model was named. `sample`: the first one as text,
+    what carries loss between ⟦ and ⟧ where a model was named. `problems`: the first of `num_bad`.
+    """
+
+    file: str
+    format: str = ""
+    container: str = ""
+    complete: bool = False
+    num_records: int = 0
+    num_samples: int = 0
+    num_bad: int = 0
+    kinds: tuple[str, ...] = ()
+    num_tokens: int = 0
+    num_loss_tokens: int = 0
+    num_too_long: int = 0
+    sample: str = ""
+    problems: tuple[DataProblem, ...] = ()
+
+
+class DataChecked(Message, frozen=True, tag="train.data_checked"):
+    """`unfetched`: data sets of a hub, which are fetched when the run begins and were not looked at."""
+
+    files: tuple[CheckedFile, ...]
+    unfetched: tuple[str, ...] = ()
+
+
+class CheckData(Request[DataChecked], frozen=True, kw_only=True, tag="train.check_data"):
+    """Look at training data while a run is being set up, where the run would read it.
+
+    `data` as in `TrainConfig`. At most `max_records` of each file are read, and for at most `seconds` in all, so the
+    answer comes while somebody waits for it. With `model` they are rendered and counted in tokens, against
+    `max_tokens` (0: no limit). `task`: records that it cannot learn from count as bad. Errors: `data.*`, `models.*`.
+    """
+
+    data: str
+    model: str = ""
+    task: Task = Task.SFT
+    template: str = ""
+    max_tokens: int = 0
+    max_records: int = 500
+    seconds: float = 5.0
+
+
 class PauseTraining(Request[TrainJob], frozen=True, tag="train.pause"):
     """Answered when its checkpoint is written and its shards have ended."""
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from .recording import Recorder
     from .screens.base import Page
+    from .waiting import Waiting
 
 
 def _page_bindings() -> list[BindingType]:
@@ -69,6 +70,7 @@ class CallboardApp(App[None]):
         self.access = access
         self.own_settings = settings or TuiSettings()
         self.session: Session | None = None
+        self.waiting: Waiting | None = None
         self.page_names = page_names()
         # What the tabs show beside a page's title: how many approvals wait, say.
         self.badges: dict[str, int] = {}
@@ -102,6 +104,10 @@ class CallboardApp(App[None]):
 
     def _connect(self) -> None:
         assert self.session is not None
+        from .waiting import Waiting
+
+        self.waiting = Waiting(self, self.session)
+        self.run_worker(self.waiting.run(), name="waiting", group="session")
         self._keeping = self.run_worker(self.session.run(), name="session", group="session")
 
     async def _shutdown(self) -> None:

@@ -40,6 +40,7 @@ from .expiry import Expiry, expired
 from .grants import Granted, Grants, reaches
 from .journal import Journal
 from .log import RunLog, Step
+from .news import announce, approval_news
 from .nodes import Nodes
 from .policy import Policy
 from .run import Run
@@ -95,6 +96,8 @@ class Executor(Actor[ExecutorConfig]):
 
     async def write(self, run: Run, first: int, events: Sequence[AnyEvent]) -> None:
         await self.table.write(run, first, events)
+        if news := approval_news(run.log, events):
+            self.start_soon(announce, self.node, news)
         for asked in run.log.approvals.values():
             self._expiry.add(asked.id, asked.expires_at)
 

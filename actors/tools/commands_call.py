@@ -13,18 +13,10 @@ import msgspec
 from ...runtime.command import Command, add_bus_options, add_json_option, run_async
 from ...runtime.commands_actors import client_of, positive, to_json
 from ...runtime.errors import UsageError
+from ...runtime.schema_values import part_of, value_of
 from ...schemas.tool import ToolPiece, ToolProgress
 from .outcome import Outcome
 from .values import File
-
-_TYPES: Mapping[str, type | tuple[type, ...]] = {
-    "integer": int,
-    "number": (int, float),
-    "boolean": bool,
-    "array": list,
-    "object": dict,
-    "null": type(None),
-}
 
 
 def _configure(parser: ArgumentParser) -> None:
@@ -139,52 +131,12 @@ def read_values(values: Sequence[str], schema: Mapping[str, Any]) -> dict[str, A
                 there = ", ".join(properties) or "none"
                 raise UsageError(f"'{text}' is no KEY=VALUE", hint=f"its arguments are {there}")
             key, value = free[0], text
-        part = _part(properties.get(key, {}), schema)
+        part = part_of(properties.get(key, {}), schema)
         if part.get("type") == "array" and not value.startswith("["):
-            found.setdefault(key, []).append(_value(value, _part(part.get("items", {}), schema), schema))
+            found.setdefault(key, []).append(value_of(value, part_of(part.get("items", {}), schema), schema))
         else:
-            found[key] = _value(value, part, schema)
+            found[key] = value_of(value, part, schema)
     return found
-
-
-def _part(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Past references, and an alternative that is only null."""
-    while True:
-        if "$ref" in part:
-            part = schema.get("$defs", {}).get(part["$ref"].rpartition("/")[2], {})
-        elif len(options := [option for option in part.get("anyOf", ()) if option.get("type") != "null"]) == 1:
-            part = options[0]
-        else:
-            return part
-
-
-def _value(text: str, part: Mapping[str, Any], schema: Mapping[str, Any]) -> Any:
-    if part.get("format") in ("image", "audio", "file"):
-        return Path(text.removeprefix("@")).expanduser()
-    options = [_part(option, schema) for option in part.get("anyOf", part.get("oneOf", (part,)))]
-    named = {name for option in options for name in _names(option)}
-    enums = [value for option in options for value in option.get("enum", ())]
-    if text in enums:
-        return text
-    try:
-        read = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return text  # where a number is needed, the tool says so
-    fits = any(_is_of(read, name) for name in named)
-    return read if fits or read in enums or not (named or enums or "string" in map(_type, options)) else text
-
-
-def _is_of(value: Any, name: str) -> bool:
-    return isinstance(value, _TYPES[name]) and (name == "boolean") == isinstance(value, bool)
-
-
-def _type(option: Mapping[str, Any]) -> str:
-    return str(option.get("type", ""))
-
-
-def _names(option: Mapping[str, Any]) -> list[str]:
-    named = option.get("type", [])
-    return [name for name in (named if isinstance(named, list) else [named]) if name in _TYPES]
 
 
 def write_media(media: Mapping[str, File], out: str) -> dict[str, str]:

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...runtime.curves import Curve, smoothed, thinned
 from ...runtime.errors import UsageError
 from ...runtime.plot import Chart, Drawing, Series, as_svg, drawing
 from ...runtime.plot_page import page
 from ...runtime.plot_png import write_png
 from ...runtime.plot_terminal import MIN_HEIGHT, MIN_WIDTH, STYLES, terminal_chart
-from .history import EVALUATION, MEASURED, Curve, JobHistory, smoothed, thinned
+from .history import EVALUATION, MEASURED, JobHistory
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -46,7 +47,7 @@ TERMINAL_SMOOTHING = 0.8
 def write_curves(jobs: Sequence[JobHistory], out: Path, *, smoothing: float, log: bool) -> None:
     """Into a file of the type that its name ends in, there whole or not at all.
 
-    `smoothing`: from 0 to below 1, as `history.smoothed` takes it; what is smoothed lies over the faint values as they
+    `smoothing`: from 0 to below 1, as `runtime/curves.py` takes it; what is smoothed lies over the faint values as they
     are. `log`: losses and gradient norms. Raises UsageError, MissingExtra, OSError.
     """
     kind = out.suffix.lower()

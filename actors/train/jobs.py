@@ -10,6 +10,7 @@ import asyncio
 import collections
 import re
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -37,6 +38,8 @@ from ...schemas.runtime import Terminated
 from ...schemas.train import (
     AskTraining,
     CancelTraining,
+    CheckData,
+    DataChecked,
     DrawTraining,
     FollowTraining,
     JobState,
@@ -53,6 +56,7 @@ from ...schemas.train import (
 from .config_checks import check_config
 from .coordinator import CoordinatorConfig
 from .curves import svg_curves
+from .data_look import look_at_data
 from .errors import NoSuchJob, WrongState, as_error, passes, typed
 from .follow import follow
 from .history import JobHistory, read_history
@@ -83,6 +87,7 @@ class Jobs(Actor[JobsConfig]):
         self._changes: dict[str, anyio.Event] = collections.defaultdict(anyio.Event)
         self._locks: dict[str, asyncio.Lock] = collections.defaultdict(asyncio.Lock)
         self._at_work: set[str] = set()
+        self._look = asyncio.Lock()
         for name in await anyio.to_thread.run_sync(self._unfinished):
             self._start(name)
 
@@ -119,6 +124,17 @@ class Jobs(Actor[JobsConfig]):
                 return JobFolder.create(self._root / f"{base}-{number}", config), True
             except NameTaken:
                 number += 1
+
+    @handler(concurrent=True)
+    async def check_data(self, message: CheckData) -> DataChecked:
+        """Raises NoSuchData, UsageError, ModelError. One look at a time, the last that was asked for next: a form asks
+        again with each change, and what it asked before is then of no more use to it."""
+        given_up = threading.Event()
+        try:
+            async with self._look:
+                return await anyio.to_thread.run_sync(look_at_data, message, given_up, abandon_on_cancel=True)
+        finally:
+            given_up.set()
 
     @handler(concurrent=True)
     async def list_all(self, message: ListTraining) -> TrainJobs:

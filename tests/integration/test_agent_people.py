@@ -25,6 +25,8 @@ from callboard.schemas.agent import (
     AgentRun,
     AnswerApproval,
     Approval,
+    ApprovalClosed,
+    ApprovalOpened,
     Control,
     ControlRun,
     ForkRun,
@@ -69,6 +71,19 @@ async def stands(node: Node, run: str, status: RunStatus) -> RunInfo:
     while (info := await node.actor("agents").ask(GetRun(run))).status is not status:
         await anyio.sleep(0.005)
     return info
+
+
+async def test_what_waits_is_said_on_a_free_subject_and_so_is_its_end(node: Node) -> None:
+    async with node.listen("topic.agents.approval.*", ApprovalOpened, ApprovalClosed) as news:
+        run = (await begin(node, "wipe", "wipe", arguments='{"secret": 1}')).run
+        _, opened = await anext(news)
+        (asked,) = await waiting(node)
+        assert opened == ApprovalOpened(id=asked.id, run=run, kind=asked.kind, tool="wipe")
+        await say(node, asked.id, Verdict.DENY)
+        assert (await anext(news))[1] == ApprovalClosed(id=asked.id, run=run, verdict=Verdict.DENY, by="ann")
+        _, second = await anext(news)
+        await node.actor("agents").ask(ControlRun(run, Control.CANCEL))
+        assert (await anext(news))[1] == ApprovalClosed(id=second.id, run=run)
 
 
 async def test_what_is_not_read_only_waits_and_shows_exactly_what_will_run(node: Node, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from training import SHARD, config, followed, install_standin, same_bits, steps, unbroken, until_step, weights, written
 
+from callboard.actors.data.errors import NoSuchData
 from callboard.actors.train.job_folder import JobFolder, Wish
 from callboard.actors.train.jobs import Jobs, JobsConfig
 from callboard.runtime.bus import BusOptions
@@ -20,6 +21,7 @@ from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
 from callboard.schemas.train import (
     CancelTraining,
+    CheckData,
     JobState,
     ListTraining,
     OptimizerSettings,
@@ -79,6 +81,19 @@ async def test_a_client_of_any_language_starts_and_asks_in_json(jobs: Ref, nats_
         answer = await ask(type="train.run", job="other", config={**wanted, "optimizer": {"lr": -1}})
         assert (answer["type"], answer["code"]) == ("error", "config")
         assert (await ask(type="train.cancel", job="mine"))["state"] == "cancelled"
+
+
+async def test_data_is_looked_at_over_the_bus_before_a_run(jobs: Ref, tmp_path: Path, tiny_path: Path) -> None:
+    said = [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "b a"}]
+    data = tmp_path / "chats.jsonl"
+    data.write_text("".join(json.dumps({"messages": said}) + "\n" for _ in range(3)) + "{}\n")
+    checked = await jobs.ask(CheckData(data=str(data), model=str(tiny_path), template="chatml", max_tokens=4))
+    (found,) = checked.files
+    assert (found.num_records, found.num_samples, found.num_bad, found.num_too_long) == (4, 3, 1, 3)
+    assert 0 < found.num_loss_tokens < found.num_tokens
+    assert "⟦b a" in found.sample
+    with pytest.raises(NoSuchData):
+        await jobs.ask(CheckData(data=str(tmp_path / "nowhere.jsonl")))
 
 
 @pytest.mark.slow

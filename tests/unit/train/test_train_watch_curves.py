@@ -18,8 +18,9 @@ from rich.console import Console
 from watched_runs import progress, run_events
 
 from callboard.actors.train.curves import COLUMNS, MOST_POINTS, SIZE, curves, terminal_curves, write_curves
-from callboard.actors.train.history import JobHistory, smoothed
+from callboard.actors.train.history import JobHistory
 from callboard.runtime.axes import label, linear_axis, log_axis, tight_axis
+from callboard.runtime.curves import smoothed
 from callboard.runtime.errors import MissingExtra, UsageError
 from callboard.runtime.plot import COLOURS, Chart, Series, drawing
 from callboard.runtime.plot_terminal import BLANK, Canvas, terminal_chart

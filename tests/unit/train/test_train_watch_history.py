@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from watched_runs import progress, run_events, write_events
 
 from callboard.actors.train.errors import NoSuchJob
-from callboard.actors.train.history import JobHistory, read_history, smoothed, thinned
+from callboard.actors.train.history import JobHistory, read_history
+from callboard.runtime.curves import smoothed, thinned
 from callboard.schemas.train import TrainCheckpointed, TrainEvaluated, TrainNote, TrainSampled
 
 CURVES = st.lists(st.floats(-1e6, 1e6), max_size=300).map(lambda ys: list(enumerate(ys, 1)))
