@@ -111,8 +111,6 @@ async def test_an_actor_is_described_as_its_own_process_has_it(
         await bus.stop("looked-at")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(180)
 async def test_logs_of_an_actor_come_as_they_are_written(
     open_app: OpenApp, daemon: Daemon, eventually: Eventually
 ) -> None:
