@@ -28,6 +28,8 @@ from .tls import NO_TLS_FILES, Tls
 
 CONNECT_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 3.0
+# By then a connection that does not answer was given up; see `Bus._pong`.
+PONG_TIMEOUT_S = 60
 RECONNECT_WAIT_S = 0.1
 # A server that answers no ping for two to three of these is taken for gone.
 PING_EVERY_S = 10
@@ -115,6 +117,7 @@ class Bus:
         self._drained: asyncio.Future[None] | None = None
         self._connected = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
+        self._pongs: set[asyncio.Future[None]] = set()
         self._is_opening = True
         self._trouble: Exception | None = None
         # Other conversations on this connection (JetStream's): told of a lost connection, and of a refused subject.
@@ -282,9 +285,22 @@ class Bus:
                     await self._sent()
                 # nats-py writes a ping ahead of what it has not written yet, so the first answer says too little.
                 for _ in range(2):
-                    await self._client.flush(timeout=max(1, int(timeout)))
+                    await self._pong()
         except (TimeoutError, nats.errors.Error) as error:
             raise Disconnected(f"the NATS server at {self._options.url} does not answer") from error
+
+    async def _pong(self) -> None:
+        """Ask the server for a sign of life. Whoever waits may be cancelled: the waiting itself is not, since nats-py
+        reads nothing more once an answer comes for which nobody waits."""
+        waiting = asyncio.ensure_future(self._client.flush(timeout=PONG_TIMEOUT_S))
+        self._pongs.add(waiting)
+        waiting.add_done_callback(self._pong_over)
+        await asyncio.shield(waiting)
+
+    def _pong_over(self, waiting: asyncio.Future[None]) -> None:
+        self._pongs.discard(waiting)
+        if not waiting.cancelled():
+            waiting.exception()  # whoever waits has it, or is gone
 
     async def subscribe(self, subject: str, receive: Receive) -> Subscription:
         """Call `receive(subject, reply, data)` for each message, in order. It must not wait."""
@@ -331,6 +347,8 @@ class Bus:
         if self._sender is not None:
             self._sender.cancel()
         await self._close_client()
+        for waiting in tuple(self._pongs):
+            waiting.cancel()
         if self._refusal is not None:
             self._client.hang_up()
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from board import Board, install
 
@@ -185,3 +186,21 @@ async def test_one_that_is_just_ending_is_not_restarted() -> None:
         with pytest.raises(ActorStopped):
             await node.restart("c")
         node.actors["c"].state = "running"
+
+
+async def test_who_gives_up_while_a_listener_is_registered_leaves_the_connection_as_it_was(state: str) -> None:
+    """nats-py reads nothing more once the server's answer to a ping comes for which nobody waits any more."""
+    async with callboard.connect(state_dir=state) as bus:
+
+        async def listen() -> None:
+            async with bus.tap(">"):
+                await anyio.sleep_forever()
+
+        for patience in range(40):
+            async with anyio.create_task_group() as group:
+                group.start_soon(listen)
+                for _ in range(patience):
+                    await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+        with anyio.fail_after(5):
+            await bus.nodes()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import ComposeResult
@@ -73,7 +74,7 @@ class Page(Screen[None]):
 
         An error becomes a line of the page's status, and it goes on.
         """
-        self.run_worker(self._repeat(seconds, refresh), group=_VISIT)
+        self.run_worker(partial(self._repeat, seconds, refresh), group=_VISIT)
 
     def say(self, text: str, *, error: bool = False) -> None:
         """One line at the bottom; an error is a notification too, until it goes by itself."""
@@ -129,7 +130,7 @@ class Page(Screen[None]):
             if wanted and not self.is_open and session is not None:
                 self.is_open = True
                 self._losses = session.losses
-                self.run_worker(self._visit(session), group=_VISIT)
+                self.run_worker(partial(self._visit, session), group=_VISIT)
 
     async def reopen(self) -> None:
         """Close and open again, where it is open: what it follows is another thing now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
@@ -216,7 +217,7 @@ class CompanyPage(Page):
 
     def _follow(self, wanted: FollowLogs) -> None:
         # In the group of the visit, so that it ends when the page is hidden.
-        self._following = self.run_worker(self._follow_logs(wanted), group="visit")
+        self._following = self.run_worker(partial(self._follow_logs, wanted), group="visit")
 
     async def _follow_logs(self, wanted: FollowLogs) -> None:
         view = self.query_one(LogView)
