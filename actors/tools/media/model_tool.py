@@ -24,17 +24,42 @@ class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: str = ""
 
 
-class ModelTool(Tool, ABC):
-    """Derive, set `kind`, and load what stands beside the model in `load_parts`."""
-
-    kind: ModelKind
+class LocalModel(Tool, ABC):
+    """A tool with a model of this machine, found by its options and used by one call at a time."""
 
     def __init__(self, model: str = "", device: str = "") -> None:
         self.model = model
         self.device = device
-        self._loaded: LoadedModel | None = None
         # A call that was given up may compute still when the next one comes.
         self._computing = threading.Lock()
+
+    @abstractmethod
+    def drop_parts(self) -> None:
+        """Forget what `setup` kept, so that the model goes with it."""
+
+    def close(self) -> None:
+        with self._computing:
+            self.drop_parts()
+        unload()
+
+    def find(self) -> Path:
+        return find_model(self.model, self.info.name, where_set(self.info.name))
+
+    @contextmanager
+    def computing(self, context: ToolContext) -> Iterator[None]:
+        """Alone with the model, without gradients. Raises Cancelled where the call was given up while it waited."""
+        with importing(self.info.name):
+            import torch
+        with self._computing, torch.inference_mode():
+            context.check()
+            yield
+
+
+class ModelTool(LocalModel, ABC):
+    """Derive, set `kind`, and load what stands beside the model in `load_parts`."""
+
+    kind: ModelKind
+    _loaded: LoadedModel | None = None
 
     def setup(self) -> None:
         """Raises ToolSetupFailed, MissingExtra, ConfigError."""
@@ -46,32 +71,16 @@ class ModelTool(Tool, ABC):
     def load_parts(self, loaded: LoadedModel) -> None:
         """Tokenizer, image processor and so on. Raises ToolSetupFailed."""
 
-    @abstractmethod
-    def drop_parts(self) -> None:
-        """Forget what `load_parts` kept, so that the model goes with it."""
-
     def close(self) -> None:
         with self._computing:
             self._loaded = None
             self.drop_parts()
         unload()
 
-    def find(self) -> Path:
-        return find_model(self.model, self.info.name, where_set(self.info.name))
-
     @property
     def loaded(self) -> LoadedModel:
         assert self._loaded is not None, "a call comes after `setup`"
         return self._loaded
-
-    @contextmanager
-    def computing(self, context: ToolContext) -> Iterator[None]:
-        """Alone with the model, without gradients. Raises Cancelled where the call was given up while it waited."""
-        with importing(self.info.name):
-            import torch
-        with self._computing, torch.inference_mode():
-            context.check()
-            yield
 
 
 def where_set(tool: str) -> str:

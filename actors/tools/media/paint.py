@@ -16,7 +16,7 @@ from ...models.folder import PIPELINE_INDEX, is_pipeline_folder, read_json
 from ..context import ToolContext
 from ..errors import ToolError, ToolSetupFailed
 from ..values import Image
-from .model_tool import ModelOptions, ModelTool
+from .model_tool import LocalModel, ModelOptions
 from .models import first_line, importing, place, quietly
 from .pictures import png
 
@@ -35,7 +35,7 @@ class Painted(msgspec.Struct, frozen=True):
 
 
 class Paint(
-    ModelTool, name="paint", read_only=True, idempotent=False, open_world=False, timeout=1800.0, tags=("image",)
+    LocalModel, name="paint", read_only=True, idempotent=False, open_world=False, timeout=1800.0, tags=("image",)
 ):
     """A diffusion pipeline: its folder has `model_index.json`, and a folder for each part that this names."""
 
