@@ -71,6 +71,8 @@ SHARED = {  # layers that read the keys and values of earlier ones
     "laurel_rank": 4,
     "activation_sparsity_pattern": [0.5, 0.0, 0.5, 0.0],
 }
+# One of each sort of attention and of position; the others run with the slow tests.
+AT_EVERY_TURN = {"gemma2", "gpt-neox", "gpt2", "gpt-oss", "mixtral", "opt", "phi3"}
 IN_TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-gelu": ("Llama", {"hidden_act": "gelu"}),
     "gemma2": ("Gemma2", {"head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8}),
@@ -119,7 +121,9 @@ def test_sizes_that_the_native_kernels_do_not_take_are_served_all_the_same(tmp_p
         assert_same(serve(model, TEXTS, chunk=6), expected_logits(reference))
 
 
-@pytest.mark.parametrize("name", IN_TRANSFORMERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in AT_EVERY_TURN else pytest.mark.slow) for name in IN_TRANSFORMERS]
+)
 def test_other_families_have_the_logits_of_transformers(name: str, tmp_path: Path, serve: Serve) -> None:
     reference = make_model(*IN_TRANSFORMERS[name], tmp_path)
     model = load_model(tmp_path, ModelOptions())
@@ -149,7 +153,7 @@ def test_bfloat16_in_transformers_stays_near_float32(tmp_path: Path, serve: Serv
 
 
 @pytest.mark.parametrize("kind", [LEAN["qwen3"], LEAN["mistral"], IN_TRANSFORMERS["mixtral"]])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_deterministic_numbers_do_not_depend_on_the_batch(
     kind: tuple[str, dict[str, Any]], dtype: str, kernels: str, tmp_path: Path, serve: Serve
 ) -> None:

@@ -162,7 +162,7 @@ def test_a_smaller_cache_has_the_logits_of_the_native_one(
 
 
 @pytest.mark.parametrize("weights", FORMATS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_the_lean_decoder_computes_what_it_kept(
     weights: str, dtype: str, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,7 +164,7 @@ def test_however_samples_are_put_together_the_losses_are_the_same(
     assert [step.loss_tokens for step in found] == [step.loss_tokens for step in expected]
 
 
-@pytest.mark.parametrize("how", ["selective", "full"])
+@pytest.mark.parametrize("how", [pytest.param("selective", marks=pytest.mark.slow), "full"])
 @pytest.mark.parametrize("method", list(Method))
 def test_what_is_computed_again_changes_nothing(
     make_config: Callable[..., TrainConfig], tmp_path: Path, how: str, method: Method

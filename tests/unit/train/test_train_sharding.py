@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rank_processes import Ranks
 
 STEPS = 20
-STAGES = (1, 2, 3)
+STAGES = (1, pytest.param(2, marks=pytest.mark.slow), 3)
 
 
 def furthest(one: Outcome, other: Outcome) -> float:

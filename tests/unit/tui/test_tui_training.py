@@ -32,7 +32,8 @@ from callboard.tui.widgets.curves import Curves
 from callboard.tui.widgets.live_table import LiveTable
 from callboard.tui.widgets.schema_form import SchemaForm
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+# Its two runs train for real.
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,6 @@ async def test_the_smallest_terminal_shows_the_jobs(trained: str, open_app: Open
         await eventually(lambda: "bold" in it.screen_text())
 
 
-@pytest.mark.slow
 async def test_a_run_is_started_paused_and_gone_on_with(
     trained: str, daemon: Daemon, tiny: Path, chats: Path, open_app: OpenApp, eventually: Eventually, tmp_path: Path
 ) -> None:
