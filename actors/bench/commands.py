@@ -302,6 +302,7 @@ def _configure_quantize(parser: ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="little text: a check, not a measurement")
     parser.add_argument("--model", default="smollm2", help="a LLaMA-shaped model's name or path")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the rotation off the grid")
+    parser.add_argument("--methods", default="", metavar="A,B", help="of those with 4-bit weights; default: all")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw the perplexities")
 
 
@@ -311,7 +312,10 @@ def _run_quantize(args: Namespace) -> int:
 
     if args.plot and args.plot.suffix != ".svg":
         raise UsageError(f"{args.plot} does not end in .svg, the one format of plots")
-    options = quantize.QuantizeOptions(ModelStore().path(args.model).absolute(), seed=args.seed)
+    methods = tuple(args.methods.split(",")) if args.methods else quantize.METHODS_4
+    if unknown := [name for name in methods if name not in quantize.METHODS_4]:
+        raise UsageError(f"no method {unknown[0]!r}", hint=f"--methods takes {', '.join(quantize.METHODS_4)}")
+    options = quantize.QuantizeOptions(ModelStore().path(args.model).absolute(), methods=methods, seed=args.seed)
     reports: list[Report] = []
 
     def measure(step: Callable[[str], None]) -> Report:
