@@ -101,7 +101,8 @@ async def test_a_replica_that_hangs_is_killed_and_its_answers_go_on(node: Node, 
     victim = "engine-replica" if replicas == 1 else "engine-replica-0"
     # Prompts that begin differently are divided over the replicas.
     wanted = [msgspec.structs.replace(LONG, prompt=f"{number} times", session="") for number in range(4)]
-    async with serving(node, tiny_path, replicas=replicas, step_timeout_s=1.0) as scheduler:
+    # Long enough for a step of a replica that shares its processors with other tests.
+    async with serving(node, tiny_path, replicas=replicas, step_timeout_s=4.0) as scheduler:
         undisturbed = [await collect(scheduler, request) for request in wanted]
         before = (await scheduler.ask(GetStats())).generated_tokens
         pid = node.actors[victim].info().pid
