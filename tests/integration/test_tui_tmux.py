@@ -98,7 +98,7 @@ def test_a_person_comes_to_an_empty_machine_talks_with_a_model_and_looks_at_the_
     terminal.wait(lambda screen: "Start smollm2?" in screen)
     terminal.press("y")
     terminal.wait(lambda screen: "Paris" in screen)
-    terminal.wait(lambda screen: "tokens/s, first after" in screen)
+    terminal.wait(lambda screen: "tokens/s," in screen)  # with the comma once the answer has ended
     terminal.press("M-a")
     try:
         terminal.wait(lambda screen: "copied the answer" in screen, 20)
