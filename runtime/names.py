@@ -54,8 +54,12 @@ class Names:
             self._links.inbound.receive(subject, reply, data)
 
     async def _check_free(self, root: str) -> None:
+        may_take = root in self._links.node.takes_over
         call = await self._ping(root)
-        if call.future.result() and not (call.silent and root in self._links.node.takes_over):
+        if call.silent and not may_take:
+            # Somebody is too busy to answer, or we were, and the answer that nobody is there came late: ask again.
+            call = await self._ping(root)
+        if call.future.result() and not (call.silent and may_take):
             raise NameTaken(f"there is an actor {root} on the bus already")
 
     def has(self, root: str) -> bool:
