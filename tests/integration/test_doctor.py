@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from board import Board
 
@@ -17,6 +18,7 @@ from callboard.actors.models.checks import card, kernels
 from callboard.kernels import native
 from callboard.runtime.checks import Surroundings, Verdict, examine
 from callboard.runtime.checks_machine import clock, files_limit, room
+from callboard.runtime.processes import wait_exit
 from callboard.runtime.settings import Settings
 
 
@@ -61,7 +63,10 @@ def test_what_a_dead_daemon_left_is_found(board: Board, monkeypatch: pytest.Monk
     monkeypatch.setenv("CALLBOARD_DRAIN_TIMEOUT", "0.3")
     info = board.up()
     os.kill(info.daemon_pid, signal.SIGSTOP)
-    os.kill(info.pid, signal.SIGKILL)
+    guardian, server = psutil.Process(info.pid), board.server()
+    guardian.kill()
+    assert wait_exit(guardian, 10)
+    assert wait_exit(server, 10)  # which goes with it; until then a daemon is there that does not answer
     found = doctor(board, 0)
     assert found["left over"]["verdict"] == "warning"
     assert str(info.daemon_pid) in found["left over"]["text"]
