@@ -59,10 +59,28 @@ def _folder_in_memory() -> str:
     return ""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, or one worker would still be at one of them when the others have no more."""
+    expected: dict[Path, float] = {}
+    for item in items:
+        expected[item.path] = expected.get(item.path, 0.0) + _expected_s(item)
+    items.sort(key=lambda item: -expected[item.path])
+
+
+def _expected_s(item: pytest.Item) -> float:
+    """About what it takes: who sets a time limit allows for a machine several times slower."""
+    if (limit := item.get_closest_marker("timeout")) and limit.args:
+        return limit.args[0] / 4
+    return 1.0 if "integration" in item.path.parts else 0.1
+
+
 def pytest_collection_finish() -> None:
     """What thousands of tests and their modules are made of stays to the end: no collection needs to look at it."""
     gc.collect()
     gc.freeze()
+    # Some tests write a module, and write it anew within the second by which Python tells whether it was compiled.
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)
