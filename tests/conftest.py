@@ -83,6 +83,11 @@ def pytest_collection_finish() -> None:
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
+def pytest_unconfigure() -> None:
+    """Libraries that look at the end for what is left of theirs find what goes."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _session_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Fixtures that outlive a test find these folders, never those of the person who runs the tests."""
