@@ -45,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("callboard")
     if folder := _folder_in_memory():
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", folder)
+    gc.disable()  # nothing of what is imported until `pytest_collection_finish` goes before the end
 
 
 def _folder_in_memory() -> str:
@@ -78,6 +79,7 @@ def pytest_collection_finish() -> None:
     """What thousands of tests and their modules are made of stays to the end: no collection needs to look at it."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     # Some tests write a module, and write it anew within the second by which Python tells whether it was compiled.
     sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
