@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import os
@@ -80,14 +81,10 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+    atexit.register(gc.unfreeze)  # for libraries that look at the very end for what is left of theirs
     # Some tests write a module, and write it anew within the second by which Python tells whether it was compiled.
     sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-
-
-def pytest_unconfigure() -> None:
-    """Libraries that look at the end for what is left of theirs find what goes."""
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
