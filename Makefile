@@ -3,10 +3,16 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile --durations=30
+# Many tests wait for servers and processes: a worker more than two cores leaves neither idle. Which files come first is
+# decided in tests/conftest.py.
+PYTEST := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=30
 # Triton's interpreter is chosen when triton is imported, so these tests run in processes of their own.
 GPU_PYTEST := $(BIN)/pytest -c tests/gpu/pytest.ini --rootdir tests/gpu --confcutdir tests/gpu tests/gpu
 PEERS := $(patsubst tests/benchmarks/peers/requirements-%.txt,%,$(wildcard tests/benchmarks/peers/requirements-*.txt))
+
+# Tests start a thousand processes, which then read what they import and do not compile it.
+unexport PYTHONDONTWRITEBYTECODE
+COMPILE := $(BIN)/python -m compileall -q __init__.py actors kernels runtime schemas tui
 
 # Programs that some tests run, with the Debian package where it has another name; without one, its tests are skipped.
 PROGRAMS := strace ip:iproute2 espeak-ng tmux
@@ -57,17 +63,20 @@ demo: install ## ask the default model a question through the bus
 	@$(BIN)/callboard demo
 
 test: install ## the tests, without the slow ones
+	@$(COMPILE)
 	$(PYTEST) -m "not slow and not foreign"
 
 gpu-test: ## the Triton kernels on this machine's card; PYTHON names a Python with torch, triton and pytest
 	$(or $(PYTHON),$(BIN)/python) $(GPU_PYTEST:$(BIN)/%=-m %)
 
 test-slow: install ## the slow tests, and the Triton kernels under Triton's interpreter
+	@$(COMPILE)
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(GPU_PYTEST) -n 2
 	@status=0; $(PYTEST) -m slow || status=$$?; \
 	if [ $$status -eq 5 ]; then echo "there are no slow tests"; else exit $$status; fi
 
 test-foreign: install ## others' clients, frameworks and a browser, each in an environment made for it below .venv-peers
+	@$(COMPILE)
 	$(PYTEST) -m foreign
 
 check: install ## format, lint, types, import rules

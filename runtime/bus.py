@@ -119,6 +119,7 @@ class Bus:
         self._sender: asyncio.Task[None] | None = None
         self._pongs: set[asyncio.Future[None]] = set()
         self._is_opening = True
+        self._give_up_at = math.inf
         self._trouble: Exception | None = None
         # Other conversations on this connection (JetStream's): told of a lost connection, and of a refused subject.
         self.on_lost: list[Callable[[], None]] = []
@@ -134,6 +135,7 @@ class Bus:
         extra: dict[str, Any] = {"user_credentials": self._options.creds} if self._options.creds else {}
         if self._options.url.startswith("tls://") or any(self._options.tls.files()):
             extra["tls"] = self._options.tls.context()
+        self._give_up_at = asyncio.get_running_loop().time() + CONNECT_TIMEOUT_S
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._client.connect(
@@ -364,7 +366,9 @@ class Bus:
     async def _on_error(self, error: Exception) -> None:
         if self._is_opening:
             self._trouble = _refusal_in(error) or self._trouble or error
-            if _is_refusal(error):  # nats-py would go on trying: this takes it out of its loop
+            # nats-py would go on trying: this takes it out of its loop. The timeout alone does not always do so, since
+            # asyncio.wait_for of Python 3.11 forgets a cancellation that comes together with what it waits for.
+            if _is_refusal(error) or asyncio.get_running_loop().time() >= self._give_up_at:
                 raise error
         elif _is_refusal(error):
             now = asyncio.get_running_loop().time()

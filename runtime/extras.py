@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 
 from .errors import MissingExtra
@@ -15,6 +14,8 @@ def missing_extra(error: ImportError, what: str) -> MissingExtra | None:
 
     Read from our own metadata, so `pyproject.toml` stays the one list of what belongs to which extra.
     """
+    import importlib.metadata  # with the parser of mail that it brings, a tenth of a process's start
+
     module = (error.name or "").partition(".")[0]
     for requirement in importlib.metadata.requires(_OURS) or ():
         name = re.match(r"[A-Za-z0-9_.-]+", requirement)

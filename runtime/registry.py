@@ -1,7 +1,7 @@
 """What installed packages announce as entry points: actor kinds, checks, commands, planners of
 agents, tools.
 
-Nothing is imported to list them. Reading the metadata of a full environment takes 40 ms, which `callboard --help`
+Nothing is imported to list them. Reading the metadata of a full environment takes tens of ms, which `callboard --help`
 cannot spare, so what was found is kept in the cache folder until a folder of the module search path changes, as it does
 when a package comes or goes. The summary of a command is kept beside it until the command's file changes. Standard
 library only, for the same reason.
@@ -14,13 +14,17 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .files import write_private
 from .folders import Paths
+
+if TYPE_CHECKING:
+    import importlib.metadata
 
 ACTORS = "callboard.actors"
 CHECKS = "callboard.checks"
@@ -125,7 +129,7 @@ def _scan() -> dict[str, dict[str, list[str]]]:
     groups: dict[str, dict[str, list[str]]] = {group: {} for group in _GROUPS}
     seen: set[str] = set()
     for distribution in importlib.metadata.distributions(path=_search_path()):
-        package = (distribution.metadata["Name"] or "").lower().replace("_", "-")
+        package = _name(distribution).lower().replace("_", "-")
         if package in seen:
             continue
         seen.add(package)
@@ -136,6 +140,13 @@ def _scan() -> dict[str, dict[str, list[str]]]:
             if entry.name not in names or package == _OURS:
                 names[entry.name] = [entry.value, package]
     return groups
+
+
+def _name(distribution: importlib.metadata.Distribution) -> str:
+    """`distribution.metadata` would parse all of it, README included, which takes four fifths of a scan."""
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    line = re.search(r"^Name:(.*)$", text, re.MULTILINE)
+    return line[1].strip() if line else ""
 
 
 def _summary(entry: Entry) -> list[Any]:

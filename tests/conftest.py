@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import gc
 import os
 import re
 import shutil
@@ -15,6 +18,7 @@ from pathlib import Path
 
 import anyio
 import hypothesis
+import psutil
 import pytest
 
 from callboard.runtime.processes import dying_with_us
@@ -22,6 +26,9 @@ from callboard.runtime.processes import dying_with_us
 _FOLDERS = ("STATE", "DATA", "CACHE", "RUNTIME")
 _COMPILED = Path.home() / ".cache" / "callboard-test" / "native"
 _XDG = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME")
+
+# What must be free in memory, before the folders of tests go there.
+_ROOM = 6 << 30
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,6 +44,47 @@ def pytest_configure(config: pytest.Config) -> None:
     # How long one example takes says little on a machine that does other things too; each test has its own deadline.
     hypothesis.settings.register_profile("callboard", deadline=None)
     hypothesis.settings.load_profile("callboard")
+    if folder := _folder_in_memory():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", folder)
+    gc.disable()  # nothing of what is imported until `pytest_collection_finish` goes before the end
+
+
+def _folder_in_memory() -> str:
+    """Where folders of tests cost least: servers sync each write, and a disk takes milliseconds for that and for each
+    file that goes. "" where there is no such place, or too little room in it."""
+    folder = "/dev/shm"
+    with contextlib.suppress(OSError):
+        found = os.statvfs(folder)
+        room = min(found.f_bavail * found.f_frsize, psutil.virtual_memory().available)
+        if room > _ROOM and not found.f_flag & os.ST_NOEXEC and os.access(folder, os.W_OK):
+            return folder
+    return ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, or one worker would still be at one of them when the others have no more."""
+    expected: dict[Path, float] = {}
+    for item in items:
+        expected[item.path] = expected.get(item.path, 0.0) + _expected_s(item)
+    items.sort(key=lambda item: -expected[item.path])
+
+
+def _expected_s(item: pytest.Item) -> float:
+    """About what it takes: who sets a time limit allows for a machine several times slower."""
+    if (limit := item.get_closest_marker("timeout")) and limit.args:
+        return limit.args[0] / 4
+    return 1.0 if "integration" in item.path.parts else 0.1
+
+
+def pytest_collection_finish() -> None:
+    """What thousands of tests and their modules are made of stays to the end: no collection needs to look at it."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    atexit.register(gc.unfreeze)  # for libraries that look at the very end for what is left of theirs
+    # Some tests write a module, and write it anew within the second by which Python tells whether it was compiled.
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,11 +94,14 @@ def _session_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _use_folders(tmp_path, monkeypatch.setenv)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    cache = _use_folders(tmp_path, monkeypatch.setenv)
+    yield
+    shutil.rmtree(cache, ignore_errors=True)  # pytest does so with `tmp_path`, and looks through all that are left
 
 
-def _use_folders(base: Path, put: Callable[[str, str], None]) -> None:
+def _use_folders(base: Path, put: Callable[[str, str], None]) -> Path:
+    """Returns the folder of caches."""
     for name in _FOLDERS:
         put(f"CALLBOARD_{name}_DIR", str(base / f"callboard-{name.lower()}"))
     for name in _XDG:
@@ -61,6 +112,7 @@ def _use_folders(base: Path, put: Callable[[str, str], None]) -> None:
     cache.mkdir()
     (cache / "native").symlink_to(_COMPILED)
     put("CALLBOARD_CACHE_DIR", str(cache))
+    return cache
 
 
 @pytest.fixture

@@ -50,7 +50,18 @@ class RopeScaling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def inverse_frequencies(theta: float, head_dim: int, scaling: RopeScaling) -> torch.Tensor:
-    """float32 [head_dim / 2]: the angle, in radians, by which each pair turns from one position to the next."""
+    """float32 [head_dim / 2], on the device where tensors are being made: the angle, in radians, by which each pair
+    turns from one position to the next.
+
+    Computed on the CPU: the numbers are the same everywhere, and to compute on "meta" torch imports its compiler, which
+    took half of the time in which an engine starts.
+    """
+    with torch.device("cpu"):
+        frequencies = _inverse_frequencies(theta, head_dim, scaling)
+    return frequencies.to(torch.get_default_device())
+
+
+def _inverse_frequencies(theta: float, head_dim: int, scaling: RopeScaling) -> torch.Tensor:
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     plain = 1.0 / theta**exponents
     if scaling.kind is RopeKind.LINEAR:

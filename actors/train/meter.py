@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import resource
 import time
 from typing import TypedDict
@@ -52,8 +53,9 @@ class Meter:
         }
 
 
+@functools.cache
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a square product in `dtype`, the best of a few."""
+    """Operations a second of a square product in `dtype`, the best of a few. Measured once a process."""
     side = _SIDE[device.type]
     a = torch.ones(side, side, dtype=dtype, device=device)
     best = float("inf")

@@ -16,6 +16,18 @@ from callboard.runtime.processes import find_by_variable, wait_exit
 
 COMMAND = [sys.executable, "-m", "callboard.runtime.cli"]
 
+_COMPILED = Path.home() / ".cache" / "callboard-test" / "native"
+
+
+def with_compiled_kernels(cache: Path) -> Path:
+    """`cache`, a folder of a test's own, with what all tests share: kernels take half a minute to compile, and their
+    names say what they are of."""
+    _COMPILED.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    if not (cache / "native").exists():
+        (cache / "native").symlink_to(_COMPILED)
+    return cache
+
 
 @dataclass
 class Board:
@@ -31,7 +43,9 @@ class Board:
         """With folders of its own below `base`, for a fixture that outlives one test."""
         folders = {name: base / name for name in ("state", "data", "cache", "runtime")}
         named = {f"CALLBOARD_{name.upper()}_DIR": str(folder) for name, folder in folders.items()}
-        return cls(Paths(**folders).create(), {**named, **environment})
+        paths = Paths(**folders).create()
+        with_compiled_kernels(paths.cache)
+        return cls(paths, {**named, **environment})
 
     def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, **self.environment}

@@ -35,6 +35,7 @@ class OwnServer:
         self._process = subprocess.Popen(dying_with_us(command), stdin=subprocess.DEVNULL)
         while not (self._log.exists() and "Server is ready" in self._log.read_text()):
             assert self._process.poll() is None, self._log.read_text()
+            time.sleep(0.001)  # a file says nothing when it grows
 
     @property
     def pid(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -235,6 +236,24 @@ async def test_a_node_does_not_join_a_bus_that_is_not_there(server: OwnServer, m
         async with Node(bus=BusOptions(server.url)):
             pass
     server.start()
+
+
+async def test_joining_ends_in_time_though_an_attempt_forgets_that_it_was_cancelled(
+    server: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As asyncio.wait_for of Python 3.11 does where what it waits for comes together with the cancellation."""
+
+    async def forgetful(*_: object) -> None:
+        try:
+            await anyio.sleep_forever()
+        except asyncio.CancelledError:
+            raise ConnectionResetError("the server hung up") from None
+
+    monkeypatch.setattr("callboard.runtime.bus.CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("callboard.runtime.bus._Client._connect_to_server", forgetful)
+    with pytest.raises(NotReachable, match="hung up"), anyio.fail_after(20):
+        async with Node(bus=BusOptions(server.url)):
+            pass
 
 
 async def test_a_node_leaves_in_time_while_the_server_is_away(server: OwnServer, eventually: Eventually) -> None:

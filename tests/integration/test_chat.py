@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from board import with_compiled_kernels
 
 from callboard.actors.models.store import ModelStore
 
@@ -56,6 +57,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     ModelStore(data / "models").pull("smollm2")
     base = tmp_path_factory.mktemp("chat")
     folders = {f"CALLBOARD_{name}_DIR": str(base / name.lower()) for name in ("STATE", "CACHE", "RUNTIME")}
+    with_compiled_kernels(base / "cache")
     board = Board({**os.environ, **folders, "CALLBOARD_DATA_DIR": str(data)})
     up = board.run("up", "--detach")
     assert up.returncode == 0, up.stderr

@@ -14,7 +14,7 @@ from callboard.runtime.errors import CallboardError
 from callboard.runtime.node import Node
 from callboard.schemas.quantize import Quantize, QuantizeProgress
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 
 def request(model: Path, out: Path, layers_per_actor: int) -> Quantize:

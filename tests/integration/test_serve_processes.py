@@ -19,7 +19,7 @@ from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
 from callboard.schemas.serve import EngineStats, Generate, GetStats, Grammar, GrammarKind
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 LONG = Generate(prompt="tell me a story", max_tokens=120, temperature=0.8, seed=3, ignore_eos=True, session="s")
 

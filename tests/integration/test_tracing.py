@@ -161,7 +161,7 @@ async def test_what_never_came_to_a_handler_is_there_too(main: Node, bus: Client
             with pytest.raises(NoSuchActor):
                 await asker.actor("nobody").ask(Add())
             with pytest.raises(DeadlineExceeded):
-                await asker.actor("busy").ask(Wait("long"), timeout=0.05)
+                await asker.actor("busy").ask(Wait("long"), timeout=0.5)  # it is to arrive
         root = await the_tree(bus, trace, 4)
         assert drawn(root) == [
             "root client",

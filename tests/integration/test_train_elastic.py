@@ -63,7 +63,7 @@ async def test_a_run_shrinks_to_the_nodes_that_are_left_and_grows_again(
             tasks.start_soon(follow)
             await until_step(jobs, "run", 14)
             async with stage(nats_server.url, "c"):
-                await anyio.sleep(1.0)  # the coordinator has heard of it
+                await anyio.sleep(2.0)  # the coordinator has heard of it
                 gates[1].touch()
                 while not ends:
                     await anyio.sleep(0.05)

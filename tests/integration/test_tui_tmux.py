@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from board import with_compiled_kernels
 
 from callboard.actors.models.store import ModelStore
 
@@ -74,6 +75,7 @@ class Terminal:
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     ModelStore(MODELS / "models").pull("smollm2")
     folders = {f"CALLBOARD_{name}_DIR": str(tmp_path / name.lower()) for name in ("STATE", "CACHE", "RUNTIME")}
+    with_compiled_kernels(tmp_path / "cache")
     data = tmp_path / "data"
     data.mkdir()
     (data / "models").symlink_to(MODELS / "models")  # the store of the tests, and chats of this test's own

@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("triton")
 
+pytestmark = pytest.mark.timeout(120)
+
 ROOT = Path(__file__).parents[2]
 # Beside the standard library. What torch and pytest themselves depend on they bring along wherever they are.
 TORCH = ("filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "setuptools", "sympy", "typing_extensions")

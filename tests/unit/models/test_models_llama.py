@@ -76,6 +76,7 @@ def test_greedy_tokens_of_a_random_model_equal_those_of_transformers(tiny_path: 
     assert batched == [reference_tokens(expected, prompt, 24) for prompt in prompts]
 
 
+@pytest.mark.timeout(120)
 def test_greedy_answers_of_smollm2_equal_those_of_transformers(
     smollm2_decoder: LlamaDecoder, smollm2_tokenizer: Tokenizer, smollm2_transformers: LlamaForCausalLM
 ) -> None:

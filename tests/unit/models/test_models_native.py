@@ -337,6 +337,7 @@ with torch.inference_mode():
 print(model.kernels, *tokens)
 """
 WHETHER = "from callboard.kernels import native; print(repr(native.unavailable()))"
+IMPORTED = "print('imported', *[name for name in ('sympy', 'torch._dynamo', 'transformers') if name in sys.modules])"
 
 
 def start(program: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -348,6 +349,13 @@ def outcome(process: subprocess.Popen[str]) -> str:
     out, _ = process.communicate(timeout=150)
     assert process.returncode == 0
     return out.strip()
+
+
+def test_an_engine_starts_without_torchs_compiler_and_without_transformers(native_path: Path) -> None:
+    """Each takes a second or more to import, and neither is needed."""
+    answer, imported = outcome(start(GREEDY + IMPORTED, str(native_path))).split("\n")
+    assert answer.split()[0] == "native"
+    assert imported.split() == ["imported"]
 
 
 @pytest.mark.slow

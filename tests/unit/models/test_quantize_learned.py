@@ -17,6 +17,8 @@ from callboard.kernels.quantize_grid import GridSpec
 from callboard.kernels.quantize_learned import ENDS, MOST_OFFSET, LearnedRounding
 from callboard.schemas.quantize import Quantize
 
+pytestmark = pytest.mark.timeout(120)
+
 SPECS = (GridSpec(4, 16), GridSpec(4, 16, symmetric=True), GridSpec(4, 16, scale_dtype=torch.bfloat16), GridSpec(4))
 
 

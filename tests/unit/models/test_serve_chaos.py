@@ -15,7 +15,7 @@ from callboard.actors.serve.engine import Engine, EngineConfig
 from callboard.runtime.node import Node
 from callboard.schemas.serve import Completion, Embed, Generate, Score
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 NUM_CLIENTS = 1000
 AT_ONCE = 40

@@ -187,10 +187,10 @@ def test_a_fraction_that_does_not_end_is_given_both_ways() -> None:
     ],
 )
 def test_what_costs_too_much_is_refused_before_it_is_begun(expression: str) -> None:
-    before = time.perf_counter()
+    before = time.process_time()
     with pytest.raises(CalculationError):
         calculate(expression)
-    assert time.perf_counter() - before < 2.0
+    assert time.process_time() - before < 2.0
 
 
 def test_many_large_operations_end_in_time() -> None:

@@ -31,6 +31,8 @@ from callboard.actors.train.sharding import shard_model
 if TYPE_CHECKING:
     from rank_processes import Ranks
 
+pytestmark = pytest.mark.timeout(120)
+
 CPU = torch.device("cpu")
 EVERYTHING = {"bits": 8, "ema": 0.9}
 

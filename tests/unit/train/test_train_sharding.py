@@ -17,6 +17,8 @@ from callboard.runtime.errors import ConfigError
 if TYPE_CHECKING:
     from rank_processes import Ranks
 
+pytestmark = pytest.mark.timeout(120)
+
 STEPS = 20
 STAGES = (1, 2, 3)
 # What the second does, the third does too.

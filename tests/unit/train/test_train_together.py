@@ -28,6 +28,8 @@ from callboard.schemas.train import (
 if TYPE_CHECKING:
     from rank_processes import Ranks
 
+pytestmark = pytest.mark.timeout(120)
+
 Make = Callable[..., TrainConfig]
 WATCHED = {
     "evaluation": EvaluationSettings(share=0.2, every=3),

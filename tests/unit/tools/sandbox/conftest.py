@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,11 +19,26 @@ from sandbox_world import World
 from callboard.actors.tools.sandbox import Kernel, Limits, Sandbox, SandboxConfig, probe
 
 
+@contextmanager
+def _on_disk() -> Iterator[Path]:
+    """The folders of other tests may lie below /dev, of which a sandbox gives nothing to code."""
+    with tempfile.TemporaryDirectory(prefix="tests-of-sandbox-") as folder:
+        (own := Path(folder).resolve() / "own").mkdir()
+        yield own
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with _on_disk() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    world = World(tmp_path_factory.mktemp("world"))
-    yield world
-    world.close()
+def world() -> Iterator[World]:
+    with _on_disk() as folder:
+        world = World(folder)
+        yield world
+        world.close()
 
 
 @pytest.fixture(scope="module")

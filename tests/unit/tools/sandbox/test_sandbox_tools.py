@@ -168,7 +168,7 @@ async def test_snapshot_that_is_damaged_is_said_and_the_session_begins_anew(tmp_
 
 
 async def test_ended_code_is_an_error_with_what_it_printed(both: tuple[Tool, Tool], tmp_path: Path) -> None:
-    quick = tools(SandboxOptions(limits=msgspec.structs.replace(LIMITS, wall_s=0.5), keep_sessions=False))
+    quick = tools(SandboxOptions(limits=msgspec.structs.replace(LIMITS, wall_s=1.5), keep_sessions=False))
     try:
         with pytest.raises(ToolError, match=r"ran for too long .*; it had printed: begun") as caught:
             await _call(quick[0], code="print('begun', flush=True)\nimport time; time.sleep(60)")
