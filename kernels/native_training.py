@@ -112,13 +112,26 @@ def _library() -> tuple[ctypes.CDLL, int]:
         "cbt_gate": (None, (pointer, int32, pointer)),
         "cbt_rotary": (None, (pointer, pointer)),
         "cbt_losses": (None, (pointer, int32, pointer, int64, pointer, pointer, *(int64,) * 3, float32, int32)),
+        "cbt_use_tiles": (int32, (int32,)),
+        "cbt_lora_pack": (None, (int32, pointer, int32, int32, int32, pointer)),
+        "cbt_lora_narrow": (None, (pointer, pointer)),
+        "cbt_lora_widen": (None, (pointer, pointer)),
+        "cbt_lora_output": (None, (pointer, pointer, pointer, int64)),
+        "cbt_lora_input": (None, (pointer, pointer)),
         "cbt_varlen": (None, (pointer, pointer)),
         "cbt_varlen_gradient": (None, (pointer, pointer, int64)),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+    library.cbt_use_tiles(1)
     return library, _openmp_entry()
+
+
+def use_tiles(wanted: bool) -> bool:
+    """Have whole tiles of bfloat16 multiplied by AMX, or not; returns whether they are. At first they are where they
+    can be."""
+    return bool(_library()[0].cbt_use_tiles(int(wanted)))
 
 
 def _openmp_entry() -> int:
@@ -134,7 +147,12 @@ def _openmp_entry() -> int:
     raise native.NativeUnavailable("this build of torch computes without OpenMP")
 
 
-def _call(name: str, *arguments: Any) -> None:
+def library() -> ctypes.CDLL:
+    return _library()[0]
+
+
+def call(name: str, *arguments: Any) -> None:
+    """A function whose first argument is the team: the threads that torch computes with."""
     library, parallel = _library()
     team = CTeam(parallel, torch.get_num_threads())
     getattr(library, name)(ctypes.addressof(team), *arguments)
@@ -185,7 +203,7 @@ class _Norm(torch.autograd.Function):
         total = None if residual is None else torch.empty_like(x)
         added = None if residual is None else residual.contiguous()
         pointers = (_pointer(x), _pointer(added), _pointer(total), _pointer(weight), _pointer(out), _pointer(scale))
-        _call("cbt_norm", _is_bf16(x), *pointers, rows, hidden, eps)
+        call("cbt_norm", _is_bf16(x), *pointers, rows, hidden, eps)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x if total is None else total, weight, scale)
         ctx.adds = residual is not None
@@ -207,7 +225,7 @@ class _Norm(torch.autograd.Function):
             grad_weight = torch.empty_like(weight)
             blocks = torch.empty(_library()[0].cbt_norm_blocks(rows), hidden)
         inputs = (_pointer(grad), _pointer(grad_total), _pointer(x), _pointer(weight), _pointer(scale))
-        _call(
+        call(
             "cbt_norm_gradient", _is_bf16(x), *inputs, *map(_pointer, (grad_x, blocks, grad_weight)), rows, hidden
         )  # fmt: skip
         return grad_x, grad_x if ctx.adds else None, grad_weight, None
@@ -252,7 +270,7 @@ def _gate(
 ) -> None:
     pointers = map(_pointer, (gate, up, grad, out, grad_gate, grad_up))
     task = CGate(*pointers, *gate.shape, gate.stride(0), up.stride(0))
-    _call("cbt_gate", _is_bf16(gate), ctypes.addressof(task))
+    call("cbt_gate", _is_bf16(gate), ctypes.addressof(task))
 
 
 # Rotary positions
@@ -292,7 +310,7 @@ def _turn(
         cos.data_ptr(), sin.data_ptr(), cos.stride(0), sin.stride(0), len(q),
         q.shape[2], cos.shape[1], int(interleaved), _is_bf16(cos), _is_bf16(q), sign,
     )  # fmt: skip
-    _call("cbt_rotary", ctypes.addressof(task))
+    call("cbt_rotary", ctypes.addressof(task))
     return q_out, k_out
 
 
@@ -304,7 +322,7 @@ def row_losses(
 ) -> torch.Tensor:
     """See `cross_entropy.RowLosses`; logits [num_rows, vocab] with rows that are contiguous."""
     losses, targets = torch.empty(len(logits)), targets.contiguous()
-    _call(
+    call(
         "cbt_losses", _is_bf16(logits), logits.data_ptr(), logits.stride(0), targets.data_ptr(), losses.data_ptr(),
         *logits.shape, ignore_index, label_smoothing, int(with_gradient),
     )  # fmt: skip
@@ -345,7 +363,7 @@ class _Varlen(torch.autograd.Function):
         out, lse = q.new_empty(q.shape), torch.empty(q.shape[:2])
         ctx.settings = scale, causal, window
         task = _varlen(q, k, v, out, lse, bounds, *ctx.settings)
-        _call("cbt_varlen", ctypes.addressof(task))
+        call("cbt_varlen", ctypes.addressof(task))
         ctx.save_for_backward(q, k, v, out, lse, bounds)
         return out
 
@@ -359,7 +377,7 @@ class _Varlen(torch.autograd.Function):
         task = CVarlenGradient(
             _varlen(q, k, v, out, lse, bounds, *ctx.settings), _strided(grad), *map(_strided, made), delta.data_ptr()
         )
-        _call("cbt_varlen_gradient", ctypes.addressof(task), len(q))
+        call("cbt_varlen_gradient", ctypes.addressof(task), len(q))
         return *made, None, None, None, None
 
 

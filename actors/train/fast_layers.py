@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ...kernels import ops_training
+from .adapters import outputs_of
 
 # Families whose attention is LLaMA's: projections, norms of heads where there are some, rotary positions in halves.
 ATTENTION = ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
@@ -31,7 +32,7 @@ Forward = Callable[..., Any]
 def use_fast_layers(model: nn.Module) -> tuple[str, ...]:
     """Put our forward passes into the layers that they fit; returns the names of those layers.
 
-    Linear layers inside are called as they are, so PEFT may wrap them before or after. Draws nothing from the random
+    Linear layers inside are those that are there when it is called, so PEFT may wrap them before or after. Draws nothing from the random
     state that training goes on with.
     """
     replaced: list[str] = []
@@ -100,7 +101,7 @@ def _norm_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
 
 
 def _mlp_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-    return self.down_proj(ops_training.silu_mul(self.gate_proj(x), self.up_proj(x)))
+    return self.down_proj(ops_training.silu_mul(*outputs_of((self.gate_proj, self.up_proj), x)))
 
 
 def _attention_forward(
@@ -113,7 +114,8 @@ def _attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     num_rows, length = hidden_states.shape[:2]
     heads = (num_rows, length, -1, self.head_dim)
-    q, k, v = (project(hidden_states).view(heads) for project in (self.q_proj, self.k_proj, self.v_proj))
+    projected = outputs_of((self.q_proj, self.k_proj, self.v_proj), hidden_states)
+    q, k, v = (values.view(heads) for values in projected)
     if hasattr(self, "q_norm"):
         q, k = self.q_norm(q), self.k_norm(k)
     if getattr(self, "use_rope", True):
