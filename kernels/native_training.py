@@ -180,23 +180,28 @@ def _with_whole_rows(x: torch.Tensor) -> torch.Tensor:
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """See `ops_training.rms_norm`."""
-    normed, _ = _Norm.apply(x, None, weight, eps)
+    normed, _ = _Norm.apply(x, None, weight, eps, False)
     return normed
+
+
+def rms_norm_and_input(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `ops_training.rms_norm_and_input`."""
+    return _Norm.apply(x, None, weight, eps, True)  # pyright: ignore[reportReturnType]
 
 
 def add_rms_norm(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `ops_training.add_rms_norm`."""
-    return _Norm.apply(x, residual, weight, eps)  # pyright: ignore[reportReturnType]
+    return _Norm.apply(x, residual, weight, eps, False)  # pyright: ignore[reportReturnType]
 
 
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float
+        ctx: Any, given: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float, keeps: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        x, weight = x.contiguous(), weight.contiguous()
+        x, weight = given.contiguous(), weight.contiguous()
         hidden = weight.shape[0]
         rows = x.numel() // hidden
         out, scale = torch.empty_like(x), torch.empty(rows)
@@ -207,7 +212,7 @@ class _Norm(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x if total is None else total, weight, scale)
         ctx.adds = residual is not None
-        return out, total
+        return out, given if keeps else total
 
     @staticmethod
     @once_differentiable
@@ -215,7 +220,7 @@ class _Norm(torch.autograd.Function):
         grad, grad_total = grads
         x, weight, scale = ctx.saved_tensors
         if grad is None:  # only the sum was used
-            return grad_total, grad_total, None, None
+            return grad_total, grad_total if ctx.adds else None, None, None, None
         grad = grad.contiguous()
         grad_total = None if grad_total is None else grad_total.contiguous()
         rows, hidden = len(scale), weight.shape[0]
@@ -228,7 +233,7 @@ class _Norm(torch.autograd.Function):
         call(
             "cbt_norm_gradient", _is_bf16(x), *inputs, *map(_pointer, (grad_x, blocks, grad_weight)), rows, hidden
         )  # fmt: skip
-        return grad_x, grad_x if ctx.adds else None, grad_weight, None
+        return grad_x, grad_x if ctx.adds else None, grad_weight, None, None
 
 
 # The gate

@@ -30,6 +30,14 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return training_rows.rms_norm(x, weight, eps)
 
 
+def rms_norm_and_input(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rms_norm(x), x), of which a gradient for both is one pass."""
+    _check_norm(x, weight)
+    if native_training.takes(x, weight):
+        return native_training.rms_norm_and_input(x, weight, eps)
+    return training_rows.rms_norm(x, weight, eps), x
+
+
 def add_rms_norm(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Layers of transformers' causal models computed by our ops: norms, gated MLPs, rotary positions.
+"""Layers of transformers' causal models computed by our ops: norms, gated MLPs, rotary positions, residual sums.
 
 The modules stay, with their names and parameters, so that PEFT and saving find what they expect; only the forward pass
 of the instances is ours. A layer is recognized by its parts, and one of each kind is tried: where ours and its own
@@ -65,10 +65,23 @@ def _forward_of(module: nn.Module) -> Forward | None:
         return _norm_forward if hasattr(module, "variance_epsilon") else None
     if parts == {"gate_proj", "up_proj", "down_proj", "act_fn"}:
         return _mlp_forward if type(module.get_submodule("act_fn")).__name__ in ("SiLU", "SiLUActivation") else None
+    if _is_decoder_layer(module):
+        return _decoder_layer_forward
     family = type(module).__name__.removesuffix("Attention")
     if family in ATTENTION and parts - {"q_norm", "k_norm"} == {"q_proj", "k_proj", "v_proj", "o_proj"}:
         return _attention_forward
     return None
+
+
+def _is_decoder_layer(module: nn.Module) -> bool:
+    family = type(module).__name__.removesuffix("DecoderLayer")
+    parts = dict(module.named_children())
+    norms = [parts.pop(name, None) for name in ("input_layernorm", "post_attention_layernorm")]
+    return family in ATTENTION and parts.keys() == {"self_attn", "mlp"} and all(map(_is_norm, norms))
+
+
+def _is_norm(module: nn.Module | None) -> bool:
+    return module is not None and _forward_of(module) is _norm_forward
 
 
 def _is_the_same(module: nn.Module, fast: Forward) -> bool:
@@ -81,10 +94,11 @@ def _is_the_same(module: nn.Module, fast: Forward) -> bool:
         return torch.randn(shape, generator=generator).to(first.device)
 
     inputs: dict[str, Any] = {}
-    if fast is _attention_forward:
-        angles = draw(1, _TRIAL_TOKENS, copied.head_dim // 2).repeat(1, 1, 2)
+    if fast in (_attention_forward, _decoder_layer_forward):
+        attention = copied if fast is _attention_forward else copied.self_attn
+        angles = draw(1, _TRIAL_TOKENS, attention.head_dim // 2).repeat(1, 1, 2)
         inputs = {"position_embeddings": (angles.cos(), angles.sin()), "attention_mask": None}
-    width = len(first) if fast is _norm_forward else next(layer.in_features for layer in copied.children())
+    width = len(first) if fast is _norm_forward else first.shape[1]
     x = draw(1, _TRIAL_TOKENS, width)
     with torch.no_grad():
         ours, own = (
@@ -98,6 +112,17 @@ def _norm_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     if hidden_states.dtype != self.weight.dtype:  # its own rules of promotion
         return type(self).forward(self, hidden_states)
     return ops_training.rms_norm(hidden_states, self.weight, self.variance_epsilon)
+
+
+def _decoder_layer_forward(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Sums of the residual stream are made by the norms that read them, and so are those of its gradients."""
+    first, second = self.input_layernorm, self.post_attention_layernorm
+    if args or hidden_states.dtype != first.weight.dtype or hidden_states.dtype != second.weight.dtype:
+        return type(self).forward(self, hidden_states, *args, **kwargs)
+    normed, stream = ops_training.rms_norm_and_input(hidden_states, first.weight, first.variance_epsilon)
+    attended, _ = self.self_attn(normed, **kwargs)
+    normed, stream = ops_training.add_rms_norm(attended, stream, second.weight, second.variance_epsilon)
+    return stream + self.mlp(normed)
 
 
 def _mlp_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
