@@ -150,7 +150,7 @@ def lora_linears(x: torch.Tensor, parts: Sequence[LoraPart]) -> tuple[torch.Tens
         for part in parts:
             lora_train.check(x, part)
         made = native_lora.lora_linears(x.reshape(-1, x.shape[-1]), parts)
-        return tuple(y.view(*x.shape[:-1], -1) for y in made)
+        return tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in made)
     steps = lora_train.TorchSteps()
     return tuple(lora_train.lora_linear(x, p.weight, p.a, p.b, p.scale, p.bias, steps) for p in parts)
 

@@ -32,8 +32,8 @@ Forward = Callable[..., Any]
 def use_fast_layers(model: nn.Module) -> tuple[str, ...]:
     """Put our forward passes into the layers that they fit; returns the names of those layers.
 
-    Linear layers inside are those that are there when it is called, so PEFT may wrap them before or after. Draws nothing from the random
-    state that training goes on with.
+    Linear layers inside are those that are there when it is called, so PEFT may wrap them before or after. Draws
+    nothing from the random state that training goes on with.
     """
     replaced: list[str] = []
     fits: dict[tuple[object, ...], bool] = {}
