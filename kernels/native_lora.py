@@ -33,6 +33,7 @@ class CLoraRows(ctypes.Structure):
     _fields_ = (
         ("wide", CRows),
         ("low", CRows),
+        ("made", CRows),
         *((name, ctypes.c_void_p) for name in ("narrowing", "widening", "blocks", "sums")),
         ("num_rows", ctypes.c_int64),
         ("n", ctypes.c_int64),
@@ -60,15 +61,18 @@ class _LoraLinears(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, parts: tuple[LoraPart, ...], *adapters: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         a = _stacked(parts, x.dtype)
-        low = x.new_empty(len(x), len(a))
-        _call("cbt_lora_narrow", x, low, narrowing=_packed(a))
         rank = len(a) // len(parts)
-        made: list[torch.Tensor] = []
-        for number, part in enumerate(parts):
-            y = torch.nn.functional.linear(x, dense(part.weight, x.dtype), part.bias)
-            widening = _packed(_filled(part.b.to(x.dtype), rank, 1))
-            _call("cbt_lora_widen", y, low[:, number * rank :][:, :rank], widening=widening, scale=part.scale)
-            made.append(y)
+        low = x.new_empty(len(x), len(a))
+        narrowing = _packed(a)
+        _call("cbt_lora_narrow", [_rows(x, low, made=low, narrowing=narrowing)])
+        made = [torch.nn.functional.linear(x, dense(part.weight, x.dtype), part.bias) for part in parts]
+        packed = [_packed(_filled(part.b.to(x.dtype), rank, 1)) for part in parts]
+        lows = low.split(rank, 1)
+        tasks = [
+            _rows(y, mine, widening=widening, scale=part.scale)
+            for y, mine, widening, part in zip(made, lows, packed, parts, strict=True)
+        ]
+        _call("cbt_lora_widen", tasks)
         weights = [part.weight if isinstance(part.weight, torch.Tensor) else None for part in parts]
         ctx.save_for_backward(x, low, *adapters, *weights)
         ctx.packed = [None if isinstance(part.weight, torch.Tensor) else part.weight for part in parts]
@@ -89,25 +93,30 @@ class _LoraLinears(torch.autograd.Function):
         a = _stacked(parts, x.dtype)
         rank = len(a) // count
         grad_low = torch.empty_like(low)
+        dys = [grad.contiguous() for grad in grads]
+        packed_b = [_packed(_filled(part.b.to(x.dtype), rank, 1), deep=True) for part in parts]
+        sums_of_b, blocks = _sums([(rank, dy.shape[1]) for dy in dys], len(x))
+        tasks = [
+            _rows(dy, mine, made=made, narrowing=b, scale=part.scale, blocks=block, sums=sums)
+            for dy, mine, made, b, part, block, sums in zip(
+                dys, low.split(rank, 1), grad_low.split(rank, 1), packed_b, parts, blocks, sums_of_b, strict=True
+            )
+        ]
+        _call("cbt_lora_gradient", tasks)
         grad_x: torch.Tensor | None = None
-        grads_of_b: list[torch.Tensor] = []
-        for number, (part, grad) in enumerate(zip(parts, grads, strict=True)):
-            dy, mine = grad.contiguous(), slice(number * rank, (number + 1) * rank)
-            b = _filled(part.b.to(x.dtype), rank, 1)
-            sums = _call(
-                "cbt_lora_output", dy, low[:, mine], grad_low[:, mine],
-                narrowing=_packed(b, deep=True), scale=part.scale, adds_up=True,
-            )  # fmt: skip
-            grads_of_b.append(sums[: part.b.shape[1]].T.mul(part.scale).to(part.b.dtype))
-            if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0]:
+            for part, dy in zip(parts, dys, strict=True):
                 weight = dense(part.weight, x.dtype)
                 grad_x = dy @ weight if grad_x is None else grad_x.addmm_(dy, weight)
         if grad_x is not None:
-            _call("cbt_lora_widen", grad_x, grad_low, widening=_packed(a, deep=True))
-        sums = _call("cbt_lora_input", x, grad_low, adds_up=True)
+            widening = _packed(a, deep=True)
+            _call("cbt_lora_widen", [_rows(grad_x, grad_low, widening=widening)])
+        (sums_of_a,), blocks = _sums([(len(a), x.shape[1])], len(x))
+        _call("cbt_lora_gradient", [_rows(x, grad_low, blocks=blocks[0], sums=sums_of_a)])
         made: list[torch.Tensor | None] = [grad_x, None]
-        for number, (part, grad_b) in enumerate(zip(parts, grads_of_b, strict=True)):
-            made += [sums[number * rank :][: len(part.a)].to(part.a.dtype), grad_b]
+        for part, grad_a, grad_b in zip(parts, sums_of_a.split(rank), sums_of_b, strict=True):
+            made.append(grad_a[: len(part.a)].to(part.a.dtype))
+            made.append(grad_b[: part.b.shape[1]].T.mul(part.scale).to(part.b.dtype))
         return tuple(made)
 
 
@@ -133,26 +142,32 @@ def _packed(x: torch.Tensor, *, deep: bool = False) -> torch.Tensor:
     return out
 
 
-def _call(
-    name: str,
+def _sums(shapes: list[tuple[int, int]], num_rows: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Room for sums over rows [rank, n] in float32, and for those of each block of rows."""
+    num_blocks = -(-num_rows // _BLOCK_ROWS)
+    return [torch.empty(shape) for shape in shapes], [torch.empty(num_blocks, *shape) for shape in shapes]
+
+
+def _rows(
     wide: torch.Tensor,
     low: torch.Tensor,
-    *others: torch.Tensor,
+    *,
+    made: torch.Tensor | None = None,
     narrowing: torch.Tensor | None = None,
     widening: torch.Tensor | None = None,
+    blocks: torch.Tensor | None = None,
+    sums: torch.Tensor | None = None,
     scale: float = 1.0,
-    adds_up: bool = False,
-) -> torch.Tensor:
-    """`wide` [num_rows, n], `low` [num_rows, rank]; returns the sums [rank, n] in float32, or nothing of use."""
-    (num_rows, n), rank = wide.shape, low.shape[1]
-    size = (rank, n) if adds_up else (0, 0)
-    sums, blocks = torch.empty(size), torch.empty(-(-num_rows // _BLOCK_ROWS), *size)
-    task = CLoraRows(
-        CRows(wide.data_ptr(), wide.stride(0)), CRows(low.data_ptr(), low.stride(0)),
-        narrowing.data_ptr() if narrowing is not None else None, widening.data_ptr() if widening is not None else None,
-        blocks.data_ptr(), sums.data_ptr(), num_rows, n, rank, int(wide.dtype == torch.bfloat16), scale,
+) -> CLoraRows:
+    """`wide` [num_rows, n], `low` and `made` [num_rows, rank]. Nothing here is kept alive."""
+    pointers = (None if x is None else x.data_ptr() for x in (narrowing, widening, blocks, sums))
+    to = CRows() if made is None else CRows(made.data_ptr(), made.stride(0))
+    return CLoraRows(
+        CRows(wide.data_ptr(), wide.stride(0)), CRows(low.data_ptr(), low.stride(0)), to, *pointers,
+        *wide.shape, low.shape[1], int(wide.dtype == torch.bfloat16), scale,
     )  # fmt: skip
-    native_training.call(
-        name, ctypes.addressof(task), *(value for other in others for value in (other.data_ptr(), other.stride(0)))
-    )
-    return sums
+
+
+def _call(name: str, tasks: list[CLoraRows]) -> None:
+    array = (CLoraRows * len(tasks))(*tasks)
+    native_training.call(name, ctypes.addressof(array), len(tasks))

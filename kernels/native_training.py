@@ -90,10 +90,9 @@ def _library() -> tuple[ctypes.CDLL, int]:
         "cbt_losses": (None, (pointer, int32, pointer, int64, pointer, pointer, *(int64,) * 3, float32, int32)),
         "cbt_use_tiles": (int32, (int32,)),
         "cbt_lora_pack": (None, (int32, pointer, int32, int32, int32, pointer)),
-        "cbt_lora_narrow": (None, (pointer, pointer)),
-        "cbt_lora_widen": (None, (pointer, pointer)),
-        "cbt_lora_output": (None, (pointer, pointer, pointer, int64)),
-        "cbt_lora_input": (None, (pointer, pointer)),
+        "cbt_lora_narrow": (None, (pointer, pointer, int32)),
+        "cbt_lora_widen": (None, (pointer, pointer, int32)),
+        "cbt_lora_gradient": (None, (pointer, pointer, int32)),
         "cbt_varlen": (None, (pointer, pointer)),
         "cbt_varlen_gradient": (None, (pointer, pointer, int64)),
     }

@@ -28,6 +28,7 @@ struct Rows {
 
 struct LoraRows {
     Rows wide, low;         // [num_rows][n], [num_rows][rank]
+    Rows made;              // [num_rows][rank]: what is narrowed
     const void* narrowing;  // a right matrix [n][rank], and
     const void* widening;   // one [rank][n], packed by cbt_lora_pack; null where it is not needed
     float *blocks, *sums;   // [blocks][rank][n], [rank][n]; null where they are not asked for
@@ -36,9 +37,9 @@ struct LoraRows {
     float scale;
 };
 
-// to [rows][rank] = scale * (wide [rows][n] narrowing [n][rank])
+// made [rows][rank] = scale * (wide [rows][n] narrowing [n][rank])
 template <class T>
-void lora_narrow(const LoraRows& r, const Rows& to, int64_t begin, int64_t end, Lines<float>& sums) {
+void lora_narrow(const LoraRows& r, int64_t begin, int64_t end, Lines<float>& sums) {
     const int lanes = r.rank;
     const Tiles tiles;
     sums.resize(LORA_TILE * lanes);
@@ -48,7 +49,7 @@ void lora_narrow(const LoraRows& r, const Rows& to, int64_t begin, int64_t end, 
                    int(r.n / PER_UNIT<T>), sums.data(), lanes, false);
         for (int i = 0; i < rows; ++i)
             for (int lane = 0; lane < lanes; lane += LANES)
-                store16(to.at<T>(row + i) + lane,
+                store16(r.made.at<T>(row + i) + lane,
                         _mm512_mul_ps(_mm512_loadu_ps(sums.data() + i * lanes + lane), _mm512_set1_ps(r.scale)));
     }
 }
@@ -103,10 +104,25 @@ void lora_outer(const LoraRows& r, int64_t begin, int64_t end, int64_t number, L
     }
 }
 
-// sums [rank][n] = the sum of all blocks, in order.
-inline void lora_add_up(const Team& team, const LoraRows& r) {
-    const int64_t num_blocks = (r.num_rows + LORA_ROWS - 1) / LORA_ROWS, values = r.rank * r.n;
-    each_block(team, values, 4096, [&](int64_t begin, int64_t end) {
+// `body(rows, i, scratch)` for each i below `tasks(rows)`, of each of `count`, all at once.
+template <class Tasks, class Body>
+void each_layer(const Team& team, const LoraRows* all, int count, Tasks&& tasks, Body&& body) {
+    std::vector<int> ends;
+    for (int i = 0; i < count; ++i) ends.push_back((i ? ends.back() : 0) + tasks(all[i]));
+    std::vector<LoraScratch> scratch(std::max(1, team.num_threads));
+    each_task(team, count ? ends.back() : 0, [&](int task, int thread) {
+        const int i = int(std::upper_bound(ends.begin(), ends.end(), task) - ends.begin());
+        body(all[i], i ? task - ends[i - 1] : task, scratch[thread]);
+    });
+}
+
+// sums [rank][n] = the sum of all blocks, in order; of each of `count`.
+inline void lora_add_up(const Team& team, const LoraRows* all, int count) {
+    constexpr int64_t SOME = 4096;
+    each_layer(team, all, count, [](const LoraRows& r) { return int((r.rank * r.n + SOME - 1) / SOME); },
+               [](const LoraRows& r, int number, LoraScratch&) {
+        const int64_t num_blocks = (r.num_rows + LORA_ROWS - 1) / LORA_ROWS, values = r.rank * r.n;
+        const int64_t begin = number * SOME, end = std::min(begin + SOME, values);
         for (int64_t i = begin; i < end; i += LANES) {
             f32x16 sum = _mm512_setzero_ps();
             for (int64_t b = 0; b < num_blocks; ++b) sum = _mm512_add_ps(sum, _mm512_loadu_ps(r.blocks + b * values + i));
@@ -115,13 +131,13 @@ inline void lora_add_up(const Team& team, const LoraRows& r) {
     });
 }
 
-// `body(begin, end, number, scratch)` of each block of rows.
+// `body(rows, begin, end, number, scratch)` of each block of rows of each of `count`.
 template <class Body>
-void each_rows(const Team& team, int64_t num_rows, Body&& body) {
-    std::vector<LoraScratch> scratch(std::max(1, team.num_threads));
-    each_task(team, int((num_rows + LORA_ROWS - 1) / LORA_ROWS), [&](int number, int thread) {
+void each_rows(const Team& team, const LoraRows* all, int count, Body&& body) {
+    each_layer(team, all, count, [](const LoraRows& r) { return int((r.num_rows + LORA_ROWS - 1) / LORA_ROWS); },
+               [&](const LoraRows& r, int number, LoraScratch& scratch) {
         const int64_t begin = int64_t(number) * LORA_ROWS;
-        body(begin, std::min(begin + LORA_ROWS, num_rows), number, scratch[thread]);
+        body(r, begin, std::min(begin + LORA_ROWS, r.num_rows), number, scratch);
     });
 }
 

@@ -144,48 +144,37 @@ void cbt_lora_pack(int32_t is_bf16, const void* x, int32_t rows, int32_t n, int3
     });
 }
 
-// low = scale * wide narrowing
-void cbt_lora_narrow(const cb::Team* team, const cb::LoraRows* r) {
-    cb::with_type(r->is_bf16, [&](auto* type) {
+// Of `count` layers: made = scale * wide narrowing
+void cbt_lora_narrow(const cb::Team* team, const cb::LoraRows* all, int32_t count) {
+    cb::with_type(all->is_bf16, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        cb::each_rows(*team, r->num_rows, [&](int64_t begin, int64_t end, int, cb::LoraScratch& scratch) {
-            cb::lora_narrow<T>(*r, r->low, begin, end, scratch.sums);
+        cb::each_rows(*team, all, count, [](const cb::LoraRows& r, int64_t begin, int64_t end, int, cb::LoraScratch& scratch) {
+            cb::lora_narrow<T>(r, begin, end, scratch.sums);
         });
     });
 }
 
 // wide += scale * low widening
-void cbt_lora_widen(const cb::Team* team, const cb::LoraRows* r) {
-    cb::with_type(r->is_bf16, [&](auto* type) {
+void cbt_lora_widen(const cb::Team* team, const cb::LoraRows* all, int32_t count) {
+    cb::with_type(all->is_bf16, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        cb::each_rows(*team, r->num_rows, [&](int64_t begin, int64_t end, int, cb::LoraScratch& scratch) {
-            cb::lora_widen<T>(*r, begin, end, scratch.sums);
+        cb::each_rows(*team, all, count, [](const cb::LoraRows& r, int64_t begin, int64_t end, int, cb::LoraScratch& scratch) {
+            cb::lora_widen<T>(r, begin, end, scratch.sums);
         });
     });
 }
 
-// grad_low = scale * wide narrowing, and sums = low' wide, `wide` being the gradient of a layer's output.
-void cbt_lora_output(const cb::Team* team, const cb::LoraRows* r, void* grad_low, int64_t grad_low_stride) {
-    const cb::Rows to{grad_low, grad_low_stride};
-    cb::with_type(r->is_bf16, [&](auto* type) {
+// sums = low' wide, and where there is a narrowing, made = scale * wide narrowing.
+void cbt_lora_gradient(const cb::Team* team, const cb::LoraRows* all, int32_t count) {
+    cb::with_type(all->is_bf16, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        cb::each_rows(*team, r->num_rows, [&](int64_t begin, int64_t end, int number, cb::LoraScratch& scratch) {
-            cb::lora_narrow<T>(*r, to, begin, end, scratch.sums);
-            cb::lora_outer<T>(*r, begin, end, number, scratch);
+        cb::each_rows(*team, all, count,
+                      [](const cb::LoraRows& r, int64_t begin, int64_t end, int number, cb::LoraScratch& scratch) {
+            if (r.narrowing) cb::lora_narrow<T>(r, begin, end, scratch.sums);
+            cb::lora_outer<T>(r, begin, end, number, scratch);
         });
     });
-    cb::lora_add_up(*team, *r);
-}
-
-// sums = low' wide, `low` being the gradient of x a' and `wide` x.
-void cbt_lora_input(const cb::Team* team, const cb::LoraRows* r) {
-    cb::with_type(r->is_bf16, [&](auto* type) {
-        using T = std::remove_pointer_t<decltype(type)>;
-        cb::each_rows(*team, r->num_rows, [&](int64_t begin, int64_t end, int number, cb::LoraScratch& scratch) {
-            cb::lora_outer<T>(*r, begin, end, number, scratch);
-        });
-    });
-    cb::lora_add_up(*team, *r);
+    cb::lora_add_up(*team, all, count);
 }
 
 void cbt_varlen(const cb::Team* team, const cb::Varlen* a) {
