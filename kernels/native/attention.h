@@ -12,6 +12,8 @@
 // multiples of 1,024, so a result depends neither on the batch nor on how a prompt was divided.
 #pragma once
 
+#include <numeric>
+
 #include "linear.h"
 #include "quarters.h"
 
@@ -85,8 +87,12 @@ inline void write_kv(const KVLayout& layout, const KVCache& cache, int64_t slot,
     } else {
         int8_t codes[256];
         cache.key_scales[layout.scale_at(tile, head) + lane] = quantize_row(key, hd, codes);
-        for (int d = 0; d < hd; d += 4)
-            for (int i = 0; i < 4; ++i) keys[d * TILE + lane * 4 + i] = uint8_t(codes[d + i] + 128);
+        for (int d = 0; d < hd; d += 4) {
+            uint32_t four;
+            std::memcpy(&four, codes + d, 4);
+            four ^= 0x80808080;  // each + 128
+            std::memcpy(keys + d * TILE + lane * 4, &four, 4);
+        }
         cache.value_scales[layout.scale_at(tile, head) + lane] = quantize_row(value, hd, (int8_t*)values + lane * hd);
     }
 }
@@ -119,8 +125,9 @@ struct Queries {
             }
             scales[row] = quantize_row(q, hd, (int8_t*)to);
             int32_t* sum = sums.data() + row * QUARTERS;
-            std::fill_n(sum, QUARTERS, 0);
-            for (int d = 0; d < hd; ++d) sum[d / (hd / QUARTERS)] += ((int8_t*)to)[d];
+            const int8_t* code = (const int8_t*)to;
+            for (int quarter = 0; quarter < QUARTERS; ++quarter, code += hd / QUARTERS)
+                sum[quarter] = std::accumulate(code, code + hd / QUARTERS, 0);
         }
     }
 };

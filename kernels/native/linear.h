@@ -5,9 +5,17 @@
 #pragma once
 
 #include "pool.h"
+#include "tiles.h"
 #include "weights.h"
 
 namespace cb {
+
+constexpr int MAX_TILE = 16;  // rows that the unit for tiles takes
+constexpr int MAX_IN_REGISTERS = 12;
+constexpr int MAX_SUMS = 6;  // where sums of a group are kept in registers beside the whole sums
+constexpr int BLOCK_ROWS = 8;
+// Fewer rows are sooner multiplied without tiles: what these cost does not fall with the rows.
+constexpr int FEWEST_ON_TILES = 8;
 
 // Rows of x as a product reads them. `k` is padded; what lies beyond the true k is zero.
 struct Rows {
@@ -19,6 +27,13 @@ struct Rows {
     Lines<float> scales;   // [m][k / 32]
     Lines<int32_t> offsets;  // [m][k / 32]: -128 times the sum of the values
     Lines<float> sums;
+    // The same for products on tiles: [m / 8][k / 32], so that a group's are side by side for eight rows.
+    struct alignas(64) Block {
+        float scales[BLOCK_ROWS];
+        int32_t offsets[BLOCK_ROWS];
+    };
+    bool for_tiles = false;
+    Lines<Block> blocks;
 
     // What rows are brought into for a weight of a format.
     static int form(int weight_format) {
@@ -32,12 +47,15 @@ struct Rows {
         m = num_rows;
         k = padded_k(num_columns);
         format = form(weight_format);
-        const size_t bytes = size_t(m) * k * element_bytes() + 64;
+        const size_t bytes = size_t(round_up(m, MAX_TILE)) * k * element_bytes() + 64;  // a tile is read as a whole
         if (data.size() < bytes) data.resize(bytes);
         if (format == INT8) {
             const size_t groups = size_t(m) * (k / GROUP);
             if (scales.size() < groups) scales.resize(groups), sums.resize(groups), offsets.resize(groups);
         }
+        for_tiles = format == INT8 && m >= FEWEST_ON_TILES && tiles_allowed();
+        const size_t num_blocks = size_t((m + BLOCK_ROWS - 1) / BLOCK_ROWS) * (k / GROUP);
+        if (for_tiles && blocks.size() < num_blocks) blocks.resize(num_blocks);
     }
 
     // Row `i` from `x` [num_columns], whose values are taken in `order` (null: as they lie).
@@ -75,10 +93,17 @@ struct Rows {
                 const int32_t total = _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
                 sum[at / GROUP] = float(total);
                 offset[at / GROUP] = -128 * total;
+                if (for_tiles) {
+                    Block& to = blocks[size_t(i / BLOCK_ROWS) * (k / GROUP) + at / GROUP];
+                    to.scales[i % BLOCK_ROWS] = top / 127;
+                    to.offsets[i % BLOCK_ROWS] = -128 * total;
+                }
             }
         }
     }
 
+    // Of rows i to i + 7, of each group; i is a multiple of 8.
+    const Block* block(int i) const { return blocks.data() + size_t(i / BLOCK_ROWS) * (k / GROUP); }
     const uint8_t* row(int i) const { return data.data() + size_t(i) * k * element_bytes(); }
     const float* row_scales(int i) const { return scales.data() + size_t(i) * (k / GROUP); }
     const int32_t* row_offsets(int i) const { return offsets.data() + size_t(i) * (k / GROUP); }
@@ -95,9 +120,8 @@ struct Output {
     float* y;
     int64_t stride;  // floats between rows
     int finish;
+    int origin = 0;  // the column that y begins with
 };
-
-constexpr int MAX_TILE = 12;
 
 template <int M>
 struct Acc {
@@ -168,6 +192,52 @@ inline void sum_int8(const uint8_t* panel, const Rows& x, int first, const float
         out.v[m][0] = _mm512_mul_ps(total[m][0], s0);
         out.v[m][1] = _mm512_mul_ps(total[m][1], s1);
     });
+}
+
+// The same sums on tiles, a half of the panel after the other. A group takes three steps: it is multiplied, its sums are
+// stored, and they are added up. While that is done for a group, the next two are in the steps before.
+template <int M>
+inline void sum_int8_tiles(const uint8_t* panel, const Rows& x, int first, const float* scales, const uint8_t* next,
+                           Acc<M>& out) {
+    alignas(64) int32_t even[MAX_TILE * LANES], odd[MAX_TILE * LANES];
+    const int64_t groups = x.k / GROUP;  // an even number, as k is padded
+    for (int half = 0; half < 2; ++half) {
+        const uint8_t *a = x.row(first), *b = panel + half * 64;
+        const Rows::Block* upper = x.block(first);
+        const Rows::Block* lower = upper + (M > BLOCK_ROWS ? groups : 0);
+        f32x16 total[M];
+        each<M>([&](auto m) CB_INLINE { total[m] = _mm512_setzero_ps(); });
+        const auto multiply = [&](auto slot) CB_INLINE {
+            multiply_group<slot>(a, x.k, b);
+            a += GROUP, b += GROUP * PANEL;
+        };
+        const auto add = [&](const int32_t* sums) CB_INLINE {
+            each<M>([&](auto m) CB_INLINE {
+                const Rows::Block* block = m < BLOCK_ROWS ? upper : lower;
+                const i32x16 offset = _mm512_set1_epi32(block->offsets[m % BLOCK_ROWS]);
+                const i32x16 sum = _mm512_add_epi32(_mm512_load_si512(sums + m * LANES), offset);
+                dot_f32(total[m], _mm512_cvtepi32_ps(sum), block->scales + m % BLOCK_ROWS);
+            });
+            ++upper, ++lower;
+        };
+        multiply(std::integral_constant<int, 0>{});
+        multiply(std::integral_constant<int, 1>{});
+        store_sums<0>(even);
+        for (int64_t left = groups - 2; left > 0; left -= 2) {
+            if (next) prefetch_far(next, GROUP * PANEL), next += GROUP * PANEL;
+            multiply(std::integral_constant<int, 0>{});
+            store_sums<1>(odd);
+            add(even);
+            multiply(std::integral_constant<int, 1>{});
+            store_sums<0>(even);
+            add(odd);
+        }
+        store_sums<1>(odd);
+        add(even);
+        add(odd);
+        const f32x16 scale = _mm512_loadu_ps(scales + half * LANES);
+        each<M>([&](auto m) CB_INLINE { out.v[m][half] = _mm512_mul_ps(total[m], scale); });
+    }
 }
 
 inline f32x16 load_half(const uint16_t* from) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)); }
@@ -276,7 +346,7 @@ inline void finish_tile(const Weight& w, const Output& out, int panel, int first
     const __mmask16 mask0 = left >= LANES ? 0xffff : __mmask16((1u << left) - 1);
     const __mmask16 mask1 = left >= PANEL ? 0xffff : left > LANES ? __mmask16((1u << (left - LANES)) - 1) : 0;
     for (int m = 0; m < M; ++m) {
-        float* y = out.y + (first + m) * out.stride + column;
+        float* y = out.y + (first + m) * out.stride + column - out.origin;
         if (out.finish == ADD) {
             acc.v[m][0] = _mm512_add_ps(acc.v[m][0], _mm512_maskz_loadu_ps(mask0, y));
             acc.v[m][1] = _mm512_add_ps(acc.v[m][1], _mm512_maskz_loadu_ps(mask1, y + LANES));
@@ -286,16 +356,33 @@ inline void finish_tile(const Weight& w, const Output& out, int panel, int first
     }
 }
 
+inline bool on_tiles(const Weight& w, const Rows& x) { return w.format == INT8 && x.for_tiles; }
+
+// Rows of the tiles that a thread must have for a product; 0: none.
+inline int rows_of_tiles(const Weight& w, const Rows& x) { return on_tiles(w, x) ? std::min(x.m, MAX_TILE) : 0; }
+
 template <int M>
 void compute_tile(const Weight& w, const Rows& x, const Output& out, int panel, int first, const uint8_t* next) {
     const uint8_t* data = w.data + int64_t(panel) * panel_bytes(w.format, w.k);
     Acc<M> acc;
     switch (w.format) {
-        case FLOAT32: sum_float32<M>(data, x, first, acc); break;
-        case BFLOAT16: sum_bfloat16<M>(data, x, first, acc); break;
-        case INT8: sum_int8<M>(data, x, first, int8_scales(w) + panel * PANEL, next, acc); break;
-        case INT4: sum_int4<M>(data, x, first, next, acc); break;
-        default: sum_nf4<M>(data, x, first, acc); break;
+        case FLOAT32:
+            if constexpr (M <= MAX_IN_REGISTERS) sum_float32<M>(data, x, first, acc);
+            break;
+        case BFLOAT16:
+            if constexpr (M <= MAX_IN_REGISTERS) sum_bfloat16<M>(data, x, first, acc);
+            break;
+        case INT8: {
+            const float* scales = int8_scales(w) + panel * PANEL;
+            if (HAVE_TILES && on_tiles(w, x)) sum_int8_tiles<M>(data, x, first, scales, next, acc);
+            else if constexpr (M <= MAX_SUMS) sum_int8<M>(data, x, first, scales, next, acc);
+            break;
+        }
+        case INT4:
+            if constexpr (M <= MAX_SUMS) sum_int4<M>(data, x, first, next, acc);
+            break;
+        default:
+            if constexpr (M <= MAX_SUMS) sum_nf4<M>(data, x, first, acc);
     }
     finish_tile<M>(w, out, panel, first, acc);
 }
@@ -306,18 +393,24 @@ inline TileFunction tile_function(int rows) {
     static const TileFunction functions[MAX_TILE + 1] = {
         nullptr,          compute_tile<1>,  compute_tile<2>,  compute_tile<3>, compute_tile<4>,
         compute_tile<5>,  compute_tile<6>,  compute_tile<7>,  compute_tile<8>, compute_tile<9>,
-        compute_tile<10>, compute_tile<11>, compute_tile<12>,
+        compute_tile<10>, compute_tile<11>, compute_tile<12>, compute_tile<13>, compute_tile<14>,
+        compute_tile<15>, compute_tile<16>,
     };
     return functions[rows];
 }
 
-// Where sums of a group are kept beside the whole sums, half as many rows fit into the registers.
-inline int max_tile(int format) { return format == FLOAT32 || format == BFLOAT16 ? MAX_TILE : 6; }
-
 // One panel for all rows, in tiles of nearly equal size, so that none is left with a single row. During the last one the
 // panel `next` is fetched (null: none), which this thread will probably read: memory is then never idle.
 inline void linear_panel(const Weight& w, const Rows& x, const Output& out, int panel, const uint8_t* next) {
-    const int num_tiles = (x.m + max_tile(w.format) - 1) / max_tile(w.format);
+    if (on_tiles(w, x)) {
+        for (int first = 0; first < x.m; first += MAX_TILE) {
+            const int rows = std::min(MAX_TILE, x.m - first);
+            tile_function(rows)(w, x, out, panel, first, first + rows == x.m ? next : nullptr);
+        }
+        return;
+    }
+    const int most = w.format == FLOAT32 || w.format == BFLOAT16 ? MAX_IN_REGISTERS : MAX_SUMS;
+    const int num_tiles = (x.m + most - 1) / most;
     for (int tile = 0; tile < num_tiles; ++tile) {
         const int first = int(int64_t(x.m) * tile / num_tiles), end = int(int64_t(x.m) * (tile + 1) / num_tiles);
         tile_function(end - first)(w, x, out, panel, first, tile == num_tiles - 1 ? next : nullptr);
