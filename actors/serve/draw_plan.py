@@ -35,9 +35,9 @@ class DrawPlan:
     """`add` takes down all that the draw of a sequence's next token depends on, past the guesses that the sequence has
     advanced over; `draw` applies that to the logits: grammar, penalties, bias, `min_tokens`, and then `ops.sample`.
 
-    A row is drawn by its own numbers only, whatever the other rows are. `is_plain`: each row takes the likeliest token of
-    its logits as they are, and nothing is reported. `reports`: whether log-probabilities are wanted where the sequence
-    asks for them.
+    A row is drawn by its own numbers only, whatever the other rows are. `is_plain`: each row takes the likeliest token
+    of its logits as they are, and nothing is reported. `reports`: whether log-probabilities are wanted where the
+    sequence asks for them.
     """
 
     def __init__(self, *, reports: bool = True) -> None:

@@ -10,6 +10,12 @@
 
 namespace cb {
 
+// What is fetched meanwhile, in so many bytes for a group.
+struct Ahead {
+    const uint8_t* from = nullptr;
+    int bytes = 0;
+};
+
 constexpr int MAX_TILE = 16;  // rows that the unit for tiles takes
 constexpr int MAX_IN_REGISTERS = 12;
 constexpr int MAX_SUMS = 6;  // where sums of a group are kept in registers beside the whole sums
@@ -197,7 +203,7 @@ inline void sum_int8(const uint8_t* panel, const Rows& x, int first, const float
 // The same sums on tiles, a half of the panel after the other. A group takes three steps: it is multiplied, its sums are
 // stored, and they are added up. While that is done for a group, the next two are in the steps before.
 template <int M>
-inline void sum_int8_tiles(const uint8_t* panel, const Rows& x, int first, const float* scales, const uint8_t* next,
+inline void sum_int8_tiles(const uint8_t* panel, const Rows& x, int first, const float* scales, Ahead next,
                            Acc<M>& out) {
     alignas(64) int32_t even[MAX_TILE * LANES], odd[MAX_TILE * LANES];
     const int64_t groups = x.k / GROUP;  // an even number, as k is padded
@@ -224,7 +230,7 @@ inline void sum_int8_tiles(const uint8_t* panel, const Rows& x, int first, const
         multiply(std::integral_constant<int, 1>{});
         store_sums<0>(even);
         for (int64_t left = groups - 2; left > 0; left -= 2) {
-            if (next) prefetch_far(next, GROUP * PANEL), next += GROUP * PANEL;
+            prefetch_far(next.from, next.bytes), next.from += next.bytes;
             multiply(std::integral_constant<int, 0>{});
             store_sums<1>(odd);
             add(even);
@@ -362,7 +368,7 @@ inline bool on_tiles(const Weight& w, const Rows& x) { return w.format == INT8 &
 inline int rows_of_tiles(const Weight& w, const Rows& x) { return on_tiles(w, x) ? std::min(x.m, MAX_TILE) : 0; }
 
 template <int M>
-void compute_tile(const Weight& w, const Rows& x, const Output& out, int panel, int first, const uint8_t* next) {
+void compute_tile(const Weight& w, const Rows& x, const Output& out, int panel, int first, Ahead next) {
     const uint8_t* data = w.data + int64_t(panel) * panel_bytes(w.format, w.k);
     Acc<M> acc;
     switch (w.format) {
@@ -375,11 +381,11 @@ void compute_tile(const Weight& w, const Rows& x, const Output& out, int panel, 
         case INT8: {
             const float* scales = int8_scales(w) + panel * PANEL;
             if (HAVE_TILES && on_tiles(w, x)) sum_int8_tiles<M>(data, x, first, scales, next, acc);
-            else if constexpr (M <= MAX_SUMS) sum_int8<M>(data, x, first, scales, next, acc);
+            else if constexpr (M <= MAX_SUMS) sum_int8<M>(data, x, first, scales, next.from, acc);
             break;
         }
         case INT4:
-            if constexpr (M <= MAX_SUMS) sum_int4<M>(data, x, first, next, acc);
+            if constexpr (M <= MAX_SUMS) sum_int4<M>(data, x, first, next.from, acc);
             break;
         default:
             if constexpr (M <= MAX_SUMS) sum_nf4<M>(data, x, first, acc);
@@ -387,7 +393,7 @@ void compute_tile(const Weight& w, const Rows& x, const Output& out, int panel, 
     finish_tile<M>(w, out, panel, first, acc);
 }
 
-using TileFunction = void (*)(const Weight&, const Rows&, const Output&, int, int, const uint8_t*);
+using TileFunction = void (*)(const Weight&, const Rows&, const Output&, int, int, Ahead);
 
 inline TileFunction tile_function(int rows) {
     static const TileFunction functions[MAX_TILE + 1] = {
@@ -403,9 +409,12 @@ inline TileFunction tile_function(int rows) {
 // panel `next` is fetched (null: none), which this thread will probably read: memory is then never idle.
 inline void linear_panel(const Weight& w, const Rows& x, const Output& out, int panel, const uint8_t* next) {
     if (on_tiles(w, x)) {
+        // All of them fetch: what comes from memory comes slower than it is multiplied.
+        const int tiles = (x.m + MAX_TILE - 1) / MAX_TILE, share = round_up(GROUP * PANEL / tiles, 64);
         for (int first = 0; first < x.m; first += MAX_TILE) {
-            const int rows = std::min(MAX_TILE, x.m - first);
-            tile_function(rows)(w, x, out, panel, first, first + rows == x.m ? next : nullptr);
+            Ahead ahead;
+            if (next) ahead = {next, share}, next += share * (x.k / GROUP);
+            tile_function(std::min(MAX_TILE, x.m - first))(w, x, out, panel, first, ahead);
         }
         return;
     }
@@ -413,7 +422,7 @@ inline void linear_panel(const Weight& w, const Rows& x, const Output& out, int 
     const int num_tiles = (x.m + most - 1) / most;
     for (int tile = 0; tile < num_tiles; ++tile) {
         const int first = int(int64_t(x.m) * tile / num_tiles), end = int(int64_t(x.m) * (tile + 1) / num_tiles);
-        tile_function(end - first)(w, x, out, panel, first, tile == num_tiles - 1 ? next : nullptr);
+        tile_function(end - first)(w, x, out, panel, first, {tile == num_tiles - 1 ? next : nullptr});
     }
 }
 
