@@ -12,8 +12,6 @@
 // multiples of 1,024, so a result depends neither on the batch nor on how a prompt was divided.
 #pragma once
 
-#include <numeric>
-
 #include "linear.h"
 #include "quarters.h"
 
@@ -95,19 +93,6 @@ inline void write_kv(const KVLayout& layout, const KVCache& cache, int64_t slot,
         }
         cache.value_scales[layout.scale_at(tile, head) + lane] = quantize_row(value, hd, (int8_t*)values + lane * hd);
     }
-}
-
-// codes [n] -> the sum of each quarter; n is a multiple of 16.
-inline void sum_quarters(const int8_t* codes, int n, int32_t* out) {
-    alignas(64) int32_t fours[64];
-    for (int i = 0; i < n; i += 64) {
-        const __mmask64 here = n - i >= 64 ? ~0ull : (1ull << (n - i)) - 1;
-        _mm512_store_si512(fours + i / 4, _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1),
-                                                              _mm512_maskz_loadu_epi8(here, codes + i)));
-    }
-    const int32_t* from = fours;
-    for (int quarter = 0; quarter < QUARTERS; ++quarter, from += n / 4 / QUARTERS)
-        out[quarter] = std::accumulate(from, from + n / 4 / QUARTERS, 0);
 }
 
 // Queries of one step, turned and scaled (by log2 e too), as the scores multiply them.

@@ -5,116 +5,9 @@
 #pragma once
 
 #include "pool.h"
-#include "tiles.h"
-#include "weights.h"
+#include "tile_sums.h"
 
 namespace cb {
-
-// What is fetched meanwhile, in so many bytes for a group.
-struct Ahead {
-    const uint8_t* from = nullptr;
-    int bytes = 0;
-};
-
-constexpr int MAX_TILE = 16;  // rows that the unit for tiles takes
-constexpr int MAX_IN_REGISTERS = 12;
-constexpr int MAX_SUMS = 6;  // where sums of a group are kept in registers beside the whole sums
-constexpr int BLOCK_ROWS = 8;
-// Fewer rows are sooner multiplied without tiles: what these cost does not fall with the rows.
-constexpr int FEWEST_ON_TILES = 8;
-
-// Rows of x as a product reads them. `k` is padded; what lies beyond the true k is zero.
-struct Rows {
-    int m = 0, k = 0;
-    int format = FLOAT32;        // FLOAT32, BFLOAT16 or INT8
-    Lines<uint8_t> data;   // [m][k] of that type
-    // INT8, a group of 32 values: some inputs are a hundred times larger than the others of their row, and with one
-    // scale a row these others would be all that is lost (measured: perplexity + 4% against + 0.5%).
-    Lines<float> scales;   // [m][k / 32]
-    Lines<int32_t> offsets;  // [m][k / 32]: -128 times the sum of the values
-    Lines<float> sums;
-    // The same for products on tiles: [m / 8][k / 32], so that a group's are side by side for eight rows.
-    struct alignas(64) Block {
-        float scales[BLOCK_ROWS];
-        int32_t offsets[BLOCK_ROWS];
-    };
-    bool for_tiles = false;
-    Lines<Block> blocks;
-
-    // What rows are brought into for a weight of a format.
-    static int form(int weight_format) {
-        if (weight_format == FLOAT32) return FLOAT32;
-        return weight_format == BFLOAT16 || weight_format == NF4 ? BFLOAT16 : INT8;
-    }
-
-    int element_bytes() const { return format == FLOAT32 ? 4 : format == BFLOAT16 ? 2 : 1; }
-
-    void shape(int num_rows, int num_columns, int weight_format) {
-        m = num_rows;
-        k = padded_k(num_columns);
-        format = form(weight_format);
-        const size_t bytes = size_t(round_up(m, MAX_TILE)) * k * element_bytes() + 64;  // a tile is read as a whole
-        if (data.size() < bytes) data.resize(bytes);
-        if (format == INT8) {
-            const size_t groups = size_t(m) * (k / GROUP);
-            if (scales.size() < groups) scales.resize(groups), sums.resize(groups), offsets.resize(groups);
-        }
-        for_tiles = format == INT8 && m >= FEWEST_ON_TILES && tiles_allowed();
-        const size_t num_blocks = size_t((m + BLOCK_ROWS - 1) / BLOCK_ROWS) * (k / GROUP);
-        if (for_tiles && blocks.size() < num_blocks) blocks.resize(num_blocks);
-    }
-
-    // Row `i` from `x` [num_columns], whose values are taken in `order` (null: as they lie).
-    void set(int i, const float* x, int num_columns, const int32_t* order) {
-        const int whole = num_columns / LANES * LANES;
-        const __mmask16 rest = __mmask16((1u << (num_columns - whole)) - 1);
-        uint8_t* row = data.data() + size_t(i) * k * element_bytes();
-        auto load = [&](int at) {
-            if (order) {
-                const int left = num_columns - at;
-                const __mmask16 mask = left >= LANES ? 0xffff : left > 0 ? rest : 0;
-                const i32x16 from = _mm512_maskz_loadu_epi32(mask, order + at);
-                return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, from, x, 4);
-            }
-            if (at + LANES <= num_columns) return _mm512_loadu_ps(x + at);
-            return at < num_columns ? _mm512_maskz_loadu_ps(rest, x + at) : _mm512_setzero_ps();
-        };
-        if (format == FLOAT32) {
-            for (int at = 0; at < k; at += LANES) _mm512_storeu_ps((float*)row + at, load(at));
-        } else if (format == BFLOAT16) {
-            for (int at = 0; at < k; at += LANES) store_bf16((uint16_t*)row + at, load(at));
-        } else {
-            float* scale = scales.data() + size_t(i) * (k / GROUP);
-            float* sum = sums.data() + size_t(i) * (k / GROUP);
-            int32_t* offset = offsets.data() + size_t(i) * (k / GROUP);
-            for (int at = 0; at < k; at += GROUP) {
-                const f32x16 low = load(at), high = load(at + LANES);
-                const float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
-                const f32x16 inverse = _mm512_set1_ps(top > 0 ? 127 / top : 0.0f);
-                const i32x16 a = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
-                const i32x16 b = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
-                _mm_storeu_si128((__m128i*)(row + at), _mm512_cvtsepi32_epi8(a));
-                _mm_storeu_si128((__m128i*)(row + at + LANES), _mm512_cvtsepi32_epi8(b));
-                scale[at / GROUP] = top / 127;
-                const int32_t total = _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
-                sum[at / GROUP] = float(total);
-                offset[at / GROUP] = -128 * total;
-                if (for_tiles) {
-                    Block& to = blocks[size_t(i / BLOCK_ROWS) * (k / GROUP) + at / GROUP];
-                    to.scales[i % BLOCK_ROWS] = top / 127;
-                    to.offsets[i % BLOCK_ROWS] = -128 * total;
-                }
-            }
-        }
-    }
-
-    // Of rows i to i + 7, of each group; i is a multiple of 8.
-    const Block* block(int i) const { return blocks.data() + size_t(i / BLOCK_ROWS) * (k / GROUP); }
-    const uint8_t* row(int i) const { return data.data() + size_t(i) * k * element_bytes(); }
-    const float* row_scales(int i) const { return scales.data() + size_t(i) * (k / GROUP); }
-    const int32_t* row_offsets(int i) const { return offsets.data() + size_t(i) * (k / GROUP); }
-    const float* row_sums(int i) const { return sums.data() + size_t(i) * (k / GROUP); }
-};
 
 enum Finish : int32_t {
     STORE = 0,     // y[:, n] = product
@@ -127,11 +20,6 @@ struct Output {
     int64_t stride;  // floats between rows
     int finish;
     int origin = 0;  // the column that y begins with
-};
-
-template <int M>
-struct Acc {
-    f32x16 v[M][2];
 };
 
 template <int M>
@@ -199,54 +87,6 @@ inline void sum_int8(const uint8_t* panel, const Rows& x, int first, const float
         out.v[m][1] = _mm512_mul_ps(total[m][1], s1);
     });
 }
-
-// The same sums on tiles, a half of the panel after the other. A group takes three steps: it is multiplied, its sums are
-// stored, and they are added up. While that is done for a group, the next two are in the steps before.
-template <int M>
-inline void sum_int8_tiles(const uint8_t* panel, const Rows& x, int first, const float* scales, Ahead next,
-                           Acc<M>& out) {
-    alignas(64) int32_t even[MAX_TILE * LANES], odd[MAX_TILE * LANES];
-    const int64_t groups = x.k / GROUP;  // an even number, as k is padded
-    for (int half = 0; half < 2; ++half) {
-        const uint8_t *a = x.row(first), *b = panel + half * 64;
-        const Rows::Block* upper = x.block(first);
-        const Rows::Block* lower = upper + (M > BLOCK_ROWS ? groups : 0);
-        f32x16 total[M];
-        each<M>([&](auto m) CB_INLINE { total[m] = _mm512_setzero_ps(); });
-        const auto multiply = [&](auto slot) CB_INLINE {
-            multiply_group<slot>(a, x.k, b);
-            a += GROUP, b += GROUP * PANEL;
-        };
-        const auto add = [&](const int32_t* sums) CB_INLINE {
-            each<M>([&](auto m) CB_INLINE {
-                const Rows::Block* block = m < BLOCK_ROWS ? upper : lower;
-                const i32x16 offset = _mm512_set1_epi32(block->offsets[m % BLOCK_ROWS]);
-                const i32x16 sum = _mm512_add_epi32(_mm512_load_si512(sums + m * LANES), offset);
-                dot_f32(total[m], _mm512_cvtepi32_ps(sum), block->scales + m % BLOCK_ROWS);
-            });
-            ++upper, ++lower;
-        };
-        multiply(std::integral_constant<int, 0>{});
-        multiply(std::integral_constant<int, 1>{});
-        store_sums<0>(even);
-        for (int64_t left = groups - 2; left > 0; left -= 2) {
-            prefetch_far(next.from, next.bytes), next.from += next.bytes;
-            multiply(std::integral_constant<int, 0>{});
-            store_sums<1>(odd);
-            add(even);
-            multiply(std::integral_constant<int, 1>{});
-            store_sums<0>(even);
-            add(odd);
-        }
-        store_sums<1>(odd);
-        add(even);
-        add(odd);
-        const f32x16 scale = _mm512_loadu_ps(scales + half * LANES);
-        each<M>([&](auto m) CB_INLINE { out.v[m][half] = _mm512_mul_ps(total[m], scale); });
-    }
-}
-
-inline f32x16 load_half(const uint16_t* from) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)); }
 
 template <int M>
 inline void sum_int4(const uint8_t* panel, const Rows& x, int first, const uint8_t* next, Acc<M>& out) {
@@ -362,38 +202,37 @@ inline void finish_tile(const Weight& w, const Output& out, int panel, int first
     }
 }
 
-inline bool on_tiles(const Weight& w, const Rows& x) { return w.format == INT8 && x.for_tiles; }
+inline bool on_tiles(const Weight& w, const Rows& x) {
+    return (w.format == INT8 || w.format == INT4) && x.for_tiles;
+}
 
 // Rows of the tiles that a thread must have for a product; 0: none.
 inline int rows_of_tiles(const Weight& w, const Rows& x) { return on_tiles(w, x) ? std::min(x.m, MAX_TILE) : 0; }
 
+// `codes`: of a product on tiles, the panel as INT8 lies; else null.
 template <int M>
-void compute_tile(const Weight& w, const Rows& x, const Output& out, int panel, int first, Ahead next) {
+void compute_tile(const Weight& w, const Rows& x, const Output& out, int panel, int first, const uint8_t* codes,
+                  Ahead next) {
     const uint8_t* data = w.data + int64_t(panel) * panel_bytes(w.format, w.k);
+    const float* scales = w.format == INT8 ? int8_scales(w) + panel * PANEL : nullptr;
     Acc<M> acc;
-    switch (w.format) {
-        case FLOAT32:
-            if constexpr (M <= MAX_IN_REGISTERS) sum_float32<M>(data, x, first, acc);
-            break;
-        case BFLOAT16:
-            if constexpr (M <= MAX_IN_REGISTERS) sum_bfloat16<M>(data, x, first, acc);
-            break;
-        case INT8: {
-            const float* scales = int8_scales(w) + panel * PANEL;
-            if (HAVE_TILES && on_tiles(w, x)) sum_int8_tiles<M>(data, x, first, scales, next, acc);
-            else if constexpr (M <= MAX_SUMS) sum_int8<M>(data, x, first, scales, next.from, acc);
-            break;
+    if (codes) {
+        if (w.format == INT8) sum_on_tiles<INT8, M>(codes, data, x, first, scales, next, acc);
+        else sum_on_tiles<INT4, M>(codes, data, x, first, scales, next, acc);
+    } else if (w.format == FLOAT32 || w.format == BFLOAT16) {
+        if constexpr (M <= MAX_IN_REGISTERS) {
+            if (w.format == FLOAT32) sum_float32<M>(data, x, first, acc);
+            else sum_bfloat16<M>(data, x, first, acc);
         }
-        case INT4:
-            if constexpr (M <= MAX_SUMS) sum_int4<M>(data, x, first, next.from, acc);
-            break;
-        default:
-            if constexpr (M <= MAX_SUMS) sum_nf4<M>(data, x, first, acc);
+    } else if constexpr (M <= MAX_SUMS) {
+        if (w.format == INT8) sum_int8<M>(data, x, first, scales, next.from, acc);
+        else if (w.format == INT4) sum_int4<M>(data, x, first, next.from, acc);
+        else sum_nf4<M>(data, x, first, acc);
     }
     finish_tile<M>(w, out, panel, first, acc);
 }
 
-using TileFunction = void (*)(const Weight&, const Rows&, const Output&, int, int, Ahead);
+using TileFunction = void (*)(const Weight&, const Rows&, const Output&, int, int, const uint8_t*, Ahead);
 
 inline TileFunction tile_function(int rows) {
     static const TileFunction functions[MAX_TILE + 1] = {
@@ -410,11 +249,14 @@ inline TileFunction tile_function(int rows) {
 inline void linear_panel(const Weight& w, const Rows& x, const Output& out, int panel, const uint8_t* next) {
     if (on_tiles(w, x)) {
         // All of them fetch: what comes from memory comes slower than it is multiplied.
-        const int tiles = (x.m + MAX_TILE - 1) / MAX_TILE, share = round_up(GROUP * PANEL / tiles, 64);
+        const int tiles = (x.m + MAX_TILE - 1) / MAX_TILE;
+        const int share = round_up((w.format == INT8 ? GROUP * PANEL : GROUP_BYTES) / tiles, 64);
+        const uint8_t* data = w.data + int64_t(panel) * panel_bytes(w.format, w.k);
+        const uint8_t* codes = w.format == INT8 ? data : unpack_int4(data, x.k);
         for (int first = 0; first < x.m; first += MAX_TILE) {
             Ahead ahead;
             if (next) ahead = {next, share}, next += share * (x.k / GROUP);
-            tile_function(std::min(MAX_TILE, x.m - first))(w, x, out, panel, first, ahead);
+            tile_function(std::min(MAX_TILE, x.m - first))(w, x, out, panel, first, codes, ahead);
         }
         return;
     }
@@ -422,7 +264,7 @@ inline void linear_panel(const Weight& w, const Rows& x, const Output& out, int 
     const int num_tiles = (x.m + most - 1) / most;
     for (int tile = 0; tile < num_tiles; ++tile) {
         const int first = int(int64_t(x.m) * tile / num_tiles), end = int(int64_t(x.m) * (tile + 1) / num_tiles);
-        tile_function(end - first)(w, x, out, panel, first, {tile == num_tiles - 1 ? next : nullptr});
+        tile_function(end - first)(w, x, out, panel, first, nullptr, {tile == num_tiles - 1 ? next : nullptr});
     }
 }
 

@@ -1,5 +1,5 @@
 // Products of int8 on the tile unit (AMX) of Intel's servers since Sapphire Rapids: of 32 inputs at a time, in whole
-// numbers, so that each output is the very one that `sum_int8` gives.
+// numbers.
 //
 // A panel of INT8 lies as the unit wants its second factor: a group of 32 inputs is 8 rows of 4 inputs for each of 16
 // columns, twice. The first factor is rows of x as they are. Groups have a scale each, so their sums leave the tiles at
