@@ -13,6 +13,7 @@ from textual.widgets import DataTable, Static
 
 from ...schemas.models import (
     CancelStoreJob,
+    CompareModels,
     InstalledModel,
     PullModel,
     StoreJob,
@@ -24,6 +25,7 @@ from ..census import short_size, short_time
 from ..session import Session
 from ..store_access import ask_store, list_store
 from ..styles import beside
+from ..widgets.comparison import Comparison
 from ..widgets.dialog import Confirm
 from ..widgets.fields_dialog import Field, FieldsDialog
 from ..widgets.live_table import Column, LiveTable
@@ -75,6 +77,8 @@ class ModelsPage(Page):
         Binding("n", "load", "Serve"),
         Binding("x", "cancel", "Cancel job"),
         Binding("d", "describe", "Describe"),
+        Binding("space", "mark", "Mark"),
+        Binding("v", "compare", "Compare"),
         Binding("escape", "close_panel", "Close", show=False),
     ]
 
@@ -84,6 +88,7 @@ class ModelsPage(Page):
         self._looked_at = 0.0
         self._told: dict[int, StoreJobState] = {}
         self._described = ""
+        self.marked: list[str] = []
 
     def body(self) -> ComposeResult:
         with Vertical(id="store"):
@@ -106,8 +111,7 @@ class ModelsPage(Page):
             return  # the app is ending, and took its widgets away
         self._looked_at = now
         self._listing = listing
-        table = self.query_one("#models", LiveTable)
-        table.show({**{one.name: _installed(one) for one in listing.models}, **_to_be_had(listing)})
+        self._show_models(listing)
         self.query_one("#place", Static).update(
             plain_line(f" {listing.root}, {short_size(listing.free_bytes)} free", "dim")
         )
@@ -116,6 +120,11 @@ class ModelsPage(Page):
         self._tell_of_ends(listing.jobs)
         if self._described:
             self._describe(self._described)
+
+    def _show_models(self, listing: StoreListing) -> None:
+        self.marked = [name for name in self.marked if any(one.name == name for one in listing.models)]
+        rows = {one.name: _installed(one, one.name in self.marked) for one in listing.models}
+        self.query_one("#models", LiveTable).show({**rows, **_to_be_had(listing)})
 
     @property
     def _is_working(self) -> bool:
@@ -180,6 +189,34 @@ class ModelsPage(Page):
             about = f"{known.description}, {known.license}, {short_size(known.size)}" if known is not None else ""
             panel.query_one(Static).update(plain(f"{about}\nnot in the store: p pulls it"))
 
+    # Results side by side
+
+    def action_mark(self) -> None:
+        """Of those that `v` compares, or not any more."""
+        listing, name = self._listing, self.selected
+        if listing is None or not any(one.name == name for one in listing.models):
+            self.say("put the cursor on a model that is in the store")
+            return
+        self.marked = [one for one in self.marked if one != name] if name in self.marked else [*self.marked, name]
+        self._show_models(listing)
+
+    def action_compare(self) -> None:
+        self.run(self._compare())
+
+    async def _compare(self) -> None:
+        names = tuple(self.marked)
+        if len(names) < 2:
+            fields = [Field("models", "Models", " ".join(names), placeholder="smollm2-gptq4 ./my-adapter", needed=True)]
+            detail = "Names of the store, or folders of models and adapters on its machine, with spaces between them."
+            values = await self.app.push_screen_wait(
+                FieldsDialog("Whose results?", fields, detail=detail, yes="Compare")
+            )
+            if values is None:
+                return
+            names = tuple(values["models"].split())
+        comparison = await ask_store(self.session.client, CompareModels(names))
+        await self.app.push_screen_wait(Comparison(comparison.results))
+
     # What is done
 
     def action_pull(self) -> None:
@@ -241,8 +278,15 @@ class ModelsPage(Page):
             self.say(f"{order.model} is served by {order.name}")
 
 
-def _installed(model: InstalledModel) -> tuple[str | int, ...]:
-    return (model.name, model.size, "here", model.license, len(model.files), model.description)
+def _installed(model: InstalledModel, marked: bool) -> tuple[str | int, ...]:
+    return (
+        model.name,
+        model.size,
+        "here \u2713" if marked else "here",
+        model.license,
+        len(model.files),
+        model.description,
+    )
 
 
 def _to_be_had(listing: StoreListing) -> dict[str, tuple[str | int | Text | None, ...]]:

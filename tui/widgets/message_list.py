@@ -15,6 +15,7 @@ from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+from textual.widget import Widget
 
 from ..bus.heard import Heard
 from ..styles import beside
@@ -98,7 +99,13 @@ one again.
         self._resized()
 
     def _resized(self) -> None:
-        self.virtual_size = Size(self.size.width, len(self._lines))
+        size = Size(self.size.width, len(self._lines))
+        if self.show_vertical_scrollbar == (size.height > self.size.height):
+            # Only the scrollbar's thumb changes: to set it the usual way has the whole screen laid out anew.
+            self.set_reactive(Widget.virtual_size, size)  # pyright: ignore[reportArgumentType]
+            self._scroll_update(size)
+        else:
+            self.virtual_size = size
         if self.follows:
             self.scroll_to(y=max(0, len(self._lines) - self.size.height), animate=False, immediate=True)
         self.refresh()
