@@ -29,7 +29,9 @@ class _Paint(NamedTuple):
     time: Style
     subject: Style
     type: Style
-    cursor: Style
+
+
+_PARTS = ("message--time", "message--subject", "message--type")
 
 
 class MessageList(ScrollView, can_focus=True):
@@ -63,6 +65,7 @@ one again.
         self.follows = True
         self.cursor = -1
         self._paint: _Paint | None = None
+        self._cursor_paint: _Paint | None = None
 
     @property
     def heard(self) -> Heard | None:
@@ -116,21 +119,21 @@ one again.
 
     def render_lines(self, crop: Region) -> list[Strip]:
         # Styles are worked out from the style sheets each time that they are asked for: once for a drawing is enough.
-        plain = self.rich_style
-        parts = ("message--time", "message--subject", "message--type")
-        styles = [plain + self.get_component_rich_style(part, partial=True) for part in parts]
-        self._paint = _Paint(plain, *styles, cursor=self.get_component_rich_style("message--cursor"))
+        parts = [self.get_component_rich_style(part, partial=True) for part in _PARTS]
+        at_cursor = self.get_component_rich_style("message--cursor")
+        self._paint, self._cursor_paint = (
+            _Paint(base, *(base + part for part in parts)) for base in (self.rich_style, at_cursor)
+        )
         return super().render_lines(crop)
 
     def render_line(self, y: int) -> Strip:
         place = int(self.scroll_offset.y) + y
         width = self.size.width
-        paint = self._paint
+        paint = self._cursor_paint if place == self.cursor else self._paint
         assert paint is not None
         if not 0 <= place < len(self._lines):
             return Strip.blank(width, paint.plain)
-        strip = _drawn(self._lines[place], width, paint)
-        return strip.apply_style(paint.cursor) if place == self.cursor else strip
+        return _drawn(self._lines[place], width, paint)
 
     # Moving
 
