@@ -106,7 +106,7 @@ class ModelsPage(Page):
         now = time.monotonic()
         if not self._is_working and now - self._looked_at < LOOK_AT_REST_S:
             return
-        listing = await list_store(self.session.client)
+        listing = await list_store(self.session)
         if not self.query("#models"):
             return  # the app is ending, and took its widgets away
         self._looked_at = now
@@ -214,7 +214,7 @@ class ModelsPage(Page):
             if values is None:
                 return
             names = tuple(values["models"].split())
-        comparison = await ask_store(self.session.client, CompareModels(names))
+        comparison = await ask_store(self.session, CompareModels(names))
         await self.app.push_screen_wait(Comparison(comparison.results))
 
     # What is done
@@ -223,7 +223,7 @@ class ModelsPage(Page):
         self.run(self._pull())
 
     async def _pull(self) -> None:
-        listing = self._listing or await list_store(self.session.client)
+        listing = self._listing or await list_store(self.session)
         missing = [known.name for known in listing.known]
         value = self.selected if self.selected in missing else ""
         fields = [
@@ -248,7 +248,7 @@ class ModelsPage(Page):
             await self._begin(request)
 
     async def _begin(self, request: Request[StoreJob]) -> None:
-        job = await ask_store(self.session.client, request)
+        job = await ask_store(self.session, request)
         self._told[job.job] = StoreJobState.RUNNING
         self.say(f"job {job.job}: {job.work} {job.model}")
         self._looked_at = 0.0
@@ -263,7 +263,7 @@ class ModelsPage(Page):
     async def _cancel(self, job: StoreJob) -> None:
         detail = "What it has done stays, and the same work goes on from there when it is asked for again."
         if await self.app.push_screen_wait(Confirm(f"Cancel {job.work} {job.model}?", detail, yes="Cancel it")):
-            await ask_store(self.session.client, CancelStoreJob(job.job))
+            await ask_store(self.session, CancelStoreJob(job.job))
 
     def action_load(self) -> None:
         if model := self.selected:
