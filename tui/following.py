@@ -16,8 +16,8 @@ AGAIN_S = 1.0
 
 
 class Following:
-    """`hear(name)` runs to the end of what is followed. Its errors are said on the page. That its actor is away is none:
-    the page looks at its list now and then and follows again. `changed` is called when it has ended."""
+    """`hear(name)` runs to the end of what is followed. Its errors are said on the page. That its actor is away is no
+    error: the page looks at its list now and then and follows again. `changed` is called when it has ended."""
 
     def __init__(self, page: Page, hear: Callable[[str], Awaitable[None]], changed: Callable[[], None]) -> None:
         self._page, self._hear, self._changed = page, hear, changed
