@@ -148,8 +148,8 @@ class Log:
             self.dropped += 1
 
     def missed(self) -> None:
-        """The connection is away. It may be said more than once."""
-        if self._gap_after != self.total:
+        """The connection is away. It may be said more than once; before the first message nothing is missing."""
+        if self.total and self._gap_after != self.total:
             self._gap_after = self.total
             self.gaps += 1
 

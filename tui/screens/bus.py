@@ -60,6 +60,7 @@ class BusPage(Page):
         self.paused = False
         self._words: list[str] = []
         self._seen = 0
+        self._losses_seen = 0
         self._drawn_at = 0.0
         self._rate: deque[float] = deque(maxlen=CURVE)
         self._server: deque[float] = deque(maxlen=CURVE)
@@ -85,6 +86,9 @@ class BusPage(Page):
         self.query_one("#detail").display = False
 
     async def opened(self, session: Session) -> None:
+        if session.losses != self._losses_seen:
+            self._losses_seen = session.losses
+            self.traffic.missed()
         self._measured = (self.traffic.total, time.monotonic())
         self.every(DRAW_EVERY_S, self._draw)
         self.every(MEASURE_EVERY_S, self._measure)
