@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 from starlette.requests import Request
+from starlette.types import Receive
 
 from ...runtime.errors import CallboardError
 from ...runtime.refs import Ref
@@ -15,51 +16,79 @@ from ...schemas.serve import Completion, Generate, Token
 
 T = TypeVar("T")
 
+Pieces = list[Token | Completion]
+"""What of an answer came together; its completion is the last of all."""
+
 
 class ClientGone(Exception):
     """Nobody waits for the answer any more."""
 
 
-async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives; it is cancelled when the client goes away. The body must have been read. Raises ClientGone."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        gone.cancel()
-        if not task.done():
+@asynccontextmanager
+async def presence(receive: Receive) -> AsyncIterator[None]:
+    """The block is cancelled, and ends with ClientGone, when the client goes away. The body must have been read.
+
+    The work is this task's own: a task for it would cost two more turns of the event loop, in which all others that
+    have something to do come first.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    is_gone = is_over = False
+
+    async def watch() -> None:
+        nonlocal is_gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not is_over:
+            is_gone = True
             task.cancel()
-            await asyncio.wait([task])
+
+    watching = asyncio.ensure_future(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if is_gone and not task.uncancel():  # and nobody else wants this task to end
+            raise ClientGone from None
+        raise
+    finally:
+        is_over = True
+        watching.cancel()
 
 
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+async def while_there(request: Request, work: Awaitable[T]) -> T:
+    """What `work` gives; it is cancelled when the client goes away. The body must have been read. Raises ClientGone."""
+    async with presence(request.receive):
+        return await work
 
 
-async def pieces(scheduler: Ref, request: Generate, timeout: float) -> AsyncGenerator[Token | Completion, None]:
-    """The pieces of an answer, and its completion last. Closing this stops the engine's work."""
-    async with scheduler.stream(request, timeout=timeout) as tokens:
-        async for token in tokens:
-            yield token
-        yield tokens.result
+async def pieces(scheduler: Ref, request: Generate, timeout: float) -> AsyncGenerator[Pieces, None]:
+    """The pieces of an answer, those together that are there together, and its completion last. Closing this stops the
+    engine's work."""
+    async with scheduler.stream(request, timeout=timeout) as stream:
+        while tokens := await stream.take():
+            if stream.is_over:
+                yield [*tokens, stream.result]
+                return
+            yield list[Token | Completion](tokens)
+        yield [stream.result]
 
 
 async def mixed(
     scheduler: Ref, requests: Sequence[Generate], timeout: float
-) -> AsyncGenerator[tuple[int, Token | Completion], None]:
+) -> AsyncGenerator[list[tuple[int, Token | Completion]], None]:
     """The pieces of several answers as they come, each with its request's number. One error ends them all."""
-    queue: asyncio.Queue[tuple[int, Token | Completion | CallboardError]] = asyncio.Queue(maxsize=64)
+    if len(requests) == 1:
+        async with aclosing(pieces(scheduler, requests[0], timeout)) as answer:
+            async for some in answer:
+                yield [(0, piece) for piece in some]
+        return
+    queue: asyncio.Queue[tuple[int, Pieces | CallboardError]] = asyncio.Queue(maxsize=64)
 
     async def follow(number: int, request: Generate) -> None:
         try:
             async with aclosing(pieces(scheduler, request, timeout)) as answer:
-                async for piece in answer:
-                    await queue.put((number, piece))
+                async for some in answer:
+                    await queue.put((number, some))
         except CallboardError as error:
             await queue.put((number, error))
 
@@ -67,11 +96,11 @@ async def mixed(
     try:
         left = len(tasks)
         while left:
-            number, piece = await queue.get()
-            if isinstance(piece, CallboardError):
-                raise piece
-            left -= isinstance(piece, Completion)
-            yield number, piece
+            number, some = await queue.get()
+            if isinstance(some, CallboardError):
+                raise some
+            left -= isinstance(some[-1], Completion)
+            yield [(number, piece) for piece in some]
     finally:
         for task in tasks:
             task.cancel()
@@ -81,7 +110,7 @@ async def mixed(
 async def begun(items: AsyncGenerator[T, None], request: Request) -> AsyncGenerator[T, None]:
     """The same items, once the first is there: what goes wrong before it is an error with a status of its own."""
     try:
-        first = await while_there(request, anext(items))  # pyright: ignore[reportArgumentType]
+        first: Any = await while_there(request, anext(items))
     except BaseException:
         await items.aclose()
         raise
