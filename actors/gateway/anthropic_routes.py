@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
@@ -51,7 +50,7 @@ async def messages(site: Site, request: Request) -> Response:
     timeout = site.config.request_timeout_s
     if body.stream:
         stream = await begun(pieces(engine.scheduler, asked, timeout), request)
-        return EventStream(_events(stream, body))
+        return EventStream(or_error(MessageStream(body).events(stream), stream, error_body, "error"))
     completion = await while_there(request, engine.scheduler.ask(asked, timeout=timeout))
     (choice,) = completion.choices
     reasoning, text = split(choice.text)
@@ -71,12 +70,6 @@ async def count_tokens(site: Site, request: Request) -> Response:
     asked = Tokenize(messages=conversation(body), tools=offered(body.tools))
     found = await while_there(request, engine.scheduler.ask(asked))
     return answer({"input_tokens": len(found.token_ids)})
-
-
-async def _events(stream: AsyncGenerator[Pieces, None], body: MessagesBody) -> AsyncGenerator[bytes, None]:
-    async with aclosing(stream):
-        async for each in or_error(MessageStream(body).events(stream), error_body, "error"):
-            yield each
 
 
 def _event(name: str, **data: Any) -> bytes:

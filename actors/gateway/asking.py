@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
-from contextlib import aclosing, asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Generic, TypeVar
 
 from starlette.requests import Request
 from starlette.types import Receive
@@ -24,40 +25,43 @@ class ClientGone(Exception):
     """Nobody waits for the answer any more."""
 
 
-@asynccontextmanager
-async def presence(receive: Receive) -> AsyncIterator[None]:
-    """The block is cancelled, and ends with ClientGone, when the client goes away. The body must have been read.
+class Presence:
+    """`async with Presence(receive):` is cancelled, and ends with ClientGone, when the client goes away. The request
+    must have been read.
 
     The work is this task's own: a task for it would cost two more turns of the event loop, in which all others that
     have something to do come first.
     """
-    task = asyncio.current_task()
-    assert task is not None
-    is_gone = is_over = False
 
-    async def watch() -> None:
-        nonlocal is_gone
-        while (await receive())["type"] != "http.disconnect":
+    __slots__ = ("_is_gone", "_receive", "_task", "_watching")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._is_gone = False
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._watching = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not is_over:
-            is_gone = True
-            task.cancel()
+        self._is_gone = True
+        self._task.cancel()
 
-    watching = asyncio.ensure_future(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if is_gone and not task.uncancel():  # and nobody else wants this task to end
-            raise ClientGone from None
-        raise
-    finally:
-        is_over = True
-        watching.cancel()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watching.cancel()
+        if self._is_gone and not self._task.uncancel() and isinstance(error, asyncio.CancelledError):
+            raise ClientGone from None  # and nobody else wants this task to end
 
 
 async def while_there(request: Request, work: Awaitable[T]) -> T:
     """What `work` gives; it is cancelled when the client goes away. The body must have been read. Raises ClientGone."""
-    async with presence(request.receive):
+    async with Presence(request.receive):
         return await work
 
 
@@ -107,18 +111,29 @@ async def mixed(
         await asyncio.wait(tasks)
 
 
-async def begun(items: AsyncGenerator[T, None], request: Request) -> AsyncGenerator[T, None]:
+class Begun(Generic[T]):
+    """What `items` gives, once the first is there. To be closed."""
+
+    __slots__ = ("_first", "_items")
+
+    def __init__(self, first: T, items: AsyncGenerator[T, None]) -> None:
+        self._first: list[T] = [first]
+        self._items = items
+
+    def __aiter__(self) -> Begun[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        return self._first.pop() if self._first else await anext(self._items)
+
+    async def aclose(self) -> None:
+        await self._items.aclose()
+
+
+async def begun(items: AsyncGenerator[T, None], request: Request) -> Begun[T]:
     """The same items, once the first is there: what goes wrong before it is an error with a status of its own."""
     try:
-        first: Any = await while_there(request, anext(items))
+        return Begun(await while_there(request, anext(items)), items)
     except BaseException:
         await items.aclose()
         raise
-
-    async def again() -> AsyncGenerator[T, None]:
-        async with aclosing(items):
-            yield first
-            async for item in items:
-                yield item
-
-    return again()

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from ...runtime.errors import CallboardError
 from ...runtime.log import log
 from ...schemas.serve import Completion, Generate, Token, Tokenize
-from .asking import Pieces, begun, pieces, while_there
+from .asking import Begun, Pieces, begun, pieces, while_there
 from .background import ACTIVE
 from .bodies import decode_body, decode_query, read_body
 from .endpoints import answer
@@ -96,7 +96,7 @@ async def create(site: Site, request: Request) -> Response:
     return answer(builder.response)
 
 
-async def _events(stream: AsyncGenerator[Pieces, None], making: Making) -> AsyncGenerator[bytes, None]:
+async def _events(stream: Begun[Pieces], making: Making) -> AsyncGenerator[bytes, None]:
     """What came of the engine's stream together goes into one write."""
     builder = making.builder
     events = builder.begin()

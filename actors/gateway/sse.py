@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .asking import ClientGone, presence
+from .asking import ClientGone, Presence
 
 DONE = b"data: [DONE]\n\n"
 encode = msgspec.json.Encoder().encode
@@ -56,7 +56,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._events):
             try:
-                async with presence(receive):
+                async with Presence(receive):
                     await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                     async for each in self._events:
                         await send({"type": "http.response.body", "body": each, "more_body": True})
