@@ -20,23 +20,44 @@ from ...runtime.log import log
 CROWD = 2
 # How often in its time a client that takes nothing is looked at: what it has may be longer by one part in so many.
 _LOOKS = 8
+_HEAD = b"HTTP/1."
 
 
-class _Counted:
-    """A transport that knows how much was written to it, so that it can be told whether its client takes anything."""
+class Outlet:
+    """A transport that sends the head of an answer with the first of its body, which is written right after it: one call
+    of the system, and one packet for the client to wake for. It knows what of all that its client has taken.
+    """
 
-    __slots__ = ("_transport", "_written")
+    __slots__ = ("_head", "_loop", "_transport", "_written")
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
+        self._loop = loop
+        self._head = b""
         self._written = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_HEAD):
+            self._head = data
+            self._loop.call_soon(self._flush)  # where nothing follows at once
+            return
         self._written += len(data)
         self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():
+            self._written += len(head)
+            self._transport.write(head)
 
     @property
     def taken(self) -> int:
@@ -55,7 +76,7 @@ def guarded(header_timeout_s: float, max_connections: int) -> type[asyncio.Proto
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            self.transport = _Counted(transport)
+            self.transport = Outlet(transport, self.loop)
             if len(self.connections) > CROWD * max_connections:
                 log.warning("%d connections are open: one more is closed at once", len(self.connections) - 1)
                 transport.abort()

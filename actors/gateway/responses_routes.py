@@ -97,20 +97,21 @@ async def create(site: Site, request: Request) -> Response:
 
 
 async def _events(stream: Begun[Pieces], making: Making) -> AsyncGenerator[bytes, None]:
-    """What came of the engine's stream together goes into one write."""
+    """What came of the engine's stream together goes into one write. Events are encoded as soon as they are told: what
+    they show grows."""
     builder = making.builder
-    events = builder.begin()
+    chunks = [_encoded(builder.begin())]
     async with aclosing(stream):
         try:
             async for some in stream:
                 for piece in some:
                     if isinstance(piece, Token):
-                        events += await builder.push(piece)
+                        chunks.append(_encoded(await builder.push(piece)))
                     else:
-                        events += await builder.finish(piece, making.count)
-                if events:
-                    yield _encoded(events)
-                    events.clear()
+                        chunks.append(_encoded(await builder.finish(piece, making.count)))
+                if any(chunks):
+                    yield b"".join(chunks)
+                    chunks.clear()
         except CallboardError as error:
             log.info("a stream ends with an error: %s", error)
             builder.fail(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio.lowlevel
 import pytest
 
 from callboard.actors.gateway.connections import guarded
@@ -14,10 +15,15 @@ class Pipe:
 
     def __init__(self) -> None:
         self.kept = 0
+        self.writes: list[bytes] = []
         self.aborted = False
 
     def write(self, data: bytes) -> None:
         self.kept += len(data)
+        self.writes.append(data)
+
+    def close(self) -> None:
+        self.writes.append(b"closed")
 
     def get_write_buffer_size(self) -> int:
         return self.kept
@@ -89,3 +95,21 @@ async def test_time_in_which_the_gateway_itself_stood_still_does_not_count(conne
     assert not look(connection, 100.0, excused=True)
     assert not look(connection, 109.0)
     assert look(connection, 110.0)
+
+
+@pytest.mark.anyio
+async def test_a_head_goes_with_the_first_of_its_body_or_by_itself_soon_after(connection: Any) -> None:
+    outlet = connection.transport
+    outlet.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    outlet.write(b"first")
+    outlet.write(b"HTTP/1.")  # not a head: it comes in the midst of a body
+    outlet.write(b"second")
+    await anyio.lowlevel.checkpoint()
+    outlet.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+    await anyio.lowlevel.checkpoint()
+    outlet.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    outlet.close()
+    assert b"|".join(outlet.writes) == (
+        b"HTTP/1.1 200 OK\r\n\r\nfirst|HTTP/1.second|HTTP/1.1 204 No Content\r\n\r\n"
+        b"|HTTP/1.1 400 Bad Request\r\n\r\n|closed"
+    )
