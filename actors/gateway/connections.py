@@ -24,8 +24,8 @@ _HEAD = b"HTTP/1."
 
 
 class Outlet:
-    """A transport that sends the head of an answer with the first of its body, which is written right after it: one call
-    of the system, and one packet for the client to wake for. It knows what of all that its client has taken.
+    """A transport that sends the head of an answer with the first of its body, which is written right after it: one
+    call of the system, and one packet for the client to wake for. It knows what of all that its client has taken.
     """
 
     __slots__ = ("_head", "_loop", "_transport", "_written")
