@@ -145,3 +145,27 @@ async def test_a_client_that_never_reads_a_whole_answer_loses_its_connection(nod
         small_buffers(node)
         with await never_reading(url, b"GET /openapi.json"):  # which is over before the client has it
             await none_open(node)
+
+
+async def test_a_first_token_goes_before_the_next_of_others(node: Node, long_path: Path) -> None:
+    await start_engine(node, long_path, num_blocks=2000)
+    cell: Any = node.actors["engine.scheduler"]
+    scheduler = cell._instance
+    hand = scheduler.handed
+    told: list[list[bool]] = []
+
+    def handed(sequences: list[Any], now: float) -> None:
+        begun = {sequence: sequence.owner.has_begun for sequence in sequences}
+        hand(sequences, now)  # which puts them in order
+        told.append([begun[sequence] for sequence in sequences])
+
+    scheduler.handed = handed
+    engine = node.actor("engine.scheduler")
+    async with engine.stream(Talk("a long story", 1500).generate) as long:
+        await anext(long)
+        while not any(len(set(one)) == 2 for one in told):  # until one begins in the same step as the other goes on
+            assert (await Bus(engine).ask(Talk("hello", 2))).num_tokens == 2
+            assert await long.take()
+    assert [one for one in told if len(one) == 2 and False in one] != []
+    assert all(one == sorted(one) for one in told)
+    await idle(node)
