@@ -8,6 +8,7 @@ is of. A weight in few bits is unpacked in each direction and let go.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,17 @@ class Dequantizes(Protocol):
 
 
 FrozenWeight = torch.Tensor | Dequantizes
+
+
+@dataclass(frozen=True)
+class LoraPart:
+    """One of the layers that share an input; as `ops_training.lora_linear` takes them."""
+
+    weight: FrozenWeight
+    a: torch.Tensor
+    b: torch.Tensor
+    scale: float
+    bias: torch.Tensor | None = None
 
 
 class Steps(Protocol):
@@ -72,6 +84,17 @@ def lora_linear(
 ) -> torch.Tensor:
     """See `ops_training.lora_linear`."""
     num_out, num_in = weight.shape
+    check(x, LoraPart(weight, a, b, scale, bias))
+    flat = x.reshape(-1, num_in)
+    y = _LoraLinear.apply(flat, weight, a, b, scale, bias, steps)
+    assert isinstance(y, torch.Tensor)
+    return y.view(*x.shape[:-1], num_out)
+
+
+def check(x: torch.Tensor, part: LoraPart) -> None:
+    """ValueError for what does not go together."""
+    weight, a, b, bias = part.weight, part.a, part.b, part.bias
+    num_out, num_in = weight.shape
     if x.shape[-1] != num_in:
         raise ValueError(f"x has rows of {x.shape[-1]}, the weight takes {num_in}")
     if a.ndim != 2 or a.shape[1] != num_in or b.shape != (num_out, a.shape[0]):
@@ -86,13 +109,9 @@ def lora_linear(
         )
     if bias is not None and (bias.requires_grad or bias.shape != (num_out,) or bias.dtype != x.dtype):
         raise ValueError(f"the bias is frozen, of x's type {x.dtype} and of {num_out} values")
-    flat = x.reshape(-1, num_in)
-    y = _LoraLinear.apply(flat, weight, a, b, scale, bias, steps)
-    assert isinstance(y, torch.Tensor)
-    return y.view(*x.shape[:-1], num_out)
 
 
-def _dense(weight: FrozenWeight, dtype: torch.dtype) -> torch.Tensor:
+def dense(weight: FrozenWeight, dtype: torch.dtype) -> torch.Tensor:
     return weight if isinstance(weight, torch.Tensor) else weight.dequantize(dtype)
 
 
@@ -108,7 +127,7 @@ class _LoraLinear(torch.autograd.Function):
         bias: torch.Tensor | None,
         steps: Steps,
     ) -> torch.Tensor:
-        y = torch.nn.functional.linear(x, _dense(weight, x.dtype), bias)
+        y = torch.nn.functional.linear(x, dense(weight, x.dtype), bias)
         low = x @ a.to(x.dtype).T
         steps.add_low_rank(y, low, b.to(x.dtype), scale)
         is_tensor = isinstance(weight, torch.Tensor)
@@ -126,6 +145,6 @@ class _LoraLinear(torch.autograd.Function):
         dlow, db = steps.output_side(dy, low, b.to(x.dtype), ctx.scale)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = dy @ _dense(ctx.packed if weight is None else weight, x.dtype)
+            dx = dy @ dense(ctx.packed if weight is None else weight, x.dtype)
         da = steps.input_side(dx, x, dlow, a.to(x.dtype))
         return dx, None, da.to(a.dtype), db.to(b.dtype), None, None, None

@@ -18,7 +18,6 @@ from torch.autograd.function import once_differentiable
 from . import native
 
 TYPES = (torch.float32, torch.bfloat16)
-HEAD_DIMS = range(16, 257, 16)
 
 
 class CTeam(ctypes.Structure):
@@ -31,29 +30,6 @@ class CStrided(ctypes.Structure):
     """`Strided` of native/varlen.h."""
 
     _fields_ = (("data", ctypes.c_void_p), ("token", ctypes.c_int64), ("head", ctypes.c_int64))
-
-
-class CVarlen(ctypes.Structure):
-    """`Varlen` of native/varlen.h."""
-
-    _fields_ = (
-        *((name, CStrided) for name in ("q", "k", "v", "out")),
-        ("lse", ctypes.c_void_p),
-        ("bounds", ctypes.c_void_p),
-        *((name, ctypes.c_int32) for name in ("num_seqs", "num_heads", "num_kv_heads", "head_dim", "causal", "window")),
-        ("scale", ctypes.c_float),
-        ("is_bf16", ctypes.c_int32),
-    )
-
-
-class CVarlenGradient(ctypes.Structure):
-    """`VarlenGradient` of native/varlen_gradient.h."""
-
-    _fields_ = (
-        ("forward", CVarlen),
-        *((name, CStrided) for name in ("grad", "grad_q", "grad_k", "grad_v")),
-        ("delta", ctypes.c_void_p),
-    )
 
 
 class CTurned(ctypes.Structure):
@@ -112,13 +88,25 @@ def _library() -> tuple[ctypes.CDLL, int]:
         "cbt_gate": (None, (pointer, int32, pointer)),
         "cbt_rotary": (None, (pointer, pointer)),
         "cbt_losses": (None, (pointer, int32, pointer, int64, pointer, pointer, *(int64,) * 3, float32, int32)),
+        "cbt_use_tiles": (int32, (int32,)),
+        "cbt_lora_pack": (None, (int32, pointer, int32, int32, int32, pointer)),
+        "cbt_lora_narrow": (None, (pointer, pointer, int32)),
+        "cbt_lora_widen": (None, (pointer, pointer, int32)),
+        "cbt_lora_gradient": (None, (pointer, pointer, int32)),
         "cbt_varlen": (None, (pointer, pointer)),
         "cbt_varlen_gradient": (None, (pointer, pointer, int64)),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+    library.cbt_use_tiles(1)
     return library, _openmp_entry()
+
+
+def use_tiles(wanted: bool) -> bool:
+    """Have whole tiles of bfloat16 multiplied by AMX, or not; returns whether they are. At first they are where they
+    can be."""
+    return bool(_library()[0].cbt_use_tiles(int(wanted)))
 
 
 def _openmp_entry() -> int:
@@ -134,13 +122,18 @@ def _openmp_entry() -> int:
     raise native.NativeUnavailable("this build of torch computes without OpenMP")
 
 
-def _call(name: str, *arguments: Any) -> None:
+def library() -> ctypes.CDLL:
+    return _library()[0]
+
+
+def call(name: str, *arguments: Any) -> None:
+    """A function whose first argument is the team: the threads that torch computes with."""
     library, parallel = _library()
     team = CTeam(parallel, torch.get_num_threads())
     getattr(library, name)(ctypes.addressof(team), *arguments)
 
 
-def _is_bf16(x: torch.Tensor) -> int:
+def is_bf16(x: torch.Tensor) -> int:
     return int(x.dtype == torch.bfloat16)
 
 
@@ -148,12 +141,12 @@ def _pointer(x: torch.Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
-def _strided(x: torch.Tensor) -> CStrided:
+def strided(x: torch.Tensor) -> CStrided:
     """x [num_tokens, num_heads, head_dim] whose last dimension is contiguous."""
     return CStrided(x.data_ptr(), x.stride(0), x.stride(1))
 
 
-def _with_whole_rows(x: torch.Tensor) -> torch.Tensor:
+def with_whole_rows(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
@@ -162,34 +155,39 @@ def _with_whole_rows(x: torch.Tensor) -> torch.Tensor:
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """See `ops_training.rms_norm`."""
-    normed, _ = _Norm.apply(x, None, weight, eps)
+    normed, _ = _Norm.apply(x, None, weight, eps, False)
     return normed
+
+
+def rms_norm_and_input(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `ops_training.rms_norm_and_input`."""
+    return _Norm.apply(x, None, weight, eps, True)  # pyright: ignore[reportReturnType]
 
 
 def add_rms_norm(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `ops_training.add_rms_norm`."""
-    return _Norm.apply(x, residual, weight, eps)  # pyright: ignore[reportReturnType]
+    return _Norm.apply(x, residual, weight, eps, False)  # pyright: ignore[reportReturnType]
 
 
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float
+        ctx: Any, given: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float, keeps: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        x, weight = x.contiguous(), weight.contiguous()
+        x, weight = given.contiguous(), weight.contiguous()
         hidden = weight.shape[0]
         rows = x.numel() // hidden
         out, scale = torch.empty_like(x), torch.empty(rows)
         total = None if residual is None else torch.empty_like(x)
         added = None if residual is None else residual.contiguous()
         pointers = (_pointer(x), _pointer(added), _pointer(total), _pointer(weight), _pointer(out), _pointer(scale))
-        _call("cbt_norm", _is_bf16(x), *pointers, rows, hidden, eps)
+        call("cbt_norm", is_bf16(x), *pointers, rows, hidden, eps)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x if total is None else total, weight, scale)
         ctx.adds = residual is not None
-        return out, total
+        return out, given if keeps else total
 
     @staticmethod
     @once_differentiable
@@ -197,7 +195,7 @@ class _Norm(torch.autograd.Function):
         grad, grad_total = grads
         x, weight, scale = ctx.saved_tensors
         if grad is None:  # only the sum was used
-            return grad_total, grad_total, None, None
+            return grad_total, grad_total if ctx.adds else None, None, None, None
         grad = grad.contiguous()
         grad_total = None if grad_total is None else grad_total.contiguous()
         rows, hidden = len(scale), weight.shape[0]
@@ -207,10 +205,10 @@ class _Norm(torch.autograd.Function):
             grad_weight = torch.empty_like(weight)
             blocks = torch.empty(_library()[0].cbt_norm_blocks(rows), hidden)
         inputs = (_pointer(grad), _pointer(grad_total), _pointer(x), _pointer(weight), _pointer(scale))
-        _call(
-            "cbt_norm_gradient", _is_bf16(x), *inputs, *map(_pointer, (grad_x, blocks, grad_weight)), rows, hidden
+        call(
+            "cbt_norm_gradient", is_bf16(x), *inputs, *map(_pointer, (grad_x, blocks, grad_weight)), rows, hidden
         )  # fmt: skip
-        return grad_x, grad_x if ctx.adds else None, grad_weight, None
+        return grad_x, grad_x if ctx.adds else None, grad_weight, None, None
 
 
 # The gate
@@ -226,7 +224,7 @@ def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 class _Gate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        gate, up = _with_whole_rows(gate), _with_whole_rows(up)
+        gate, up = with_whole_rows(gate), with_whole_rows(up)
         out = gate.new_empty(gate.shape)
         _gate(gate, up, None, out, None, None)
         ctx.save_for_backward(gate, up)
@@ -252,7 +250,7 @@ def _gate(
 ) -> None:
     pointers = map(_pointer, (gate, up, grad, out, grad_gate, grad_up))
     task = CGate(*pointers, *gate.shape, gate.stride(0), up.stride(0))
-    _call("cbt_gate", _is_bf16(gate), ctypes.addressof(task))
+    call("cbt_gate", is_bf16(gate), ctypes.addressof(task))
 
 
 # Rotary positions
@@ -262,7 +260,7 @@ def rotary(
     q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `ops_training.rotary`."""
-    return _Rotary.apply(q, k, _with_whole_rows(cos), _with_whole_rows(sin), interleaved)  # pyright: ignore
+    return _Rotary.apply(q, k, with_whole_rows(cos), with_whole_rows(sin), interleaved)  # pyright: ignore
 
 
 class _Rotary(torch.autograd.Function):
@@ -285,14 +283,14 @@ class _Rotary(torch.autograd.Function):
 def _turn(
     q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool, sign: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    q, k = _with_whole_rows(q), _with_whole_rows(k)
+    q, k = with_whole_rows(q), with_whole_rows(k)
     q_out, k_out = q.new_empty(q.shape), k.new_empty(k.shape)
     task = CRotary(
-        CTurned(_strided(q), q_out.data_ptr(), q.shape[1]), CTurned(_strided(k), k_out.data_ptr(), k.shape[1]),
+        CTurned(strided(q), q_out.data_ptr(), q.shape[1]), CTurned(strided(k), k_out.data_ptr(), k.shape[1]),
         cos.data_ptr(), sin.data_ptr(), cos.stride(0), sin.stride(0), len(q),
-        q.shape[2], cos.shape[1], int(interleaved), _is_bf16(cos), _is_bf16(q), sign,
+        q.shape[2], cos.shape[1], int(interleaved), is_bf16(cos), is_bf16(q), sign,
     )  # fmt: skip
-    _call("cbt_rotary", ctypes.addressof(task))
+    call("cbt_rotary", ctypes.addressof(task))
     return q_out, k_out
 
 
@@ -304,77 +302,8 @@ def row_losses(
 ) -> torch.Tensor:
     """See `cross_entropy.RowLosses`; logits [num_rows, vocab] with rows that are contiguous."""
     losses, targets = torch.empty(len(logits)), targets.contiguous()
-    _call(
-        "cbt_losses", _is_bf16(logits), logits.data_ptr(), logits.stride(0), targets.data_ptr(), losses.data_ptr(),
+    call(
+        "cbt_losses", is_bf16(logits), logits.data_ptr(), logits.stride(0), targets.data_ptr(), losses.data_ptr(),
         *logits.shape, ignore_index, label_smoothing, int(with_gradient),
     )  # fmt: skip
     return losses
-
-
-# Attention
-
-
-def varlen_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    scale: float,
-    causal: bool,
-    window: int,
-) -> torch.Tensor:
-    """See `ops_attention.varlen_attention`; heads are of `HEAD_DIMS`, and the bounds have been looked at."""
-    out = _Varlen.apply(q, k, v, cu_seqlens.to("cpu", torch.int64).contiguous(), scale, causal, window)
-    assert isinstance(out, torch.Tensor)
-    return out
-
-
-class _Varlen(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        bounds: torch.Tensor,
-        scale: float,
-        causal: bool,
-        window: int,
-    ) -> torch.Tensor:
-        q, k, v = (_with_whole_rows(x) for x in (q, k, v))
-        out, lse = q.new_empty(q.shape), torch.empty(q.shape[:2])
-        ctx.settings = scale, causal, window
-        task = _varlen(q, k, v, out, lse, bounds, *ctx.settings)
-        _call("cbt_varlen", ctypes.addressof(task))
-        ctx.save_for_backward(q, k, v, out, lse, bounds)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore
-        q, k, v, out, lse, bounds = ctx.saved_tensors
-        grad = _with_whole_rows(grads[0])
-        made = tuple(x.new_empty(x.shape) for x in (q, k, v))
-        delta = torch.empty_like(lse)
-        task = CVarlenGradient(
-            _varlen(q, k, v, out, lse, bounds, *ctx.settings), _strided(grad), *map(_strided, made), delta.data_ptr()
-        )
-        _call("cbt_varlen_gradient", ctypes.addressof(task), len(q))
-        return *made, None, None, None, None
-
-
-def _varlen(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    bounds: torch.Tensor,
-    scale: float,
-    causal: bool,
-    window: int,
-) -> CVarlen:
-    return CVarlen(
-        *map(_strided, (q, k, v, out)), lse.data_ptr(), bounds.data_ptr(),
-        len(bounds) - 1, q.shape[1], k.shape[1], q.shape[2], int(causal), window, scale, _is_bf16(q),
-    )  # fmt: skip

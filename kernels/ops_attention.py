@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import native_training
+from . import native_training, native_varlen
 from . import varlen_attention as in_torch
 from .gpu import launch
 
@@ -41,7 +41,7 @@ def varlen_attention(
         from .gpu import varlen_attention as on_card
 
         return on_card.varlen_attention(q, k, v, cu_seqlens, scale, causal, window)
-    if q.shape[2] in native_training.HEAD_DIMS and native_training.takes(q, k, v):
+    if q.shape[2] in native_varlen.HEAD_DIMS and native_training.takes(q, k, v):
         in_torch.bounds_of(cu_seqlens, len(q))
-        return native_training.varlen_attention(q, k, v, cu_seqlens, scale, causal, window)
+        return native_varlen.varlen_attention(q, k, v, cu_seqlens, scale, causal, window)
     return in_torch.varlen_attention(q, k, v, cu_seqlens, scale, causal, window)

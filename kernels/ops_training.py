@@ -6,13 +6,15 @@ A card takes the Triton path where it can run (`gpu.launch.unavailable` says why
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from . import adamw, cross_entropy, lora_train, native_training, training_rows
+from . import adamw, cross_entropy, lora_train, native_lora, native_training, training_rows
 from .adamw import Hyper
 from .blockwise8 import Moment
 from .gpu import launch
-from .lora_train import FrozenWeight
+from .lora_train import FrozenWeight, LoraPart
 
 
 def _takes_triton(x: torch.Tensor) -> bool:
@@ -26,6 +28,14 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     if native_training.takes(x, weight):
         return native_training.rms_norm(x, weight, eps)
     return training_rows.rms_norm(x, weight, eps)
+
+
+def rms_norm_and_input(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rms_norm(x), x), of which a gradient for both is one pass."""
+    _check_norm(x, weight)
+    if native_training.takes(x, weight):
+        return native_training.rms_norm_and_input(x, weight, eps)
+    return training_rows.rms_norm(x, weight, eps), x
 
 
 def add_rms_norm(
@@ -127,11 +137,22 @@ def lora_linear(
     unpacked once in each direction); a [rank, num_in] and b [num_out, rank] of any floating type, computed in x's type
     and with gradients of their own. Saves x and the rank-sized x @ a.T for the backward pass and nothing else.
     """
+    return lora_linears(x, (LoraPart(weight, a, b, scale, bias),))[0]
+
+
+def lora_linears(x: torch.Tensor, parts: Sequence[LoraPart]) -> tuple[torch.Tensor, ...]:
+    """`lora_linear` of several layers that share x, whose low-rank sides are computed together where they can be."""
     if _takes_triton(x):
         from .gpu import lora_train as on_card
 
-        return on_card.lora_linear(x, weight, a, b, scale, bias)
-    return lora_train.lora_linear(x, weight, a, b, scale, bias, lora_train.TorchSteps())
+        return tuple(on_card.lora_linear(x, p.weight, p.a, p.b, p.scale, p.bias) for p in parts)
+    if native_lora.takes(x, parts):
+        for part in parts:
+            lora_train.check(x, part)
+        made = native_lora.lora_linears(x.reshape(-1, x.shape[-1]), parts)
+        return tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in made)
+    steps = lora_train.TorchSteps()
+    return tuple(lora_train.lora_linear(x, p.weight, p.a, p.b, p.scale, p.bias, steps) for p in parts)
 
 
 def adamw_step(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 import msgspec
 
-from ..schemas.base import Message
+from ..schemas.base import Message, StreamRequest
 from ..schemas.wire import Envelope
 from .messages import tag_of
 from .supervision import Restart, Supervision
@@ -41,7 +41,8 @@ def handler(method: Any = None, *, concurrent: bool = False) -> Any:
 
     Handlers run one at a time, in the order of arrival. One marked `concurrent` runs as a task of its own beside
     others, so it must not count on the actor standing still across an `await`. A handler of a `StreamRequest` is an
-    async generator: it yields items and, last, the result.
+    async generator: it yields items and, last, the result. It may also be a plain method that returns such a generator,
+    or a coroutine of the result alone where there will be no items.
 
     A `CallboardError` that a handler raises is its answer. Any other exception is a crash: the sender gets
     `HandlerFailed`, and the actor's supervisor decides what becomes of the actor.
@@ -193,7 +194,7 @@ def spec_of(kind: type[Actor[Any]]) -> Spec:
                 raise TypeError(
                     f"{kind.__name__}.{name}: a handler takes self and one message, annotated with its type"
                 )
-            handlers[option] = HandlerSpec(method, getattr(method, _MARK), inspect.isasyncgenfunction(method))
+            handlers[option] = HandlerSpec(method, getattr(method, _MARK), _streams(method, option))
     tags = {tag_of(message) for message in handlers}
     if len(tags) != len(handlers):
         raise TypeError(f"{kind.__name__}: two of its messages have the same tag")
@@ -208,6 +209,12 @@ def spec_of(kind: type[Actor[Any]]) -> Spec:
         kind.started is not Actor.started,
         _state_type(kind),
     )
+
+
+def _streams(method: Callable[..., Any], message: type[Message]) -> bool:
+    if inspect.isasyncgenfunction(method):
+        return True
+    return issubclass(message, StreamRequest) and not inspect.iscoroutinefunction(method)
 
 
 def _state_type(kind: type[Actor[Any]]) -> Any:

@@ -25,6 +25,7 @@ from pathlib import Path
 from ..schemas.blob import Blob
 from .errors import BlobDamaged, BlobNoRoom
 from .files import private_folder
+from .piece_hash import PieceHash, digest_of
 
 # The time of a file that has none: further off than any clock, and within what file systems can write down.
 NEVER = 4_102_444_800.0
@@ -32,7 +33,7 @@ NEVER = 4_102_444_800.0
 MAKING_S = 60.0
 # Hashing and writing in pieces of this size keeps them in the processor's cache.
 STEP = 1 << 20
-# From this size on it pays to hash and to write at once, on two cores.
+# From this size on it pays to hash and to write at once, on several cores.
 BESIDE = 4 << 20
 
 _LOCK = "lock"
@@ -73,7 +74,7 @@ class Writer:
         self._path = lease / blob_id
         self._part = lease / f".{blob_id}"
         self._expires = expires
-        self._hash = hashlib.sha256()
+        self._hash = PieceHash()
         self._busy = threading.Lock()
         self._is_over = False
         self._file = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -134,7 +135,7 @@ class Reader:
         self._file = file
         self._blob = blob
         self._busy = threading.Lock()
-        self._hash = hashlib.sha256()
+        self._hash = PieceHash()
         self._offset = 0
 
     def read(self, size: int) -> bytes:
@@ -156,7 +157,7 @@ class Reader:
         if os.fstat(self._file).st_size != self._blob.size:
             raise damaged(self._blob)
         mapped = mmap.mmap(self._file, self._blob.size, access=mmap.ACCESS_READ)
-        if hashlib.sha256(mapped).hexdigest() != self._blob.digest:
+        if digest_of(mapped) != self._blob.digest:
             mapped.close()
             raise damaged(self._blob)
         return mapped

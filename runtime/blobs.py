@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import math
 import secrets
 import time
@@ -29,6 +28,7 @@ from .blob_files import NEVER, BlobFiles, Reader, Writer, damaged, sweep
 from .errors import ActorStopped, BlobGone, Disconnected, NoSuchActor, NotReachable
 from .folders import Paths
 from .log import log
+from .piece_hash import PieceHash, digest_of
 from .settings import BlobSettings, load_settings
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class Blobs:
                 raise BlobGone(f"blob {blob_id} is not held by node {self._node.name} any more")
             blob = held.blob
             try:
-                await self._object_store().write(blob.id, blob.size, blob.digest, _chunks(reader), SHARED_S)
+                await self._object_store().write(blob.id, blob.size, _chunks(reader), SHARED_S)
             finally:
                 reader.close()
             self._shared[blob_id] = time.monotonic() + SHARED_S
@@ -269,7 +269,7 @@ class Blobs:
             await self._node.actor(f"node.{blob.owner}").ask(ShareBlob(blob.id), SHARE_TIMEOUT_S)
         except (NoSuchActor, ActorStopped) as error:
             raise BlobGone(f"blob {blob.id} went with its owner, node {blob.owner}") from error
-        checked, size = hashlib.sha256(), 0
+        checked, size = PieceHash(), 0
         async for piece in self._object_store().read(blob.id):
             checked.update(piece)
             size += len(piece)
@@ -362,11 +362,11 @@ class Blobs:
 
 
 def _inline(data: bytes) -> Blob:
-    return Blob(hashlib.sha256(data).hexdigest(), len(data), data=data)
+    return Blob(digest_of(data), len(data), data=data)
 
 
 def _checked(blob: Blob) -> bytes:
-    if len(blob.data) != blob.size or hashlib.sha256(blob.data).hexdigest() != blob.digest:
+    if len(blob.data) != blob.size or digest_of(blob.data) != blob.digest:
         raise damaged(blob)
     return blob.data
 

@@ -12,8 +12,9 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from functools import partial
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -396,14 +397,16 @@ class Cell(Child):
                     if self._crash is not None or task.cancelling():
                         raise
 
-    def _stream_call(self, handler: HandlerSpec, delivery: Delivery, actor: Actor[Any], _: Message) -> Any:
-        return self._run_stream(actor, handler, delivery)
+    def _stream_call(
+        self, handler: HandlerSpec, delivery: Delivery, actor: Actor[Any], message: Message
+    ) -> Coroutine[Any, Any, Any]:
+        items = handler.call(actor, message)
+        return items if items.__class__ is CoroutineType else self._run_stream(items, delivery)
 
-    async def _run_stream(self, actor: Actor[Any], handler: HandlerSpec, delivery: Delivery) -> Any:
-        """Drive a stream handler. What it yields of the result's type is the result, anything else an item."""
+    async def _run_stream(self, items: AsyncGenerator[Any], delivery: Delivery) -> Any:
+        """Drive a stream. What it yields of the result's type is the result, anything else an item."""
         result_type = answers(type(delivery.message)).result
         result = None
-        items = handler.call(actor, delivery.message)
         try:
             async for item in items:
                 if isinstance(item, result_type):
@@ -427,7 +430,11 @@ class Cell(Child):
     async def _run_concurrent(self, actor: Actor[Any], handler: HandlerSpec, delivery: Delivery) -> None:
         try:
             call = partial(self._stream_call, handler, delivery) if handler.streams else handler.call
-            result = await self._watched(call, actor, delivery, 1)
+            weight = 1 if self.processed < TIMED_FIRST else TIMED_EVERY
+            if weight == 1 or self.processed % TIMED_EVERY == 0 or delivery.trace is not None:
+                result = await self._watched(call, actor, delivery, weight)
+            else:
+                result = await call(actor, delivery.message)
         except CallboardError as error:
             self._count(error)
             delivery.fail(error)

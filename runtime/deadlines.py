@@ -26,6 +26,35 @@ class Expiring(Protocol):
         ...
 
 
+class TimeLimit:
+    """A limit for what the task that makes it does until `end`: when it passes, the task is cancelled.
+
+    As `asyncio.timeout`, by the wheel: for what is too short and too frequent for a timer of its own. Where a
+    CancelledError comes out, `end` says whether it was this limit's.
+    """
+
+    __slots__ = ("_before", "_expired", "_task", "slot")
+
+    def __init__(self, wheel: DeadlineWheel, seconds: float) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a time limit is for what a task does")
+        self.slot: set[Expiring] | None = None
+        self._task = task
+        self._before = task.cancelling()
+        self._expired = False
+        wheel.add(self, seconds)
+
+    def expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
+
+    def end(self) -> bool:
+        """Take the limit off. Whether it had passed, and nobody else wants the task cancelled."""
+        DeadlineWheel.discard(self)
+        return self._expired and self._task.uncancel() <= self._before
+
+
 class DeadlineWheel:
     """Calls `expire()` on each entry whose time has passed and that was not discarded before.
 

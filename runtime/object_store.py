@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import hashlib
 import json
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator
@@ -56,8 +57,8 @@ class ObjectStore:
     def _client(self) -> Client:
         return self._bus.client
 
-    async def write(self, name: str, size: int, digest: str, pieces: AsyncIterable[bytes], ttl: float) -> None:
-        """Store an object of `size` bytes, gone after `ttl` seconds. `digest` is the SHA-256 in hex.
+    async def write(self, name: str, size: int, pieces: AsyncIterable[bytes], ttl: float) -> None:
+        """Store an object of `size` bytes, gone after `ttl` seconds.
 
         It is there once this returned; what a write that was cut short has stored goes by its `ttl`. Raises BlobNoRoom.
         """
@@ -69,9 +70,10 @@ class ObjectStore:
         acks = _Acks(max(2, WINDOW // chunk))
         inbox = self._client.new_inbox()
         subscription = await self._client.subscribe(inbox, cb=acks.take)
-        count = 0
+        count, hashed = 0, hashlib.sha256()
         try:
             async for piece in _rechunked(pieces, chunk):
+                hashed.update(piece)
                 await acks.room()
                 await self._publish(f"$O.{BUCKET}.C.{upload}", piece, inbox, expiry)
                 count += 1
@@ -82,7 +84,7 @@ class ObjectStore:
                 "nuid": upload,
                 "size": size,
                 "chunks": count,
-                "digest": f"SHA-256={base64.urlsafe_b64encode(bytes.fromhex(digest)).decode()}",
+                "digest": f"SHA-256={base64.urlsafe_b64encode(hashed.digest()).decode()}",
                 "options": {"max_chunk_size": chunk},
             }
             await acks.room()

@@ -16,8 +16,9 @@ Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 class Blob(msgspec.Struct, frozen=True):
     """A reference to bytes, to be put in a message in their place.
 
-    `digest` is the SHA-256 of the `size` bytes, in hex. A small value is all in `data`; of any other, `id` names the
-    file or object, `lease` the folder in which its owner keeps it, `owner` the node to ask for it from another host.
+    `digest`, in hex, is the SHA-256 of the `size` bytes; of more than 4 MiB, that of the SHA-256s of its pieces of
+    4 MiB in order, which many cores compute at once. A small value is all in `data`; of any other, `id` names the file
+    or object, `lease` the folder in which its owner keeps it, `owner` the node to ask for it from another host.
     """
 
     digest: Digest

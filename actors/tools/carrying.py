@@ -7,13 +7,15 @@ A blob of another host is fetched through its node and the object store, to neit
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
+
+from anyio.to_thread import run_sync
 
 from ...runtime.blob_files import damaged
 from ...runtime.blobs import Blobs
 from ...runtime.errors import TooLarge
+from ...runtime.piece_hash import digest_of
 from ...runtime.refs import Ref
 from ...schemas.blob import Blob
 from ...schemas.tool import GetMedia, MediaPart, MediaPut, PutMedia
@@ -139,6 +141,6 @@ async def fetch(tool: Ref, blob: Blob) -> bytes:
             if len(found) > blob.size:
                 raise damaged(blob)
     data = bytes(found)
-    if len(data) != blob.size or hashlib.sha256(data).hexdigest() != blob.digest:
+    if len(data) != blob.size or await run_sync(digest_of, data) != blob.digest:
         raise damaged(blob)
     return data

@@ -19,7 +19,17 @@ from ...runtime.client import Client
 from ...runtime.errors import CallboardError, NameTaken, NoSuchActor, RemoteError
 from ...runtime.node import Node
 from ...schemas.base import Request
-from ...schemas.tool import CallTool, ListTools, Media, MediaTaken, OpenTool, ToolInfo, ToolPiece, ToolProgress
+from ...schemas.tool import (
+    CallTool,
+    ListTools,
+    Media,
+    MediaTaken,
+    OpenTool,
+    ToolInfo,
+    ToolPiece,
+    ToolProgress,
+    ToolResult,
+)
 from .carrying import send
 from .directory import ADDRESS, KIND
 from .errors import MediaAway, NoSuchTool, as_tool_error
@@ -37,6 +47,8 @@ OPEN_TIMEOUT_S = 150.0
 # What a call sends stays for so long at most, should this process die before it lets go.
 ARGUMENTS_TTL_S = 3600.0
 DIRECTORY_PATIENCE_S = 10.0
+
+_NO_MEDIA: Mapping[str, File] = {}
 LOOK_AGAIN_S = 0.05
 
 
@@ -110,8 +122,14 @@ class OpenedTool:
 
     async def _send(self, call: _Request) -> Outcome:
         blobs = await self._blobs(call.media) if call.media else ()
+        message = CallTool(call.arguments, blobs, call.session, call.key)
         try:
-            return await self._ask(CallTool(call.arguments, blobs, call.session, call.key), call)
+            if call.on_progress is None and call.on_piece is None:
+                result = await self._ref.ask(message, call.timeout)
+            else:
+                result = await self._listen(message, call)
+            media = await self._media(result.media) if result.media else _NO_MEDIA
+            return Outcome(result.value, result.text, media, self._outputs)
         except RemoteError as error:
             raise as_tool_error(error) from error
         finally:
@@ -129,20 +147,15 @@ class OpenedTool:
         ]
         return (*await media_out(self._node.blobs, small, ARGUMENTS_TTL_S), *large)
 
-    async def _ask(self, message: CallTool, call: _Request) -> Outcome:
-        if call.on_progress is None and call.on_piece is None:
-            result = await self._ref.ask(message, call.timeout)
-        else:
-            async with self._ref.stream(message, call.timeout) as said:
-                async for item in said:
-                    if isinstance(item, ToolProgress):
-                        if call.on_progress is not None:
-                            call.on_progress(item)
-                    elif call.on_piece is not None:
-                        call.on_piece(item, await self._media(item.media))
-            result = said.result
-        media = await self._media(result.media)
-        return Outcome(result.value, result.text, media, self._outputs)
+    async def _listen(self, message: CallTool, call: _Request) -> ToolResult:
+        async with self._ref.stream(message, call.timeout) as said:
+            async for item in said:
+                if isinstance(item, ToolProgress):
+                    if call.on_progress is not None:
+                        call.on_progress(item)
+                elif call.on_piece is not None:
+                    call.on_piece(item, await self._media(item.media))
+        return said.result
 
     async def _media(self, media: tuple[Media, ...]) -> dict[str, File]:
         if not media:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,8 +19,7 @@ class Reply:
     text: str | None = None
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """`value` is JSON as the output schema says; a medium in it is the name of an entry of `media`.
 
     `schema` is that output schema, which says where media are.
@@ -28,8 +27,8 @@ class Outcome:
 
     value: str
     text: str
-    media: Mapping[str, File] = field(default_factory=dict)
-    schema: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    media: Mapping[str, File] = {}
+    schema: Mapping[str, Any] = {}
 
     @property
     def data(self) -> Any:
@@ -46,8 +45,8 @@ class Outcome:
 
 def text_of(value: Any, encoded: str, media: Mapping[str, File]) -> str:
     """A value for a model to read: a text as it is, media by what they are, the rest as JSON."""
-    if isinstance(value, str) and not media:
-        return value
+    if not media:
+        return value if isinstance(value, str) else encoded
     shown = [f"[{file.kind.value} {name}, {file.mime}, {file.size} bytes]" for name, file in media.items()]
     if media and encoded in {msgspec.json.encode(name).decode() for name in media}:
         return shown[0]

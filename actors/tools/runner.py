@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from typing import Any, TypeVar
 
+from ...runtime.deadlines import TimeLimit
 from ...runtime.errors import BlobGone, Cancelled
 from ...runtime.node import Node
 from ...schemas.base import Request
@@ -34,7 +35,7 @@ from .errors import ToolTimeout
 from .media_blobs import media_in, media_out
 from .outcome import Outcome
 from .recent import Recent
-from .running import Way, run_tool
+from .running import run_tool
 from .slots import Slots
 from .threads import Threads, Worker
 from .tool import Tool
@@ -70,11 +71,10 @@ class ToolRunner:
         self._uploads: Uploads | None = None
         self._sent: dict[str, tuple[Blob, float]] = {}
         self._recent = Recent()
-        self._plain = tool.way is Way.COROUTINE and not (tool.streams or tool.converts or tool.outputs_convert)
 
     def is_plain(self, message: CallTool) -> bool:
         """Whether nothing but the result can come of the call, and no thread has a part in it: see `run_plain`."""
-        return self._plain and not message.media
+        return self.tool.is_plain and not message.media
 
     async def run_plain(self, message: CallTool) -> ToolResult:
         """`run` for such a call. What a tool costs beyond an ask is here, so nothing is made that it does not need."""
@@ -85,15 +85,18 @@ class ToolRunner:
             await tool.once.wait(self._threads.run)
         if not self._slots.take_now():
             await self._slots.take()
-        limit = asyncio.timeout(self._timeout)
+        is_over = False
+        limit = TimeLimit(self._node.deadlines, self._timeout)
         try:
-            async with limit:
-                outcome = await run_tool(tool, values, _NO_CONTEXT)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise self._too_late() from error
+            outcome = await run_tool(tool, values, _NO_CONTEXT)
+        except asyncio.CancelledError as error:
+            is_over = True
+            if limit.end():
+                raise self._too_late() from error
+            raise
         finally:
+            if not is_over:
+                limit.end()
             self._slots.give_back()
         sent = await self._send(outcome.media) if outcome.media else ()
         return ToolResult(outcome.value, outcome.text, sent, time.perf_counter() - began)

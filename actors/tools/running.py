@@ -97,9 +97,11 @@ class Once:
 
 async def run_tool(tool: Tool, values: dict[str, Any], context: ToolContext) -> Outcome:
     """Run it with arguments that were accepted. Raises what it says, ToolFailed for what it did not foresee."""
-    work = tool.prepare(values, context)
-    way = tool.way
     try:
+        if tool.is_plain:
+            return tool.finish(await tool.function(**values))
+        work = tool.prepare(values, context)
+        way = tool.way
         if way is Way.COROUTINE:
             value = await (await context.in_thread(work) if tool.converts else work())
         elif way is Way.ASYNC_GENERATOR:

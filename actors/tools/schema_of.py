@@ -11,6 +11,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 import msgspec
@@ -25,6 +26,7 @@ Media = Mapping[str, File]
 Json = str | bytes | Mapping[str, Any]
 
 _NOT_GIVEN = object()
+_encode = msgspec.json.Encoder().encode
 _STREAMS = {
     collections.abc.Iterator: 1,
     collections.abc.Iterable: 1,
@@ -55,14 +57,21 @@ class Inputs:
             return media_named(kind, name, media)
 
         try:
-            found = _read(arguments, self.struct, named)
+            if media or not isinstance(arguments, str):
+                found = _read(arguments, self.struct, named)
+            else:
+                found = self._decoder.decode(arguments or "{}")
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             try:
                 found = _read(integral(arguments), self.struct, named)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 raise explain(arguments, self.schema, error) from None
-        values = ((name, getattr(found, name)) for name in self.names)
-        return {name: value for name, value in values if value is not _NOT_GIVEN}
+        return {name: value for name in self.names if (value := getattr(found, name)) is not _NOT_GIVEN}
+
+    @cached_property
+    def _decoder(self) -> msgspec.json.Decoder[Any]:
+        """For calls without media, which most are."""
+        return msgspec.json.Decoder(self.struct, dec_hook=_no_medium)
 
     def converted(self, values: dict[str, Any]) -> dict[str, Any]:
         """Media in the forms that the function asks for. It may decode images: a thread is the place for it."""
@@ -82,6 +91,8 @@ class Outputs:
 
     def encode(self, value: Any) -> tuple[str, dict[str, File]]:
         """The result as JSON, and the media that are named in it. Raises ToolResultInvalid."""
+        if self.leave is None and (plain := self._encode_plain(value)) is not None:
+            return plain, {}
         media: dict[str, File] = {}
         if self.leave is not None:
             try:
@@ -98,6 +109,20 @@ class Outputs:
             except msgspec.DecodeError as error:
                 raise ToolResultInvalid(f"the tool's result does not fit its schema: {error}") from error
         return encoded.decode(), media
+
+    def _encode_plain(self, value: Any) -> str | None:
+        """What needs no hook to be JSON, and fits; of anything else the long way says what is wrong."""
+        try:
+            encoded = _encode(value)
+            if self.wire is not Any:
+                self._decoder.decode(encoded)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return None
+        return encoded.decode()
+
+    @cached_property
+    def _decoder(self) -> msgspec.json.Decoder[Any]:
+        return msgspec.json.Decoder(self.wire, dec_hook=_no_medium)
 
 
 # For what no schema speaks of.
@@ -216,6 +241,10 @@ def media_named(kind: type, name: Any, media: Media) -> File:
         if issubclass(cls, kind) and kind_of(found.mime) is fitting:
             return found.as_kind(cls)
     raise ValueError(f"Expected {kind.__name__.lower()}, and '{name}' is {found.mime}")
+
+
+def _no_medium(kind: type, name: Any) -> File:
+    return media_named(kind, name, {})
 
 
 def _leaving(value: Any, media: dict[str, File]) -> Any:

@@ -197,6 +197,11 @@ class Tool:
         """Whether a call may have something to say before its result."""
         return self.way in (Way.GENERATOR, Way.ASYNC_GENERATOR) or self.takes_context
 
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether it is a coroutine function whose arguments and result are JSON, and which says nothing meanwhile."""
+        return self.way is Way.COROUTINE and not (self.streams or self.converts or self.outputs_convert)
+
     @property
     def takes_context(self) -> bool:
         return bool(self.inputs.context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
 from typing import Any
 
@@ -47,18 +47,11 @@ class AnswersCalls(ABC):
     def calls(self) -> ToolRunner: ...
 
     @handler(concurrent=True)
-    async def call(self, message: CallTool) -> AsyncIterator[Said]:
+    def call(self, message: CallTool) -> AsyncIterator[Said] | Coroutine[Any, Any, ToolResult]:
         runner = self.calls()
         if message.key:
-            async with aclosing(runner.run_once(message)) as said:
-                async for item in said:
-                    yield item
-        elif runner.is_plain(message):
-            yield await runner.run_plain(message)
-        else:
-            async with aclosing(runner.run(message)) as said:
-                async for item in said:
-                    yield item
+            return runner.run_once(message)
+        return runner.run_plain(message) if runner.is_plain(message) else runner.run(message)
 
     @handler(concurrent=True)
     async def taken(self, message: MediaTaken) -> None:

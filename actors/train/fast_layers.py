@@ -1,4 +1,4 @@
-"""Layers of transformers' causal models computed by our ops: norms, gated MLPs, rotary positions.
+"""Layers of transformers' causal models computed by our ops: norms, gated MLPs, rotary positions, residual sums.
 
 The modules stay, with their names and parameters, so that PEFT and saving find what they expect; only the forward pass
 of the instances is ours. A layer is recognized by its parts, and one of each kind is tried: where ours and its own
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ...kernels import ops_training
+from .adapters import outputs_of
 
 # Families whose attention is LLaMA's: projections, norms of heads where there are some, rotary positions in halves.
 ATTENTION = ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
@@ -31,8 +32,8 @@ Forward = Callable[..., Any]
 def use_fast_layers(model: nn.Module) -> tuple[str, ...]:
     """Put our forward passes into the layers that they fit; returns the names of those layers.
 
-    Linear layers inside are called as they are, so PEFT may wrap them before or after. Draws nothing from the random
-    state that training goes on with.
+    Linear layers inside are those that are there when it is called, so PEFT may wrap them before or after. Draws
+    nothing from the random state that training goes on with.
     """
     replaced: list[str] = []
     fits: dict[tuple[object, ...], bool] = {}
@@ -64,10 +65,23 @@ def _forward_of(module: nn.Module) -> Forward | None:
         return _norm_forward if hasattr(module, "variance_epsilon") else None
     if parts == {"gate_proj", "up_proj", "down_proj", "act_fn"}:
         return _mlp_forward if type(module.get_submodule("act_fn")).__name__ in ("SiLU", "SiLUActivation") else None
+    if _is_decoder_layer(module):
+        return _decoder_layer_forward
     family = type(module).__name__.removesuffix("Attention")
     if family in ATTENTION and parts - {"q_norm", "k_norm"} == {"q_proj", "k_proj", "v_proj", "o_proj"}:
         return _attention_forward
     return None
+
+
+def _is_decoder_layer(module: nn.Module) -> bool:
+    family = type(module).__name__.removesuffix("DecoderLayer")
+    parts = dict(module.named_children())
+    norms = [parts.pop(name, None) for name in ("input_layernorm", "post_attention_layernorm")]
+    return family in ATTENTION and parts.keys() == {"self_attn", "mlp"} and all(map(_is_norm, norms))
+
+
+def _is_norm(module: nn.Module | None) -> bool:
+    return module is not None and _forward_of(module) is _norm_forward
 
 
 def _is_the_same(module: nn.Module, fast: Forward) -> bool:
@@ -80,10 +94,11 @@ def _is_the_same(module: nn.Module, fast: Forward) -> bool:
         return torch.randn(shape, generator=generator).to(first.device)
 
     inputs: dict[str, Any] = {}
-    if fast is _attention_forward:
-        angles = draw(1, _TRIAL_TOKENS, copied.head_dim // 2).repeat(1, 1, 2)
+    if fast in (_attention_forward, _decoder_layer_forward):
+        attention = copied if fast is _attention_forward else copied.self_attn
+        angles = draw(1, _TRIAL_TOKENS, attention.head_dim // 2).repeat(1, 1, 2)
         inputs = {"position_embeddings": (angles.cos(), angles.sin()), "attention_mask": None}
-    width = len(first) if fast is _norm_forward else next(layer.in_features for layer in copied.children())
+    width = len(first) if fast is _norm_forward else first.shape[1]
     x = draw(1, _TRIAL_TOKENS, width)
     with torch.no_grad():
         ours, own = (
@@ -99,8 +114,19 @@ def _norm_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     return ops_training.rms_norm(hidden_states, self.weight, self.variance_epsilon)
 
 
+def _decoder_layer_forward(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Sums of the residual stream are made by the norms that read them, and so are those of its gradients."""
+    first, second = self.input_layernorm, self.post_attention_layernorm
+    if args or hidden_states.dtype != first.weight.dtype or hidden_states.dtype != second.weight.dtype:
+        return type(self).forward(self, hidden_states, *args, **kwargs)
+    normed, stream = ops_training.rms_norm_and_input(hidden_states, first.weight, first.variance_epsilon)
+    attended, _ = self.self_attn(normed, **kwargs)
+    normed, stream = ops_training.add_rms_norm(attended, stream, second.weight, second.variance_epsilon)
+    return stream + self.mlp(normed)
+
+
 def _mlp_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-    return self.down_proj(ops_training.silu_mul(self.gate_proj(x), self.up_proj(x)))
+    return self.down_proj(ops_training.silu_mul(*outputs_of((self.gate_proj, self.up_proj), x)))
 
 
 def _attention_forward(
@@ -113,7 +139,8 @@ def _attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     num_rows, length = hidden_states.shape[:2]
     heads = (num_rows, length, -1, self.head_dim)
-    q, k, v = (project(hidden_states).view(heads) for project in (self.q_proj, self.k_proj, self.v_proj))
+    projected = outputs_of((self.q_proj, self.k_proj, self.v_proj), hidden_states)
+    q, k, v = (values.view(heads) for values in projected)
     if hasattr(self, "q_norm"):
         q, k = self.q_norm(q), self.k_norm(k)
     if getattr(self, "use_rope", True):

@@ -2,9 +2,11 @@
 //
 // A unit is four bytes: one float, or two bf16 that stand one after the other along what is summed over. A left matrix
 // is units at any strides, of which one at a time goes to all lanes; a right matrix is packed, [depth][lanes] units.
+// Where the processor multiplies tiles (Intel's AMX), whole tiles of bf16 are made so, and vectors make the rest.
 #pragma once
 
 #include "elements.h"
+#include "tiles.h"
 
 namespace cb {
 
@@ -45,6 +47,9 @@ inline void product_block(const Left& a, const uint8_t* b, int64_t b_bytes, int 
 
 template <class T, int V>
 inline void product_rows(Left a, int rows, const uint8_t* b, int64_t b_bytes, int depth, float* c, int64_t c_row, bool add) {
+    if constexpr (V <= 2)  // as many sums as the products need to follow each other without a wait
+        for (; rows >= 8; rows -= 8, a.data += 8 * a.row_bytes, c += 8 * c_row)
+            product_block<T, 8, V>(a, b, b_bytes, depth, c, c_row, add);
     for (; rows >= 4; rows -= 4, a.data += 4 * a.row_bytes, c += 4 * c_row)
         product_block<T, 4, V>(a, b, b_bytes, depth, c, c_row, add);
     if (rows == 3) product_block<T, 3, V>(a, b, b_bytes, depth, c, c_row, add);
@@ -52,18 +57,31 @@ inline void product_rows(Left a, int rows, const uint8_t* b, int64_t b_bytes, in
     if (rows == 1) product_block<T, 1, V>(a, b, b_bytes, depth, c, c_row, add);
 }
 
-// c [rows][lanes] = or += a [rows][depth] b [depth][lanes], `depth` in units, `lanes` a multiple of 16 and b_lanes wide
-// in memory.
 template <class T>
-inline void product(const Left& a, int rows, const void* b, int b_lanes, int lanes, int depth, float* c, int64_t c_row,
-                    bool add) {
-    const uint8_t* right = (const uint8_t*)b;
-    const int64_t b_bytes = int64_t(b_lanes) * 4;
+inline void product_of_vectors(const Left& a, int rows, const uint8_t* right, int64_t b_bytes, int lanes, int depth, float* c,
+                               int64_t c_row, bool add) {
     for (; lanes >= 64; lanes -= 64, right += 256, c += 64)
         product_rows<T, 4>(a, rows, right, b_bytes, depth, c, c_row, add);
     if (lanes == 48) product_rows<T, 3>(a, rows, right, b_bytes, depth, c, c_row, add);
     if (lanes == 32) product_rows<T, 2>(a, rows, right, b_bytes, depth, c, c_row, add);
     if (lanes == 16) product_rows<T, 1>(a, rows, right, b_bytes, depth, c, c_row, add);
+}
+
+// c [rows][lanes] = or += a [rows][depth] b [depth][lanes], `depth` in units, `lanes` a multiple of 16 and b_lanes wide
+// in memory. Of bf16, it is called while a `Tiles` of so many UNITS is there.
+template <class T, int UNITS = TILE_UNITS>
+inline void product(Left a, int rows, const void* b, int b_lanes, int lanes, int depth, float* c, int64_t c_row, bool add) {
+    const uint8_t* right = (const uint8_t*)b;
+    const int64_t b_bytes = int64_t(b_lanes) * 4;
+    if (sizeof(T) == 2 && use_tiles && a.step_bytes == 4 && rows >= TILE_ROWS && depth >= UNITS) {
+        const int of_tiles = rows / TILE_ROWS * TILE_ROWS, deep = depth / UNITS * UNITS;
+        product_of_tiles<UNITS>(a.data, a.row_bytes, of_tiles, right, b_bytes, lanes, deep, c, c_row, add);
+        if (deep < depth)
+            product_of_vectors<T>({a.data + deep * 4, a.row_bytes, 4}, of_tiles, right + deep * b_bytes, b_bytes, lanes,
+                                  depth - deep, c, c_row, true);
+        rows -= of_tiles, a.data += of_tiles * a.row_bytes, c += of_tiles * c_row;
+    }
+    if (rows) product_of_vectors<T>(a, rows, right, b_bytes, lanes, depth, c, c_row, add);
 }
 
 // ---- packing ----

@@ -1,6 +1,7 @@
 // Ops of training on a CPU, each with its gradient, as torch's autograd functions call them (kernels/native_training.py).
 //
 // A result is the same bits in every run: tasks write what nobody else writes, and each sum has one order.
+#include "lora_rows.h"
 #include "rows_training.h"
 #include "varlen_gradient.h"
 
@@ -126,6 +127,54 @@ void cbt_losses(const cb::Team* team, int32_t is_bf16, void* logits, int64_t str
             if (with_gradient) std::fill_n(x, vocab, T(0));
         });
     });
+}
+
+// Whether whole tiles are multiplied as such from here on: where it is wanted and can be.
+int32_t cbt_use_tiles(int32_t wanted) {
+    cb::use_tiles = wanted && cb::tiles_allowed();
+    return cb::use_tiles;
+}
+
+// x [rows][n] as a right matrix whose lanes are the rows, or with `deep` one whose depth they are. Multiples of 16, n of 32.
+void cbt_lora_pack(int32_t is_bf16, const void* x, int32_t rows, int32_t n, int32_t deep, uint32_t* out) {
+    cb::with_type(is_bf16, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        if (deep) cb::pack_depth((const T*)x, n, rows, n, out);
+        else cb::pack_lanes((const T*)x, n, rows, n, out, rows);
+    });
+}
+
+// Of `count` layers: made = scale * wide narrowing
+void cbt_lora_narrow(const cb::Team* team, const cb::LoraRows* all, int32_t count) {
+    cb::with_type(all->is_bf16, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        cb::each_rows(*team, all, count, [](const cb::LoraRows& r, int64_t begin, int64_t end, int, cb::LoraScratch& scratch) {
+            cb::lora_narrow<T>(r, begin, end, scratch.sums);
+        });
+    });
+}
+
+// wide += scale * low widening
+void cbt_lora_widen(const cb::Team* team, const cb::LoraRows* all, int32_t count) {
+    cb::with_type(all->is_bf16, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        cb::each_rows(*team, all, count, [](const cb::LoraRows& r, int64_t begin, int64_t end, int, cb::LoraScratch& scratch) {
+            cb::lora_widen<T>(r, begin, end, scratch.sums);
+        });
+    });
+}
+
+// sums = low' wide, and where there is a narrowing, made = scale * wide narrowing.
+void cbt_lora_gradient(const cb::Team* team, const cb::LoraRows* all, int32_t count) {
+    cb::with_type(all->is_bf16, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        cb::each_rows(*team, all, count,
+                      [](const cb::LoraRows& r, int64_t begin, int64_t end, int number, cb::LoraScratch& scratch) {
+            if (r.narrowing) cb::lora_narrow<T>(r, begin, end, scratch.sums);
+            cb::lora_outer<T>(r, begin, end, number, scratch);
+        });
+    });
+    cb::lora_add_up(*team, all, count);
 }
 
 void cbt_varlen(const cb::Team* team, const cb::Varlen* a) {

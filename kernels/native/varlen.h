@@ -78,17 +78,33 @@ inline std::vector<Span> query_spans(const Varlen& a, int chunk) {
     return spans;
 }
 
-// What `rows` queries from `query` on see of the `num_keys` from `key` on: how many lanes are worth computing, 0 for none,
-// and whether each query sees all of them.
+// What is computed at once: of tiles, 16 rows and 32 lanes (which are 16 units of depth in the next product).
+template <class T>
+inline int row_step() { return sizeof(T) == 2 && use_tiles ? TILE_ROWS : 1; }
+template <class T>
+inline int lane_step() { return sizeof(T) == 2 && use_tiles ? 2 * LANES : LANES; }
+
+// `rows` rows of x [..][n] as a left matrix that may be read up to a whole `row_step`: where they end before, a copy.
+template <class T>
+inline Left left_rows(const T* x, int64_t stride, int rows, int n, Lines<T>& copy) {
+    const int whole = round_up(rows, row_step<T>());
+    if (whole == rows) return {(const uint8_t*)x, int64_t(stride * sizeof(T)), 4};
+    copy.assign(size_t(whole) * n, T(0));
+    for (int row = 0; row < rows; ++row) std::memcpy(copy.data() + row * n, x + row * stride, n * sizeof(T));
+    return {(const uint8_t*)copy.data(), int64_t(n * sizeof(T)), 4};
+}
+
+// What `rows` queries from `query` on see of the `num_keys` from `key` on: how many lanes are worth computing, a multiple
+// of `step` and 0 for none, and whether each query sees all of them.
 struct Part {
     int lanes;
     bool all;
 };
 
-inline Part part_of(const Sight& sight, int query, int rows, int key, int num_keys) {
+inline Part part_of(const Sight& sight, int query, int rows, int key, int num_keys, int step) {
     const int end = std::min(sight.last(query + rows - 1) - key, num_keys);
     if (end <= 0 || sight.first(query) >= key + num_keys) return {0, false};
-    const int lanes = round_up(end, LANES);
+    const int lanes = round_up(end, step);
     const bool all = sight.first(query + rows - 1) <= key && std::min(sight.last(query) - key, num_keys) >= lanes;
     return {lanes, all};
 }
@@ -102,7 +118,15 @@ inline __mmask16 seen(const Sight& sight, int place, int key) {
 struct ForwardScratch {
     Lines<uint32_t> keys, values;           // a packed block
     Lines<float> scores;                    // [QUERY_TILE][KEY_BLOCK]
-    Lines<float> out, top, total;           // [heads of a task][queries of it][head_dim], and [..]
+    Lines<float> out, top, total;           // [heads of a task][queries of it, up to whole tiles][head_dim], and [..]
+    Lines<uint16_t> short_copy;             // of the last queries, see `left_rows`
+    Lines<float> copy;
+
+    template <class T>
+    Lines<T>& copy_of() {
+        if constexpr (sizeof(T) == 2) return short_copy;
+        else return copy;
+    }
 };
 
 // Turns a row of scores into weights in place (floats, or bf16 in its first half) and returns by how much what was
@@ -147,35 +171,39 @@ inline void multiply_row(float* row, int n, float factor) {
 template <class T>
 void attend_span(const Varlen& a, const Span& span, ForwardScratch& scratch) {
     const int hd = a.head_dim, group = a.num_heads / a.num_kv_heads, queries = span.last_query - span.first_query;
+    const int padded = round_up(queries, row_step<T>()), step = lane_step<T>();
+    const Tiles tiles;
     const Sight sight = sight_of(a, span.length);
     scratch.keys.resize(KEY_BLOCK * hd / PER_UNIT<T>);
     scratch.values.resize(KEY_BLOCK * hd / PER_UNIT<T>);
     scratch.scores.resize(QUERY_TILE * KEY_BLOCK);
-    scratch.out.assign(size_t(group) * queries * hd, 0.0f);
-    scratch.top.assign(size_t(group) * queries, -INFINITY);
-    scratch.total.assign(size_t(group) * queries, 0.0f);
+    scratch.out.assign(size_t(group) * padded * hd, 0.0f);
+    scratch.top.assign(size_t(group) * padded, -INFINITY);
+    scratch.total.assign(size_t(group) * padded, 0.0f);
     for (int key = span.first_key; key < span.last_key; key += KEY_BLOCK) {
         const int num_keys = std::min(KEY_BLOCK, span.last_key - key);
         pack_lanes(a.k.at<T>(span.begin + key, span.kv_head), a.k.token, num_keys, hd, scratch.keys.data(), KEY_BLOCK);
+        if (num_keys < KEY_BLOCK) std::fill(scratch.values.begin(), scratch.values.end(), 0);
         pack_depth(a.v.at<T>(span.begin + key, span.kv_head), a.v.token, num_keys, hd, scratch.values.data());
-        const int depth_there = (num_keys + PER_UNIT<T> - 1) / PER_UNIT<T>;
+        const int depth_there = round_up(num_keys, step > LANES ? step : PER_UNIT<T>) / PER_UNIT<T>;
         for (int g = 0; g < group; ++g) {
             for (int query = span.first_query; query < span.last_query; query += QUERY_TILE) {
                 const int rows = std::min(QUERY_TILE, span.last_query - query);
-                const Part part = part_of(sight, query, rows, key, num_keys);
+                const Part part = part_of(sight, query, rows, key, num_keys, step);
                 if (!part.lanes) continue;
-                const Left q{(const uint8_t*)a.q.at<T>(span.begin + query, span.kv_head * group + g),
-                             int64_t(a.q.token * sizeof(T)), 4};
+                const int whole = round_up(rows, row_step<T>());
+                const Left q = left_rows<T>(a.q.at<T>(span.begin + query, span.kv_head * group + g), a.q.token, rows, hd,
+                                            scratch.copy_of<T>());
                 float* scores = scratch.scores.data();
-                product<T>(q, rows, scratch.keys.data(), KEY_BLOCK, part.lanes, hd / PER_UNIT<T>, scores, KEY_BLOCK, false);
-                const int64_t at = int64_t(g) * queries + query - span.first_query;
+                product<T>(q, whole, scratch.keys.data(), KEY_BLOCK, part.lanes, hd / PER_UNIT<T>, scores, KEY_BLOCK, false);
+                const int64_t at = int64_t(g) * padded + query - span.first_query;
                 for (int row = 0; row < rows; ++row) {
                     const float fade = soften<T>(scores + row * KEY_BLOCK, part.lanes, sight, part.all, query + row, key,
                                                  a.scale * LOG2_OF_E, scratch.top[at + row], scratch.total[at + row]);
                     if (fade != 1.0f) multiply_row(scratch.out.data() + (at + row) * hd, hd, fade);
                 }
                 const Left weights{(const uint8_t*)scores, KEY_BLOCK * 4, 4};
-                product<T>(weights, rows, scratch.values.data(), hd, hd, std::min(part.lanes / PER_UNIT<T>, depth_there),
+                product<T>(weights, whole, scratch.values.data(), hd, hd, std::min(part.lanes / PER_UNIT<T>, depth_there),
                            scratch.out.data() + at * hd, hd, true);
             }
         }
@@ -183,7 +211,7 @@ void attend_span(const Varlen& a, const Span& span, ForwardScratch& scratch) {
     for (int g = 0; g < group; ++g) {
         const int head = span.kv_head * group + g;
         for (int i = 0; i < queries; ++i) {
-            const int64_t at = int64_t(g) * queries + i, token = span.begin + span.first_query + i;
+            const int64_t at = int64_t(g) * padded + i, token = span.begin + span.first_query + i;
             const f32x16 factor = _mm512_set1_ps(1.0f / scratch.total[at]);
             T* out = a.out.at<T>(token, head);
             for (int d = 0; d < hd; d += LANES)

@@ -28,7 +28,9 @@ struct GradientScratch {
     Lines<uint32_t> query_depth, grad_depth;      // a packed tile of queries and of the gradient
     Lines<float> scores, slopes;                  // [QUERY_TILE][KEY_BLOCK]; slopes end as [..] T
     Lines<uint32_t> weights_of_keys, slopes_of_keys;  // [QUERY_TILE / PER_UNIT][KEY_BLOCK] units
+    Lines<uint32_t> turned;                       // one of these as tiles take it, [KEY_BLOCK][TILE_UNITS]
     Lines<float> grad_q, grad_k, grad_v;
+    ForwardScratch queries, grads;                // for copies
 };
 
 inline std::vector<GradientSpan> gradient_spans(const Varlen& a) {
@@ -112,22 +114,41 @@ inline void slope_rows(const Sight& sight, const Pair& pair, float factor, float
     }
 }
 
+// Units [depth][KEY_BLOCK], of a tile of queries, with the keys as rows: a left matrix for `product`.
+template <class T>
+inline Left keys_as_rows(const Lines<uint32_t>& units, int lanes, Lines<uint32_t>& turned) {
+    if (row_step<T>() == 1) return {(const uint8_t*)units.data(), 4, KEY_BLOCK * 4};
+    static_assert(QUERY_TILE / PER_UNIT<uint16_t> == TILE_UNITS);
+    for (int lane = 0; lane < lanes; lane += LANES) {
+        i32x16 r[16];
+        each<16>([&](auto i) CB_INLINE { r[i] = _mm512_loadu_si512(units.data() + i * KEY_BLOCK + lane); });
+        transpose_16x16(r);
+        each<16>([&](auto i) CB_INLINE { _mm512_storeu_si512(turned.data() + (lane + i) * TILE_UNITS, r[i]); });
+    }
+    return {(const uint8_t*)turned.data(), TILE_UNITS * 4, 4};
+}
+
 template <class T>
 void gradient_span(const VarlenGradient& gradient, const GradientSpan& span, GradientScratch& scratch) {
     const Varlen& a = gradient.forward;
     constexpr int PER = PER_UNIT<T>;
     const int hd = a.head_dim, group = a.num_heads / a.num_kv_heads, queries = span.last_query - span.first_query;
+    const int padded = round_up(queries, row_step<T>()), step = lane_step<T>();
+    const Tiles tiles;
     const Sight sight = sight_of(a, span.length);
+    scratch.turned.resize(KEY_BLOCK * TILE_UNITS);
     for (auto* block : {&scratch.keys, &scratch.values, &scratch.key_depth}) block->resize(KEY_BLOCK * hd / PER);
     for (auto* tile : {&scratch.query_depth, &scratch.grad_depth}) tile->resize(QUERY_TILE * hd / PER);
     for (auto* tile : {&scratch.scores, &scratch.slopes}) tile->resize(QUERY_TILE * KEY_BLOCK);
     for (auto* tile : {&scratch.weights_of_keys, &scratch.slopes_of_keys}) tile->resize(QUERY_TILE * KEY_BLOCK);
-    if (span.queries) scratch.grad_q.assign(size_t(group) * queries * hd, 0.0f);
+    if (span.queries) scratch.grad_q.assign(size_t(group) * padded * hd, 0.0f);
     float *scores = scratch.scores.data(), *slopes = scratch.slopes.data();
     const float factor = a.scale * LOG2_OF_E;
     for (int key = span.first_key; key < span.last_key; key += KEY_BLOCK) {
         const int num_keys = std::min(KEY_BLOCK, span.last_key - key);
         const T* keys = a.k.at<T>(span.begin + key, span.kv_head);
+        if (num_keys < KEY_BLOCK)
+            for (auto* block : {&scratch.keys, &scratch.values, &scratch.key_depth}) std::fill(block->begin(), block->end(), 0);
         pack_lanes(keys, a.k.token, num_keys, hd, scratch.keys.data(), KEY_BLOCK);
         pack_lanes(a.v.at<T>(span.begin + key, span.kv_head), a.v.token, num_keys, hd, scratch.values.data(), KEY_BLOCK);
         if (span.queries) pack_depth(keys, a.k.token, num_keys, hd, scratch.key_depth.data());
@@ -135,19 +156,20 @@ void gradient_span(const VarlenGradient& gradient, const GradientSpan& span, Gra
             scratch.grad_k.assign(KEY_BLOCK * hd, 0.0f);
             scratch.grad_v.assign(KEY_BLOCK * hd, 0.0f);
         }
-        const int depth_there = (num_keys + PER - 1) / PER;
+        const int depth_there = round_up(num_keys, step > LANES ? step : PER) / PER;
         for (int g = 0; g < group; ++g) {
             const int head = span.kv_head * group + g;
             for (int query = span.first_query; query < span.last_query; query += QUERY_TILE) {
                 const int rows = std::min(QUERY_TILE, span.last_query - query);
-                const Part part = part_of(sight, query, rows, key, num_keys);
+                const int whole = round_up(rows, row_step<T>());
+                const Part part = part_of(sight, query, rows, key, num_keys, step);
                 if (!part.lanes) continue;
                 const int64_t token = span.begin + query;
                 const T *q = a.q.at<T>(token, head), *grad = gradient.grad.at<T>(token, head);
-                product<T>({(const uint8_t*)q, int64_t(a.q.token * sizeof(T)), 4}, rows, scratch.keys.data(), KEY_BLOCK,
-                           part.lanes, hd / PER, scores, KEY_BLOCK, false);
-                product<T>({(const uint8_t*)grad, int64_t(gradient.grad.token * sizeof(T)), 4}, rows, scratch.values.data(),
-                           KEY_BLOCK, part.lanes, hd / PER, slopes, KEY_BLOCK, false);
+                product<T>(left_rows<T>(q, a.q.token, rows, hd, scratch.queries.copy_of<T>()), whole, scratch.keys.data(),
+                           KEY_BLOCK, part.lanes, hd / PER, scores, KEY_BLOCK, false);
+                product<T>(left_rows<T>(grad, gradient.grad.token, rows, hd, scratch.grads.copy_of<T>()), whole,
+                           scratch.values.data(), KEY_BLOCK, part.lanes, hd / PER, slopes, KEY_BLOCK, false);
                 for (int row = 0; row < rows; row += 2) {
                     const int64_t at = (token + row) * a.num_heads + head, next = row + 1 < rows ? at + a.num_heads : at;
                     const Pair pair{query + row, key, part.lanes, part.all, row + 1 < rows,
@@ -157,16 +179,23 @@ void gradient_span(const VarlenGradient& gradient, const GradientSpan& span, Gra
                                   scratch.weights_of_keys.data() + place, scratch.slopes_of_keys.data() + place);
                 }
                 if (span.queries)
-                    product<T>({(const uint8_t*)slopes, KEY_BLOCK * 4, 4}, rows, scratch.key_depth.data(), hd, hd,
+                    product<T>({(const uint8_t*)slopes, KEY_BLOCK * 4, 4}, whole, scratch.key_depth.data(), hd, hd,
                                std::min(part.lanes / PER, depth_there),
-                               scratch.grad_q.data() + (int64_t(g) * queries + query - span.first_query) * hd, hd, true);
+                               scratch.grad_q.data() + (int64_t(g) * padded + query - span.first_query) * hd, hd, true);
                 if (span.keys) {
-                    const int depth = (rows + PER - 1) / PER, lanes = std::min(part.lanes, num_keys);
+                    // Of tiles, all units of depth, those without queries zero.
+                    const bool of_tiles = row_step<T>() > 1;
+                    const int there = (rows + PER - 1) / PER, depth = of_tiles ? TILE_UNITS : there;
+                    const int lanes = of_tiles ? part.lanes : std::min(part.lanes, num_keys);
                     pack_depth(q, a.q.token, rows, hd, scratch.query_depth.data());
                     pack_depth(grad, gradient.grad.token, rows, hd, scratch.grad_depth.data());
-                    product<T>({(const uint8_t*)scratch.slopes_of_keys.data(), 4, KEY_BLOCK * 4}, lanes,
+                    for (auto* tile : {&scratch.query_depth, &scratch.grad_depth})
+                        std::fill_n(tile->data() + there * hd, (depth - there) * hd, 0);
+                    for (auto* tile : {&scratch.slopes_of_keys, &scratch.weights_of_keys})
+                        std::fill_n(tile->data() + there * KEY_BLOCK, (depth - there) * KEY_BLOCK, 0);
+                    product<T>(keys_as_rows<T>(scratch.slopes_of_keys, lanes, scratch.turned), lanes,
                                scratch.query_depth.data(), hd, hd, depth, scratch.grad_k.data(), hd, true);
-                    product<T>({(const uint8_t*)scratch.weights_of_keys.data(), 4, KEY_BLOCK * 4}, lanes,
+                    product<T>(keys_as_rows<T>(scratch.weights_of_keys, lanes, scratch.turned), lanes,
                                scratch.grad_depth.data(), hd, hd, depth, scratch.grad_v.data(), hd, true);
                 }
             }
@@ -183,7 +212,7 @@ void gradient_span(const VarlenGradient& gradient, const GradientSpan& span, Gra
     for (int g = 0; span.queries && g < group; ++g)
         for (int i = 0; i < queries; ++i) {
             T* to = gradient.grad_q.at<T>(span.begin + span.first_query + i, span.kv_head * group + g);
-            const float* from = scratch.grad_q.data() + (int64_t(g) * queries + i) * hd;
+            const float* from = scratch.grad_q.data() + (int64_t(g) * padded + i) * hd;
             for (int d = 0; d < hd; d += LANES) store16(to + d, _mm512_loadu_ps(from + d));
         }
 }

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -278,10 +279,14 @@ class Clerk(Actor[ClerkConfig]):
                 yield item
 
     @handler(concurrent=True)
-    async def numbers_beside(self, message: NumbersBeside) -> AsyncIterator[Number | Total]:
-        async with aclosing(self._numbers(message)) as items:
-            async for item in items:
-                yield item
+    def numbers_beside(self, message: NumbersBeside) -> AsyncIterator[Number | Total] | Coroutine[Any, Any, Total]:
+        return self._numbers(message) if message.upto else self._no_numbers(message)
+
+    async def _no_numbers(self, message: Numbers) -> Total:
+        self.diary(f"{message.name} none")
+        if message.fail_at == 0:
+            raise RequestInvalid("no number 0")
+        return Total(0)
 
     @handler
     async def forward(self, message: Forward) -> Count:

@@ -381,6 +381,20 @@ async def test_a_stream_gives_its_items_in_order_and_then_its_result(
 async def test_a_stream_may_be_asked_for_its_result_alone(company: Company) -> None:
     clerk = await company.clerk()
     assert await clerk.ask(Numbers(1000)) == Total(sum(range(1000)))
+    assert await clerk.ask(NumbersBeside(1000)) == Total(sum(range(1000)))
+
+
+async def test_a_stream_of_nothing_may_be_a_coroutine_of_its_result(company: Company) -> None:
+    clerk = await company.clerk()
+    assert await clerk.ask(NumbersBeside(0)) == Total(0)
+    async with clerk.stream(NumbersBeside(0)) as numbers:
+        assert [number async for number in numbers] == []
+    assert numbers.result == Total(0)
+    with pytest.raises(RequestInvalid, match="no number 0"):
+        await clerk.ask(NumbersBeside(0, fail_at=0))
+    with pytest.raises(RequestInvalid, match="no number 0"):
+        await _read(clerk.stream(NumbersBeside(0, fail_at=0)), [])
+    assert await clerk.ask(Add(1)) == Count(1)
 
 
 async def test_an_error_of_a_stream_comes_after_its_items(company: Company) -> None:

@@ -60,11 +60,13 @@ def spoken(text: str, voice: str, words_per_minute: int, pitch: int, context: To
 def _output(command: list[str], given: bytes, context: ToolContext) -> tuple[bytes, str]:
     """A program's standard output, and the first line of the other. It is killed where the call is given up."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    still: bytes | None = given
     try:
         while True:
             try:
-                out, err = process.communicate(given, timeout=_LOOK_S)
+                out, err = process.communicate(still, timeout=_LOOK_S)
             except subprocess.TimeoutExpired:
+                still = None  # what is left of it goes on being sent
                 context.check()
                 continue
             if process.returncode:

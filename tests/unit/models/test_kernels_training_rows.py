@@ -7,7 +7,7 @@ rows. So some units in the last place of the type, of the largest number of each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -29,13 +29,20 @@ DTYPES = (torch.float32, torch.bfloat16)
 anything = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(params=["native", "torch"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=["native", "vectors", "torch"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """`vectors`: natively, as processors do that have no tiles."""
     if request.param == "torch":
         monkeypatch.setattr(native_training, "takes", lambda *tensors: False)
     elif why := native_training.unavailable():
         pytest.skip(why)
-    return request.param
+    elif request.param == "vectors":
+        if not native_training.use_tiles(True):
+            pytest.skip("this processor has no tiles, so this is what `native` tries")
+        native_training.use_tiles(False)
+    yield request.param
+    if request.param == "vectors":
+        native_training.use_tiles(True)
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -109,6 +116,20 @@ def test_a_norm_whose_weight_is_frozen_and_of_which_only_the_sum_is_used(path: s
 
 
 @anything
+@given(st.integers(0, 300), st.integers(1, 70), st.sampled_from(DTYPES))
+def test_a_norm_and_what_it_is_of(path: str, rows: int, hidden: int, dtype: torch.dtype) -> None:
+    def expected(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return reference.rms_norm(x, weight, eps), x
+
+    check(
+        ops_training.rms_norm_and_input,
+        expected,
+        (randn(rows, hidden, dtype=dtype), randn(hidden, dtype=dtype)),
+        (1e-5,),
+    )
+
+
+@anything
 @given(st.integers(0, 40), st.integers(1, 70), st.sampled_from(DTYPES))
 def test_a_gate(path: str, rows: int, width: int, dtype: torch.dtype) -> None:
     both = (8 * torch.randn(rows, 2 * width + 3)).to(dtype)
@@ -177,11 +198,10 @@ def test_attention(
     check(ops_attention.varlen_attention, reference_attention.varlen_attention, [q, k, v], rest)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window", [0, 100, 700])
-def test_attention_of_a_long_sequence_is_made_of_parts(window: int) -> None:
-    if why := native_training.unavailable():
-        pytest.skip(why)
-    q, k, v = randn(1300, 2, 64), randn(1300, 1, 64), randn(1300, 1, 64)
+def test_attention_of_a_long_sequence_is_made_of_parts(path: str, window: int, dtype: torch.dtype) -> None:
+    q, k, v = (randn(1300, heads, 64, dtype=dtype) for heads in (2, 1, 1))
     rest = (torch.tensor([0, 1290, 1300]), 0.2, True, window)
     check(ops_attention.varlen_attention, reference_attention.varlen_attention, [q, k, v], rest)
 

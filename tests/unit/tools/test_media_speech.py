@@ -210,6 +210,23 @@ async def test_without_the_program_the_error_names_the_package(monkeypatch: pyte
     assert "package espeak-ng" in caught.value.hint
 
 
+async def test_a_program_that_takes_its_time_hears_all_of_the_text(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = "one two three " * 1_400
+    script = tmp_path / "espeak-ng"
+    script.write_text(
+        f'#!/bin/sh\n[ "$1" = --voices ] && exec {espeak.program()} --voices\n'
+        f"sleep {3 * espeak._LOOK_S}\ncat > {tmp_path}/heard\necho nothing >&2\n"  # pyright: ignore[reportPrivateUsage]
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    espeak.voices.cache_clear()
+    with pytest.raises(ToolError, match="nothing"):
+        await Speak().call({"text": text})
+    assert (tmp_path / "heard").read_text().strip() == text.strip()
+
+
 async def test_a_call_that_is_given_up_ends_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A stand-in that never ends, in place of the program, says its process number before it hangs."""
     began = tmp_path / "pid"
