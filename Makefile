@@ -12,7 +12,8 @@ PEERS := $(patsubst tests/benchmarks/peers/requirements-%.txt,%,$(wildcard tests
 
 # Tests start a thousand processes, which then read what they import and do not compile it.
 unexport PYTHONDONTWRITEBYTECODE
-COMPILE := $(BIN)/python -m compileall -q __init__.py actors kernels runtime schemas tui
+COMPILE = $(BIN)/python -m compileall -q __init__.py actors kernels runtime schemas tui && \
+    $(BIN)/python tests/compile_kernels.py
 
 # Programs that some tests run, with the Debian package where it has another name; without one, its tests are skipped.
 PROGRAMS := strace ip:iproute2 espeak-ng tmux

@@ -197,7 +197,7 @@ def _compiled(main: Path, flags: frozenset[str]) -> Path:
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone_in(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".compiling-") as temporary:
+        with _alone_with(main), tempfile.TemporaryDirectory(dir=folder, prefix=".compiling-") as temporary:
             if target.exists():
                 return target
             output = Path(temporary) / target.name
@@ -213,11 +213,11 @@ def _compiled(main: Path, flags: frozenset[str]) -> Path:
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _alone_with(source: Path) -> Iterator[None]:
     """One process at a time, where the file system has locks; elsewhere several may do the same work."""
     import fcntl
 
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(source, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
