@@ -8,6 +8,7 @@ computes instead.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from .cache import cache_folder
@@ -183,7 +185,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
 
 
 def _compiled(main: Path, flags: frozenset[str]) -> Path:
-    """The library's file, from the cache folder or made now. Two processes may make it at once: a rename decides."""
+    """The library's file, from the cache folder or made now: by one of those that need it at once, for the others."""
     compiler = _compiler()
     assert compiler is not None, "`missing` looked for one"
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
@@ -196,7 +198,9 @@ def _compiled(main: Path, flags: frozenset[str]) -> Path:
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".compiling-") as temporary:
+        with _alone_with(main), tempfile.TemporaryDirectory(dir=folder, prefix=".compiling-") as temporary:
+            if target.exists():
+                return target
             output = Path(temporary) / target.name
             command = [compiler, *FLAGS, "-o", str(output), str(main)]
             made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMPILE_TIMEOUT_S)
@@ -207,6 +211,20 @@ def _compiled(main: Path, flags: frozenset[str]) -> Path:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NativeUnavailable(f"they could not be compiled: {error}") from error
     return target
+
+
+@contextlib.contextmanager
+def _alone_with(source: Path) -> Iterator[None]:
+    """One process at a time, where the file system has locks; elsewhere several may do the same work."""
+    import fcntl
+
+    descriptor = os.open(source, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _compiler() -> str | None:

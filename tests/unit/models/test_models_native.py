@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -321,6 +322,7 @@ def test_missing_unknown_misshapen_and_infinite_weights_are_damage(tmp_path: Pat
 
 GREEDY = """
 import sys
+import time
 from pathlib import Path
 import torch
 from callboard.actors.models.loading import load_decoder, load_model
@@ -337,6 +339,11 @@ with torch.inference_mode():
 print(model.kernels, *tokens)
 """
 WHETHER = "from callboard.kernels import native; print(repr(native.unavailable()))"
+COMPILED = """
+from callboard.kernels import native
+print("here", flush=True)
+print(native._compiled(native.SOURCES / "decoder.cpp", frozenset()))
+"""
 IMPORTED = "print('imported', *[name for name in ('sympy', 'torch._dynamo', 'transformers') if name in sys.modules])"
 
 
@@ -381,6 +388,26 @@ def test_a_compiler_that_fails_is_told_of(tmp_path: Path) -> None:
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLBOARD_CACHE_DIR": str(tmp_path / "cache")}
     assert "line 7: error: no such thing" in outcome(start(WHETHER, **environment))
     assert list((tmp_path / "cache" / "native").iterdir()) == []
+
+
+def test_of_processes_that_need_them_at_once_one_compiles(tmp_path: Path) -> None:
+    compiler, runs, go = tmp_path / "c++", tmp_path / "runs", tmp_path / "go"
+    compiler.write_text(
+        f"#!/bin/sh\n[ $1 = --version ] && exit\necho run >>{runs}\n"
+        f"while [ ! -e {go} ]; do sleep 0.02; done\nwhile [ $1 != -o ]; do shift; done\ntouch $2\n"
+    )
+    compiler.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLBOARD_CACHE_DIR": str(tmp_path)}
+    processes = [start(COMPILED, **environment) for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+    while not runs.exists():
+        time.sleep(0.01)
+    time.sleep(0.2)  # for the other to come to it: nothing tells that it waits
+    go.touch()
+    assert len({outcome(process) for process in processes}) == 1
+    assert runs.read_text() == "run\n"
 
 
 @pytest.mark.slow
