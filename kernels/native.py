@@ -173,6 +173,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
         "cb_pack_codes": (None, (int32, int32, int32, pointer, pointer, pointer, pointer, int32, pointer)),
         "cb_unpack": (None, (pointer, pointer, int32, pointer)),
         "cb_linear": (None, (pointer, pointer, pointer, int32, pointer, int64, int32)),
+        "cb_likeliest": (None, (pointer, pointer, pointer, int32, pointer)),
         "cb_forward": (None, (pointer, pointer, pointer, pointer)),
         "cb_greedy": (None, (pointer, int32, int64, pointer)),
         "cb_sample": (None, (pointer, pointer, int32, int64, *(pointer,) * 6)),

@@ -207,6 +207,16 @@ class NativeEngine:
         )
         return out
 
+    def likeliest(self, x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
+        """x float32 [num_rows, num_in] -> `ops.greedy` of x W^T + bias, int64 [num_rows], without ever keeping that."""
+        if x.shape[1] != weight.num_in or x.dtype != torch.float32:
+            raise ValueError(f"{x.dtype} {tuple(x.shape)} does not go with {weight.num_out} x {weight.num_in}")
+        x = x.contiguous()
+        tokens = torch.empty(len(x), dtype=torch.int64)
+        struct = weight.c_struct()
+        self._library.cb_likeliest(self._handle, ctypes.addressof(struct), x.data_ptr(), len(x), tokens.data_ptr())
+        return tokens
+
     def forward(self, model: native.CModel, batch: native.CBatch, out: torch.Tensor) -> None:
         """One forward pass; `out` float32 [num_tokens, hidden] gets the normed hidden states."""
         self._library.cb_forward(self._handle, ctypes.addressof(model), ctypes.addressof(batch), out.data_ptr())

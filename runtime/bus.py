@@ -20,6 +20,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from .bundles import Bundles
 from .errors import CallboardError, CredentialsRefused, CredentialsRevoked, Disconnected, NotReachable
 from .identity import read_creds
 from .log import log
@@ -78,8 +79,11 @@ class Events:
 class _Client(Client):
     """nats-py's client, where it would send a user's token in the clear or keep the server's last word to itself."""
 
-    def __init__(self, insists_on_tls: bool, refused: Callable[[str], None]) -> None:
+    def __init__(self, insists_on_tls: bool, refused: Callable[[str], None], bundled: bool) -> None:
         super().__init__()
+        self.bundles = Bundles(self, self._ps) if bundled else None
+        if self.bundles is not None:
+            self._ps = self.bundles  # pyright: ignore[reportAttributeAccessIssue] it is asked to parse and to reset
         self._insists_on_tls = insists_on_tls
         self._refused = refused
 
@@ -103,13 +107,13 @@ class _Client(Client):
 
 
 class Bus:
-    """A connection to the NATS server that comes back by itself."""
+    """A connection to the NATS server that comes back by itself. One for an onlooker is `bundled`: see `read_every`."""
 
-    def __init__(self, options: BusOptions, name: str, events: Events) -> None:
+    def __init__(self, options: BusOptions, name: str, events: Events, *, bundled: bool = False) -> None:
         self._options = options
         self._name = name
         self._events = events
-        self._client = _Client(options.url.startswith("tls://"), self._on_farewell)
+        self._client = _Client(options.url.startswith("tls://"), self._on_farewell, bundled)
         self._refused_since = math.inf
         self._refusal: CredentialsRefused | None = None
         self._outbox: collections.deque[tuple[str, bytes, str]] = collections.deque()
@@ -318,9 +322,17 @@ class Bus:
             else:
                 receive(message.subject, message.reply, message.data)
 
-        return await self._client.subscribe(
+        subscription = await self._client.subscribe(
             subject, cb=on_message, pending_msgs_limit=PENDING_MESSAGES, pending_bytes_limit=PENDING_BYTES
         )
+        if self._client.bundles is not None:
+            self._client.bundles.receivers[b"%d" % subscription._id] = receive
+        return subscription
+
+    def read_every(self, seconds: float) -> None:
+        """Leave what comes where it is for so long between two looks, and then take it all at once."""
+        assert self._client.bundles is not None
+        self._client.bundles.every_s = seconds
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Take what is on its way and no more: who sent it learns by an answer that it came too late."""

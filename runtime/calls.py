@@ -332,11 +332,31 @@ class RemoteStream(Conversation):
                 raise StopAsyncIteration
             self._news = self.links.node.loop.create_future()
             await self._news
-        self._taken += 1
+        self._took(1)
+        return items.popleft()
+
+    async def receive_items(self) -> list[Any]:
+        """All that is there, and nothing at the end. Raises as `receive_item` does."""
+        try:
+            items = [await self.receive_item()]
+        except StopAsyncIteration:
+            return []
+        if self._items:
+            self._took(len(self._items))
+            items += self._items
+            self._items.clear()
+        return items
+
+    def _took(self, count: int) -> None:
+        """The producer may send as many more, and is told now and then."""
+        self._taken += count
         if self._taken >= self._window // 2 and not self.ended:
             self.links.control(self, Op.CREDIT, self._taken)
             self._taken = 0
-        return items.popleft()
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended and not self._items and self._error is None
 
     def close(self) -> None:
         """The reader is gone."""

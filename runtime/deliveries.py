@@ -172,6 +172,20 @@ class LocalStream(Answered):
         _wake(self._room)
         return item
 
+    async def receive_items(self) -> list[Any]:
+        """All that is there, and nothing at the end. Raises as `receive_item` does."""
+        try:
+            items = [await self.receive_item()]
+        except StopAsyncIteration:
+            return []
+        items += self.items
+        self.items.clear()
+        return items
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended and not self.items and self.error is None
+
     def close(self) -> None:
         """The reader is gone."""
         if not self.ended:

@@ -187,15 +187,41 @@ class Stream(Generic[Item, R]):
         try:
             return await self._source.receive_item()
         except StopAsyncIteration:
-            self._node.deadlines.discard(self._source)
-            if self._span is not None:
-                self._span.end()
+            self._over()
             raise
         except BaseException as error:
-            if self._span is not None:
-                self._span.end(error)
-            await self.aclose()
+            self._failed(error)
             raise
+
+    def _over(self) -> None:
+        if self._source is not None:
+            self._node.deadlines.discard(self._source)
+        if self._span is not None:
+            self._span.end()
+
+    def _failed(self, error: BaseException) -> None:
+        if self._span is not None:
+            self._span.end(error)
+        self._release()
+
+    async def take(self) -> list[Item]:
+        """The items that are there, at least one; none at the end. What a reader does for all of them at once it need
+        not do for each."""
+        if self._source is None:
+            self._source = await self._open()
+        try:
+            items = await self._source.receive_items()
+        except BaseException as error:
+            self._failed(error)
+            raise
+        if not items or self._source.is_over:
+            self._over()
+        return items
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all items are taken and the result is there, so that nothing more is to be waited for."""
+        return self._source is not None and self._source.is_over
 
     @property
     def result(self) -> R:
@@ -206,6 +232,9 @@ class Stream(Generic[Item, R]):
 
     async def aclose(self) -> None:
         """Stop reading; the handler is cancelled if it still runs. Safe to call twice."""
+        self._release()
+
+    def _release(self) -> None:
         if self._source is not None:
             self._node.deadlines.discard(self._source)
             self._source.close()

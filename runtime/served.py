@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ENGINE_KIND, ENGINE = "serve.engine", "engine"
 HTTP_KIND, GRPC_KIND = "gateway.http", "gateway.grpc"
 GATEWAY_KINDS = (HTTP_KIND, GRPC_KIND)
-# The keys of `[gateway]` that name files, and those that both kinds of gateway have.
+# The keys of `[gateway]` that name files.
 _FILES = ("keys_file", "tls_cert", "tls_key")
 # Where `callboard gateway key` keeps keys if nothing is said.
 KEYS_FILE = "gateway-keys.json"
@@ -99,8 +99,6 @@ def _is_local(host: str) -> bool:
 async def start_gateway(bus: Client, kind: str, listen: str, options: dict[str, Any], name: str) -> str:
     """Have the daemon start one, in a process of its own; returns its address. Raises what `Client.spawn` does."""
     host, port = parse_listen(listen)
-    if kind != HTTP_KIND:
-        options = {key: value for key, value in options.items() if key in _FILES}
     config = msgspec.json.encode({**options, "host": host, "port": port}).decode()
     ref = await bus.spawn(kind, config, name=name, process=True)
     return (await ref.ask(AskGateway())).url

@@ -131,3 +131,42 @@ class CancelStoreJob(Request[StoreJob], frozen=True, tag="models.cancel"):
     """End a job. What it has done so far stays, and the same work goes on with it when it is asked for again."""
 
     job: int
+
+
+class FineTuneResults(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fine-tune came to. `training_loss`: over its last stretch; `evaluation_loss`: the lowest, of
+    `evaluated_on` samples that were held out; None where there was none. `samples`, `tokens`: that it learned from."""
+
+    base: str
+    task: str
+    method: str
+    steps: int
+    training_loss: float | None = None
+    evaluation_loss: float | None = None
+    samples: int = 0
+    evaluated_on: int = 0
+    tokens: int = 0
+
+
+class ModelResults(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies beside a model's weights about its quality. `size`: its files, in bytes. `quantized`: without `errors`.
+    `trouble`: which results are there and cannot be read, and why."""
+
+    model: str
+    size: int = 0
+    quantized: QuantizeReport | None = None
+    fine_tuned: FineTuneResults | None = None
+    trouble: str = ""
+
+
+class StoreComparison(Message, frozen=True, tag="models.comparison"):
+    """One for each model that was asked for, in that order."""
+
+    results: tuple[ModelResults, ...]
+
+
+class CompareModels(Request[StoreComparison], frozen=True, tag="models.compare"):
+    """Ask for the results of some models side by side: names of the store, or folders of models and adapters on its
+    machine. NoSuchModel for what is neither."""
+
+    models: tuple[str, ...]

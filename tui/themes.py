@@ -5,7 +5,7 @@ NO_COLOR is Textual's: it draws what any theme says in shades, or plainly in an 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import ConfigError
 from ..runtime.matching import did_you_mean
@@ -17,56 +17,30 @@ if TYPE_CHECKING:
 DEFAULT = "dark"
 
 
+# Of the colours below, in this order.
+_ROLES = (
+    *("primary", "secondary", "accent", "warning", "error", "success"),
+    *("foreground", "background", "surface", "panel"),
+)
+_DARK = "#6ea8fe #9a8cff #ffb454 #ffb454 #ff6b6b #5ad19a #e6e6e6 #12151c #181c25 #222836"
+_LIGHT = "#1f5fbf #6b4fc4 #b25c00 #a35200 #b3261e #1b7f4b #1b1f27 #fbfbfd #f1f3f7 #e2e6ee"
+_CONTRAST = "#ffff00 #00ffff #00ffff #ffaf00 #ff5f5f #00ff00 #ffffff #000000 #000000 #1c1c1c"
+_PLAIN_TEXT = {"text-muted": "#ffffff", "text-disabled": "#dddddd", "block-cursor-text-style": "bold reverse"}
+
+
 def own_themes() -> list[Theme]:
     """The four of this app."""
     from textual.theme import BUILTIN_THEMES, Theme
 
-    dark = Theme(
-        name="dark",
-        primary="#6ea8fe",
-        secondary="#9a8cff",
-        accent="#ffb454",
-        warning="#ffb454",
-        error="#ff6b6b",
-        success="#5ad19a",
-        foreground="#e6e6e6",
-        background="#12151c",
-        surface="#181c25",
-        panel="#222836",
-        dark=True,
-    )
-    light = Theme(
-        name="light",
-        primary="#1f5fbf",
-        secondary="#6b4fc4",
-        accent="#b25c00",
-        warning="#a35200",
-        error="#b3261e",
-        success="#1b7f4b",
-        foreground="#1b1f27",
-        background="#fbfbfd",
-        surface="#f1f3f7",
-        panel="#e2e6ee",
-        dark=False,
-    )
-    contrast = Theme(
-        name="contrast",
-        primary="#ffff00",
-        secondary="#00ffff",
-        accent="#00ffff",
-        warning="#ffaf00",
-        error="#ff5f5f",
-        success="#00ff00",
-        foreground="#ffffff",
-        background="#000000",
-        surface="#000000",
-        panel="#1c1c1c",
-        boost="#303030",
-        dark=True,
-        variables={"text-muted": "#ffffff", "text-disabled": "#dddddd", "block-cursor-text-style": "bold reverse"},
-    )
-    ansi = BUILTIN_THEMES["ansi-dark"]
-    return [dark, light, contrast, _renamed(ansi, "ansi")]
+    def theme(name: str, colours: str, **more: Any) -> Theme:
+        return Theme(name=name, **dict(zip(_ROLES, colours.split(), strict=True)), **more)
+
+    return [
+        theme("dark", _DARK, dark=True),
+        theme("light", _LIGHT, dark=False),
+        theme("contrast", _CONTRAST, dark=True, boost="#303030", variables=_PLAIN_TEXT),
+        _renamed(BUILTIN_THEMES["ansi-dark"], "ansi"),
+    ]
 
 
 def _renamed(theme: Theme, name: str) -> Theme:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 
 from ..runtime.errors import BlobError, CallboardError, Forbidden, NoSuchActor
 from ..schemas.tool import CallTool, GetMedia, Media, MediaKind, ToolInfo, ToolPiece, ToolProgress, ToolResult
@@ -24,6 +25,15 @@ MAX_FILE = 1 << 30
 
 class FileTooLarge(CallboardError):
     code = "tui.file"
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """A schema, or arguments, as values; of what is none an empty one: it is shown, not judged."""
+    try:
+        value = msgspec.json.decode(text or "{}")
+    except msgspec.DecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 @dataclass(frozen=True)

@@ -36,19 +36,24 @@ from ...schemas.serve import Choice, Completion, FinishReason, Generate, Grammar
 from .script import Predicate, Script, UnexpectedCall, named_predicate
 from .token_estimate import cut_to_tokens, estimate_tokens, prompt_tokens
 
+# A thousand pieces a second leave in small groups: a sleep for each would take longer than it should.
+_SHORTEST_SLEEP_S = 0.005
+
 
 class ScriptedConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`answers`: the script. `ordered`: calls must come in its order; else each takes the first answer that is for it.
     `each_session`: every `Generate.session` plays the whole script by itself.
 
-    `piece_characters`: how answers without pieces of their own are streamed; 0: in one piece. `model`: the one name
-    that requests may give ("": any). `keep_calls`: of how many calls the requests are kept.
+    `piece_characters`: how answers without pieces of their own are streamed; 0: in one piece. `pieces_per_s`: how
+    fast; 0: as they are taken. `model`: the one name that requests may give ("": any). `keep_calls`: of how many calls
+    the requests are kept.
     """
 
     answers: tuple[ScriptedAnswer, ...] = ()
     ordered: bool = True
     each_session: bool = False
     piece_characters: Annotated[int, msgspec.Meta(ge=0)] = 0
+    pieces_per_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     model: str = ""
     keep_calls: Annotated[int, msgspec.Meta(ge=0)] = 10_000
 
@@ -125,7 +130,11 @@ class Scripted(Actor[ScriptedConfig]):
         self._prompt_tokens += (num_prompt := prompt_tokens(request))
         first = 0.0
         left = len(text)
-        for piece in self._pieces(answer, text):
+        for number, piece in enumerate(self._pieces(answer, text)):
+            if self.config.pieces_per_s:
+                ahead = began + number / self.config.pieces_per_s - time.perf_counter()
+                if ahead > _SHORTEST_SLEEP_S:
+                    await anyio.sleep(ahead)
             if not (piece := piece[:left]):
                 break
             left -= len(piece)

@@ -1,7 +1,8 @@
 """`callboard bench gateway`: what the way through HTTP costs beside the bus, and what a crowd leaves behind.
 
-The gateway and the engine are processes of their own; the clients of both ways are this one. The same request goes by
-one way and then by the other, turn about within each round, so what the machine does meanwhile touches both alike.
+The gateway and the engine are processes of their own; the clients of both ways are this one, and a load's clients a
+fourth. The same request goes by one way and then by the other, turn about within each round, so what the machine does
+meanwhile touches both alike.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ...schemas.serve import EngineStats, GetStats
 from . import processes
 from .errors import BenchFailed
 from .gateway_crowd import crowd, left_behind
+from .gateway_load import LOAD, load
 from .gateway_paths import Bus, Heard, Talk, ask_over_http, connection_to
 from .machine import kernels_of, machine_facts
 from .percentiles import percentile
@@ -35,7 +37,6 @@ Step = Callable[[str], None]
 
 ENGINE, GATEWAY = "serve.engine", "gateway.http"
 STATS_TIMEOUT_S = 150.0
-LOAD = 16
 CROWD = 64
 OVERHEAD_GOAL_MS, RATE_GOAL = 2.0, 0.9
 
@@ -99,7 +100,7 @@ async def run(settings: Mapping[str, object], sizes: Sizes, step: Step) -> Repor
             step(f"to the first byte, round {number + 1} of {sizes.rounds}")
             await _alternating(stage, sizes.pairs, "alone", found)
             step(f"to the first byte beside {LOAD} streams, round {number + 1} of {sizes.rounds}")
-            async with _load(stage, sizes.load_tokens):
+            async with load(stage.url, sizes.load_tokens):
                 await _alternating(stage, sizes.loaded_pairs, f"beside_{LOAD}", found)
             step(f"{CROWD} streams, round {number + 1} of {sizes.rounds}")
             await _rates(stage, sizes.stream_tokens, number, found)
@@ -142,27 +143,6 @@ async def _alternating(stage: Stage, pairs: int, name: str, found: Samples | Non
         found.add(f"{way}_way_{name}_p50", statistics.median(ways[way]))
         found.add(f"{way}_way_{name}_p90", percentile(ways[way], 90))
     found.add(f"overhead_{name}_p50_ms", statistics.median(ways["http"]) - statistics.median(ways["bus"]))
-
-
-@asynccontextmanager
-async def _load(stage: Stage, tokens: int) -> AsyncIterator[None]:
-    """`LOAD` streams through the gateway while the block runs, a new one for each that ends."""
-
-    async def stream(number: int, begun: anyio.Event) -> None:
-        talk = Talk(f"Tell story number {number}.", tokens)
-        async with connection_to(stage.url) as connection:
-            while True:
-                await ask_over_http(connection, talk)
-                begun.set()
-
-    async with anyio.create_task_group() as group:
-        begun = [anyio.Event() for _ in range(LOAD)]
-        for number, event in enumerate(begun):
-            group.start_soon(stream, number, event)
-        for event in begun:
-            await event.wait()
-        yield
-        group.cancel_scope.cancel()
 
 
 async def _rates(stage: Stage, tokens: int, number: int, found: Samples) -> None:

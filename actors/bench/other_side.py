@@ -1,8 +1,8 @@
 """The benchmark's other process: `python -m callboard.actors.bench.other_side ROLE LOOP [URL [FOLDER]]`.
 
 Roles: `raw` and `ours` serve the counter of that name on the bus until standard input ends, `blobs` reads blobs, `host`
-takes actors of others. `bare-population`, `our-population` and `paused-runs` measure a crowd in a process that has done
-nothing else, print it, and end.
+takes actors of others, `gateway-load` reads streams of the gateway at that URL. `bare-population`, `our-population` and
+`paused-runs` measure a crowd in a process that has done nothing else, print it, and end.
 """
 
 from __future__ import annotations
@@ -58,6 +58,12 @@ async def _blobs(url: str, folder: str) -> None:
         await _until_stdin_ends()
 
 
+async def _gateway_load(url: str, tokens: str) -> None:
+    from .gateway_load import keep_streaming
+
+    await keep_streaming(url, int(tokens))
+
+
 async def _bare_population() -> None:
     rate, kb = await bare_population(POPULATION)
     print(json.dumps({"spawns_per_s": rate, "kb_per_actor": kb}))
@@ -86,6 +92,7 @@ def main() -> None:
         "ours": _ours,
         "blobs": _blobs,
         "host": _host,
+        "gateway-load": _gateway_load,
         "bare-population": _bare_population,
         "our-population": _our_population,
         "paused-runs": _paused_runs,

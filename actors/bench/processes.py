@@ -54,7 +54,7 @@ def _command(*arguments: str) -> list[str]:
 
 @contextmanager
 def other_side(role: str, loop: str, url: str, *arguments: str) -> Iterator[None]:
-    """The other process, ready on entry and gone on exit."""
+    """The other process, ready on entry and gone on exit. `url`: of the server that it is a client of."""
     with subprocess.Popen(
         _command(role, loop, url, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

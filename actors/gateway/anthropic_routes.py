@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
@@ -16,14 +15,14 @@ from ...runtime.errors import CallboardError
 from ...schemas.serve import Choice, Completion, FinishReason, Token, Tokenize, Usage
 from .anthropic_request import conversation, messages_request, offered
 from .anthropic_types import CountBody, MessagesBody
-from .asking import begun, pieces, while_there
+from .asking import Pieces, begun, pieces, while_there
 from .bodies import decode_body, read_body
 from .endpoints import answer, endpoint, or_error
 from .errors import status_of, words
 from .openai_chat import new_id
 from .reasoning import ReasoningSplitter, split
 from .site import Site
-from .sse import EventStream, event
+from .sse import HOLE, EventStream, Template, event
 from .visit import client_name
 
 _NAMES = {"stop": "stop_sequences", "prompt": "messages"}
@@ -51,7 +50,7 @@ async def messages(site: Site, request: Request) -> Response:
     timeout = site.config.request_timeout_s
     if body.stream:
         stream = await begun(pieces(engine.scheduler, asked, timeout), request)
-        return EventStream(_events(stream, body))
+        return EventStream(or_error(MessageStream(body).events(stream), stream, error_body, "error"))
     completion = await while_there(request, engine.scheduler.ask(asked, timeout=timeout))
     (choice,) = completion.choices
     reasoning, text = split(choice.text)
@@ -73,15 +72,8 @@ async def count_tokens(site: Site, request: Request) -> Response:
     return answer({"input_tokens": len(found.token_ids)})
 
 
-async def _events(stream: AsyncGenerator[Token | Completion, None], body: MessagesBody) -> AsyncGenerator[bytes, None]:
-    async with aclosing(stream):
-        async for each in or_error(_encoded(MessageStream(body).events(stream)), error_body, "error"):
-            yield each
-
-
-async def _encoded(events: AsyncIterator[tuple[str, dict[str, Any]]]) -> AsyncIterator[bytes]:
-    async for name, data in events:
-        yield event(msgspec.json.encode({"type": name} | data), name)
+def _event(name: str, **data: Any) -> bytes:
+    return event(msgspec.json.encode({"type": name} | data), name)
 
 
 class MessageStream:
@@ -91,59 +83,63 @@ class MessageStream:
         self._body = body
         self._index = -1
         self._open = ""
+        self._growing: Template | None = None  # of the block that is open
 
-    async def events(self, stream: AsyncIterator[Token | Completion]) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    async def events(self, answer: AsyncIterator[Pieces]) -> AsyncIterator[bytes]:
+        """`answer`: what came of the engine's stream together, its completion last. Each goes into one write."""
         splitter = ReasoningSplitter()
-        yield "message_start", {"message": _message(self._body, [], None, None)}
-        async for piece in stream:
-            if isinstance(piece, Token):
-                for one in self._grow(*splitter.push(piece.text)):
-                    yield one
-                continue
-            (choice,) = piece.choices
-            for one in self._grow(*splitter.finish()):
-                yield one
-            calls = _calls(choice, self._body)
-            if self._index < 0 and not calls:
-                for one in self._begin("text", {"type": "text", "text": ""}):
-                    yield one
-            for call in calls:
-                for one in self._begin("tool_use", _tool_use(call.id, call.name, {})):
-                    yield one
-                yield self._delta({"type": "input_json_delta", "partial_json": call.arguments})
-            for one in self._end():
-                yield one
-            reason, stop = _stop_reason(choice, bool(calls))
-            yield (
-                "message_delta",
-                {"delta": {"stop_reason": reason, "stop_sequence": stop}, "usage": _usage(piece.usage)},
-            )
-        yield "message_stop", {}
+        events = [_event("message_start", message=_message(self._body, [], None, None))]
+        async for some in answer:
+            for piece in some:
+                if isinstance(piece, Token):
+                    events += self._grow(*splitter.push(piece.text))
+                else:
+                    events += self._grow(*splitter.finish())
+                    events += self._finish(piece)
+            if events:
+                yield b"".join(events)
+                events.clear()
 
-    def _grow(self, reasoning: str, text: str) -> list[tuple[str, dict[str, Any]]]:
-        events: list[tuple[str, dict[str, Any]]] = []
+    def _finish(self, completion: Completion) -> Iterator[bytes]:
+        (choice,) = completion.choices
+        calls = _calls(choice, self._body)
+        if self._index < 0 and not calls:
+            yield from self._begin("text", {"type": "text", "text": ""})
+        for call in calls:
+            yield from self._begin("tool_use", _tool_use(call.id, call.name, {}))
+            yield self._delta({"type": "input_json_delta", "partial_json": call.arguments})
+        yield from self._end()
+        reason, stop = _stop_reason(choice, bool(calls))
+        yield _event(
+            "message_delta", delta={"stop_reason": reason, "stop_sequence": stop}, usage=_usage(completion.usage)
+        )
+        yield _event("message_stop")
+
+    def _grow(self, reasoning: str, text: str) -> Iterator[bytes]:
         for kind, grown in (("thinking", reasoning), ("text", text)):
             if not grown:
                 continue
-            if self._open != kind:
-                events += self._begin(kind, _thinking("") if kind == "thinking" else {"type": "text", "text": ""})
-            events.append(self._delta({"type": f"{kind}_delta", kind: grown}))
-        return events
+            if self._open != kind or self._growing is None:
+                yield from self._begin(kind, _thinking("") if kind == "thinking" else {"type": "text", "text": ""})
+                delta = {"type": f"{kind}_delta", kind: HOLE}
+                name = "content_block_delta"
+                self._growing = Template({"type": name, "index": self._index, "delta": delta}, name)
+            yield self._growing.event(grown)
 
-    def _begin(self, kind: str, block: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-        ended = self._end()
+    def _begin(self, kind: str, block: dict[str, Any]) -> Iterator[bytes]:
+        yield from self._end()
         self._index += 1
         self._open = kind
-        return [*ended, ("content_block_start", {"index": self._index, "content_block": block})]
+        yield _event("content_block_start", index=self._index, content_block=block)
 
-    def _delta(self, delta: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        return "content_block_delta", {"index": self._index, "delta": delta}
+    def _delta(self, delta: dict[str, Any]) -> bytes:
+        return _event("content_block_delta", index=self._index, delta=delta)
 
-    def _end(self) -> list[tuple[str, dict[str, Any]]]:
-        if not self._open:
-            return []
-        self._open = ""
-        return [("content_block_stop", {"index": self._index})]
+    def _end(self) -> Iterator[bytes]:
+        if self._open:
+            self._open = ""
+            self._growing = None
+            yield _event("content_block_stop", index=self._index)
 
 
 def _calls(choice: Choice, body: MessagesBody) -> list[Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Generic, TypeVar
 
 from starlette.requests import Request
+from starlette.types import Receive
 
 from ...runtime.errors import CallboardError
 from ...runtime.refs import Ref
@@ -15,51 +17,82 @@ from ...schemas.serve import Completion, Generate, Token
 
 T = TypeVar("T")
 
+Pieces = list[Token | Completion]
+"""What of an answer came together; its completion is the last of all."""
+
 
 class ClientGone(Exception):
     """Nobody waits for the answer any more."""
 
 
-async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+class Presence:
+    """`async with Presence(receive):` is cancelled, and ends with ClientGone, when the client goes away. The request
+    must have been read.
+
+    The work is this task's own: a task for it would cost two more turns of the event loop, in which all others that
+    have something to do come first.
+    """
+
+    __slots__ = ("_is_gone", "_receive", "_task", "_watching")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._is_gone = False
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._watching = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._is_gone = True
+        self._task.cancel()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watching.cancel()
+        if self._is_gone and not self._task.uncancel() and isinstance(error, asyncio.CancelledError):
+            raise ClientGone from None  # and nobody else wants this task to end
+
+
+async def while_there(request: Request, work: Awaitable[T]) -> T:
     """What `work` gives; it is cancelled when the client goes away. The body must have been read. Raises ClientGone."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task])
+    async with Presence(request.receive):
+        return await work
 
 
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def pieces(scheduler: Ref, request: Generate, timeout: float) -> AsyncGenerator[Token | Completion, None]:
-    """The pieces of an answer, and its completion last. Closing this stops the engine's work."""
-    async with scheduler.stream(request, timeout=timeout) as tokens:
-        async for token in tokens:
-            yield token
-        yield tokens.result
+async def pieces(scheduler: Ref, request: Generate, timeout: float) -> AsyncGenerator[Pieces, None]:
+    """The pieces of an answer, those together that are there together, and its completion last. Closing this stops the
+    engine's work."""
+    async with scheduler.stream(request, timeout=timeout) as stream:
+        while tokens := await stream.take():
+            if stream.is_over:
+                yield [*tokens, stream.result]
+                return
+            yield list[Token | Completion](tokens)
+        yield [stream.result]
 
 
 async def mixed(
     scheduler: Ref, requests: Sequence[Generate], timeout: float
-) -> AsyncGenerator[tuple[int, Token | Completion], None]:
+) -> AsyncGenerator[list[tuple[int, Token | Completion]], None]:
     """The pieces of several answers as they come, each with its request's number. One error ends them all."""
-    queue: asyncio.Queue[tuple[int, Token | Completion | CallboardError]] = asyncio.Queue(maxsize=64)
+    if len(requests) == 1:
+        async with aclosing(pieces(scheduler, requests[0], timeout)) as answer:
+            async for some in answer:
+                yield [(0, piece) for piece in some]
+        return
+    queue: asyncio.Queue[tuple[int, Pieces | CallboardError]] = asyncio.Queue(maxsize=64)
 
     async def follow(number: int, request: Generate) -> None:
         try:
             async with aclosing(pieces(scheduler, request, timeout)) as answer:
-                async for piece in answer:
-                    await queue.put((number, piece))
+                async for some in answer:
+                    await queue.put((number, some))
         except CallboardError as error:
             await queue.put((number, error))
 
@@ -67,29 +100,40 @@ async def mixed(
     try:
         left = len(tasks)
         while left:
-            number, piece = await queue.get()
-            if isinstance(piece, CallboardError):
-                raise piece
-            left -= isinstance(piece, Completion)
-            yield number, piece
+            number, some = await queue.get()
+            if isinstance(some, CallboardError):
+                raise some
+            left -= isinstance(some[-1], Completion)
+            yield [(number, piece) for piece in some]
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
 
 
-async def begun(items: AsyncGenerator[T, None], request: Request) -> AsyncGenerator[T, None]:
+class Begun(Generic[T]):
+    """What `items` gives, once the first is there. To be closed."""
+
+    __slots__ = ("_first", "_items")
+
+    def __init__(self, first: T, items: AsyncGenerator[T, None]) -> None:
+        self._first: list[T] = [first]
+        self._items = items
+
+    def __aiter__(self) -> Begun[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        return self._first.pop() if self._first else await anext(self._items)
+
+    async def aclose(self) -> None:
+        await self._items.aclose()
+
+
+async def begun(items: AsyncGenerator[T, None], request: Request) -> Begun[T]:
     """The same items, once the first is there: what goes wrong before it is an error with a status of its own."""
     try:
-        first = await while_there(request, anext(items))  # pyright: ignore[reportArgumentType]
+        return Begun(await while_there(request, anext(items)), items)
     except BaseException:
         await items.aclose()
         raise
-
-    async def again() -> AsyncGenerator[T, None]:
-        async with aclosing(items):
-            yield first
-            async for item in items:
-                yield item
-
-    return again()

@@ -6,7 +6,7 @@ import re
 from typing import TypeVar
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from .errors import BadBody, BodyTooLarge
 
@@ -22,14 +22,17 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         raise too_large(max_bytes)
     pieces: list[bytes] = []
     size = 0
-    try:
-        async for piece in request.stream():
-            size += len(piece)
-            if size > max_bytes:
-                raise too_large(max_bytes)
-            pieces.append(piece)
-    except ClientDisconnect:
-        raise BadBody("the body of the request ends before it is whole") from None
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise BadBody("the body of the request ends before it is whole")
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > max_bytes:
+            raise too_large(max_bytes)
+        pieces.append(piece)
+        more = message.get("more_body", False)
     return b"".join(pieces)
 
 

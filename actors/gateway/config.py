@@ -37,10 +37,11 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     may use beside those of the models themselves.
 
     `max_body_mib`: a larger request is refused. `request_timeout_s`: an answer that is not whole after so long is given
-    up. `header_timeout_s`, `body_timeout_s`: what a client may take to send these. `max_connections`: at once; what is
-    asked beyond is refused. `cors_origins`: web pages from there may ask; none may by default. `keys_file`: who may ask
-    (`callboard gateway key` writes it), "" for everybody who reaches the gateway. `tls_cert`, `tls_key`: files in PEM
-    for HTTPS. `otel`: a collector of OpenTelemetry (http://localhost:4318, say) that gets the spans of traced requests.
+    up. `header_timeout_s`, `body_timeout_s`: what a client may take to send these. `write_timeout_s`: a client that
+    takes nothing of its answer for so long loses its connection. `max_connections`: at once; what is asked beyond is
+    refused. `cors_origins`: web pages from there may ask; none may by default. `keys_file`: who may ask (`callboard
+    gateway key` writes it), "" for everybody who reaches the gateway. `tls_cert`, `tls_key`: files in PEM for HTTPS.
+    `otel`: a collector of OpenTelemetry (http://localhost:4318, say) that gets the spans of traced requests.
 
     `responses_ttl_s`: how long what `/v1/responses` made can be asked for; `responses_max_mib`: the room for all of it.
     `max_file_mib`: the largest file that may be uploaded; `files_max_mib`: the room for all of them.
@@ -54,6 +55,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     request_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
     header_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 15.0
     body_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 120.0
+    write_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     max_connections: Annotated[int, msgspec.Meta(ge=1)] = 2048
     cors_origins: tuple[str, ...] = ()
     keys_file: str = ""

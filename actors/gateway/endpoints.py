@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -12,7 +14,7 @@ from starlette.responses import Response
 from ...runtime.errors import CallboardError, RequestInvalid
 from ...runtime.log import log
 from ...schemas.serve import Generate
-from .asking import ClientGone
+from .asking import Begun, ClientGone
 from .errors import BadBody, retry_after, status_of
 from .site import Site
 from .sse import event
@@ -73,11 +75,15 @@ def named(error: CallboardError, names: Mapping[str, str]) -> CallboardError:
     return EngineRefused(f"{field}{error.message[match.end() :]}", param=field, hint=error.hint)
 
 
-async def or_error(events: AsyncIterator[bytes], body: ErrorBody, name: str = "") -> AsyncGenerator[bytes, None]:
-    """An error in mid-stream is the stream's last event; `name` is that of its kind, where an API has one."""
-    try:
-        async for each in events:
-            yield each
-    except CallboardError as error:
-        log.info("a stream ends with an error: %s", error)
-        yield event(msgspec.json.encode(body(error)), name)
+async def or_error(
+    events: AsyncIterator[bytes], answer: Begun[Any], body: ErrorBody, name: str = ""
+) -> AsyncGenerator[bytes, None]:
+    """The events that are made of `answer`, which is closed whatever ends them. An error in mid-stream is the last of
+    them; `name` is that of its kind, where an API has one."""
+    async with aclosing(answer):
+        try:
+            async for each in events:
+                yield each
+        except CallboardError as error:
+            log.info("a stream ends with an error: %s", error)
+            yield event(msgspec.json.encode(body(error)), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,12 @@ from .metered import MeteredRef
 from .meters import ModelMeter
 
 SCHEDULER, ENGINE = "serve.scheduler", "serve.engine"
-# What was found is looked up again after so long, and at once where a name is not known.
+# What was found is looked up again after so long while there are requests, else as seldom as that; and at once where a
+# name is not known, or the bus says that a node came, went or has other actors.
 KNOWN_FOR_S = 5.0
+IDLE_FOR_S = 60.0
+# Nodes that come together are looked at together.
+SETTLE_S = 0.25
 # A scheduler that lives says what it serves at once.
 DESCRIBE_TIMEOUT_S = 3.0
 
@@ -52,12 +57,16 @@ class Found:
 
 
 class Engines:
-    """Finds engines on the bus. `aliases`: further names, each with a scheduler's address."""
+    """Finds engines on the bus. `aliases`: further names, each with a scheduler's address.
+
+    `follow` keeps what is known up to date beside the requests, so that none waits for it whose model is known.
+    """
 
     def __init__(self, node: Node, aliases: Mapping[str, str]) -> None:
         self._node = node
         self._aliases = aliases
         self._found: Found | None = None
+        self._asked_at = 0.0
         self._looking = asyncio.Lock()
         self.meters: dict[tuple[str, str], ModelMeter] = {}
         """What was asked through this gateway, by the model's name and the scheduler's address."""
@@ -69,7 +78,8 @@ class Engines:
 
         Raises ModelUnknown with the names that there are, StillLoading where an engine is about to serve.
         """
-        found = await self.look()
+        self._asked_at = time.monotonic()
+        found = self._found or await self.look()
         engine = self._pick(found, name)
         if engine is None:
             found = await self.look(since=time.monotonic())
@@ -95,6 +105,36 @@ class Engines:
             if self._found is None or self._found.at < wanted:
                 self._found = await self._look()
             return self._found
+
+    async def follow(self) -> None:
+        """Look at once, and again for ever when it is time to."""
+        around: object = None
+        while True:
+            now, before, around = time.monotonic(), around, self._around()
+            found_at = -math.inf if self._found is None else self._found.at
+            known_for_s = KNOWN_FOR_S if self._asked_at > found_at else IDLE_FOR_S
+            try:
+                if around != before:
+                    await asyncio.sleep(SETTLE_S)
+                    await self.look(since=time.monotonic())
+                elif now - found_at >= known_for_s:
+                    await self.look(since=now)
+            except CallboardError as error:  # of the bus, which is away: requests hear of it by themselves
+                log.debug("engines cannot be looked up: %s", error)
+            await self._news(KNOWN_FOR_S)
+
+    def _around(self) -> object:
+        """Of each node that was heard of, which process it is and what is on it; and the same of our own."""
+        links = self._node.links
+        infos = [] if links is None else [hello.info for hello in links.peers.known.values()]
+        return {(info.node, info.pid, info.roots) for info in (*infos, self._node.info())}
+
+    async def _news(self, timeout: float) -> None:
+        links = self._node.links
+        if links is None:
+            await asyncio.sleep(timeout)
+        else:
+            await links.peers.news(timeout)
 
     async def _look(self) -> Found:
         at = time.monotonic()

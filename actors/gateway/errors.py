@@ -79,6 +79,13 @@ class TooMany(GatewayError):
     status = 503
 
 
+class NotRead(GatewayError):
+    """A client that does not take its answer."""
+
+    code = "gateway.not_read"
+    status = 504
+
+
 class TooSlow(GatewayError):
     """The request itself did not come in time."""
 

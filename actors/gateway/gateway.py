@@ -16,7 +16,7 @@ from ...schemas.base import Request
 from ...schemas.gateway import AskGateway, FindResponse, GatewayInfo, ResponseUnderWay
 from .app import make_app
 from .config import GatewayConfig
-from .connections import guarded
+from .connections import give_up_those_that_do_not_read, guarded
 from .exporting import Exporter
 from .site_making import make_site
 
@@ -70,6 +70,7 @@ class Gateway(Actor[GatewayConfig]):
         self._socket = _listen(config.host, config.port)
         if self._site.exporter is not None:
             self.start_soon(self._site.exporter.run)
+        self.start_soon(give_up_those_that_do_not_read, self._server.server_state.connections, config.write_timeout_s)
         self._serving = False
         self.start_soon(self._begin)
 

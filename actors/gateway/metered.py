@@ -66,6 +66,18 @@ class _MeteredStream(Stream[Token, Completion]):
         self._answering.grew(token.index, len(token.token_ids))
         return token
 
+    async def take(self) -> list[Token]:
+        try:
+            tokens = await super().take()
+        except BaseException as error:
+            self._answering.failed(error)
+            raise
+        for token in tokens:
+            self._answering.grew(token.index, len(token.token_ids))
+        if self.is_over:
+            self._answering.ended(self.result)
+        return tokens
+
     async def aclose(self) -> None:
         await super().aclose()
         self._answering.failed(None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
 
-from ...schemas.serve import Choice, Completion, FinishReason, Generate, ModelToolCall, Token, TokenLogprob, Usage
+from ...schemas.serve import Choice, Completion, FinishReason, Generate, ModelToolCall, TokenLogprob, Usage
+from .asking import Pieces
 from .openai_types import ChatBody, StreamOptions
 from .reasoning import ReasoningSplitter, split
 from .sse import DONE, HOLE, Template, event
@@ -106,36 +107,40 @@ class ChatStream:
         self._with_usage = options.include_usage
         self._with_timings = options.include_timings
 
-    async def chunks(self, pieces: AsyncIterator[Token | Completion]) -> AsyncIterator[bytes]:
-        """`pieces` are those of the engine's stream, its completion last."""
-        for index in range(self._request.n):
-            yield self._chunk(index, {"role": "assistant", "content": ""})
-        async for piece in pieces:
-            if isinstance(piece, Token):
+    async def chunks(self, answer: AsyncIterator[Pieces]) -> AsyncIterator[bytes]:
+        """`answer`: what came of the engine's stream together, its completion last. Each goes into one write."""
+        chunks = [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(self._request.n)]
+        async for some in answer:
+            for piece in some:
+                if isinstance(piece, Completion):
+                    chunks += self._end(piece)
+                    continue
                 reasoning, content = self._splitters[piece.index].push(piece.text)
-                logprobs = None
                 if piece.logprobs:
                     logprobs = {"content": await _logprobs(piece.logprobs, self._words), "refusal": None}
-                if logprobs is not None:
-                    yield self._chunk(piece.index, _delta(reasoning, content) or {"content": ""}, logprobs)
+                    chunks.append(self._chunk(piece.index, _delta(reasoning, content) or {"content": ""}, logprobs))
                 elif reasoning or content:
-                    yield self._grown(piece.index, reasoning, content)
-                continue
-            for index, choice in enumerate(piece.choices):
-                reasoning, content = self._splitters[index].finish()
-                if reasoning or content:
-                    yield self._grown(index, reasoning, content)
-                calls = _allowed(choice.tool_calls, self._body)
-                if calls:
-                    yield self._chunk(
-                        index, {"tool_calls": [{"index": number} | _call(call) for number, call in enumerate(calls)]}
-                    )
-                yield self._chunk(index, {}, finish=finish_reason(choice.finish_reason, bool(calls)))
-            last: dict[str, Any] = {"usage": usage_of(piece.usage)} if self._with_usage else {}
-            if self._with_timings:
-                last["timings"] = piece.timings
-            if last:
-                yield event(msgspec.json.encode(self._head | {"choices": []} | last))
+                    chunks.append(self._grown(piece.index, reasoning, content))
+            if chunks:
+                yield b"".join(chunks)
+                chunks.clear()
+
+    def _end(self, completion: Completion) -> Iterator[bytes]:
+        for index, choice in enumerate(completion.choices):
+            reasoning, content = self._splitters[index].finish()
+            if reasoning or content:
+                yield self._grown(index, reasoning, content)
+            calls = _allowed(choice.tool_calls, self._body)
+            if calls:
+                yield self._chunk(
+                    index, {"tool_calls": [{"index": number} | _call(call) for number, call in enumerate(calls)]}
+                )
+            yield self._chunk(index, {}, finish=finish_reason(choice.finish_reason, bool(calls)))
+        last: dict[str, Any] = {"usage": usage_of(completion.usage)} if self._with_usage else {}
+        if self._with_timings:
+            last["timings"] = completion.timings
+        if last:
+            yield event(msgspec.json.encode(self._head | {"choices": []} | last))
         yield DONE
 
     def _grown(self, index: int, reasoning: str, content: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -104,30 +104,40 @@ class CompletionStream:
         self._with_usage = body.stream_options is not None and body.stream_options.include_usage
         self._growing: dict[int, Template] = {}
 
-    async def chunks(self, pieces: AsyncIterator[tuple[int, Token | Completion]]) -> AsyncIterator[bytes]:
-        """`pieces`: (the prompt's number, a piece of its answers)."""
+    async def chunks(self, answers: AsyncIterator[Sequence[tuple[int, Token | Completion]]]) -> AsyncIterator[bytes]:
+        """`answers`: pieces that came together, each with its prompt's number. They go into one write."""
         usages: list[dict[str, Any]] = []
         first = 0
         starts: list[int] = []
         for prompt in self._prompts:
             starts.append(first)
             first += prompt.request.n
-        if self._body.echo:
-            for prompt, start in zip(self._prompts, starts, strict=True):
-                for index in range(prompt.request.n):
-                    yield self._chunk(start + index, prompt.text)
-        async for number, piece in pieces:
-            if isinstance(piece, Token):
-                logprobs = None
-                if piece.logprobs:
-                    ids = [entry.token_id for entry in piece.logprobs]
-                    logprobs = await _legacy_logprobs(ids, piece.logprobs, self._words)
-                if piece.text or logprobs:
-                    yield self._chunk(starts[number] + piece.index, piece.text, logprobs)
-                continue
-            usages.append(usage_of(piece.usage))
-            for index, choice in enumerate(piece.choices):
-                yield self._chunk(starts[number] + index, "", finish=FINISH[choice.finish_reason])
+        chunks = list(self._echoes(starts)) if self._body.echo else []
+        async for some in answers:
+            for number, piece in some:
+                if isinstance(piece, Token):
+                    logprobs = None
+                    if piece.logprobs:
+                        ids = [entry.token_id for entry in piece.logprobs]
+                        logprobs = await _legacy_logprobs(ids, piece.logprobs, self._words)
+                    if piece.text or logprobs:
+                        chunks.append(self._chunk(starts[number] + piece.index, piece.text, logprobs))
+                    continue
+                usages.append(usage_of(piece.usage))
+                for index, choice in enumerate(piece.choices):
+                    chunks.append(self._chunk(starts[number] + index, "", finish=FINISH[choice.finish_reason]))
+            if len(usages) == len(self._prompts):
+                chunks += self._end(usages)
+            if chunks:
+                yield b"".join(chunks)
+                chunks.clear()
+
+    def _echoes(self, starts: Sequence[int]) -> Iterator[bytes]:
+        for prompt, start in zip(self._prompts, starts, strict=True):
+            for index in range(prompt.request.n):
+                yield self._chunk(start + index, prompt.text)
+
+    def _end(self, usages: Sequence[dict[str, Any]]) -> Iterator[bytes]:
         if self._with_usage:
             total = {key: sum(usage[key] for usage in usages) for key in usages[0] if key.endswith("_tokens")}
             yield event(msgspec.json.encode(self._head | {"choices": [], "usage": total}))

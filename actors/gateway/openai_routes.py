@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -63,7 +62,7 @@ async def chat_completions(site: Site, request: Request) -> Response:
         completion = await while_there(request, engine.scheduler.ask(asked, timeout=timeout))
         return answer(await whole_chat(completion, asked, body, known))
     stream = await begun(pieces(engine.scheduler, asked, timeout), request)
-    return EventStream(_closing(stream, ChatStream(asked, body, known).chunks(stream)))
+    return EventStream(endpoints.or_error(ChatStream(asked, body, known).chunks(stream), stream, error_body))
 
 
 async def completions(site: Site, request: Request) -> Response:
@@ -77,17 +76,11 @@ async def completions(site: Site, request: Request) -> Response:
         work = asyncio.gather(*(engine.scheduler.ask(one, timeout=timeout) for one in asked))
         return answer(await whole_completion(await while_there(request, _all(work)), prompts, body, known))
     stream = await begun(mixed(engine.scheduler, asked, timeout), request)
-    return EventStream(_closing(stream, CompletionStream(prompts, body, known).chunks(stream)))
+    return EventStream(endpoints.or_error(CompletionStream(prompts, body, known).chunks(stream), stream, error_body))
 
 
 async def _all(work: asyncio.Future[list[Any]]) -> list[Any]:
     return await work
-
-
-async def _closing(stream: AsyncGenerator[Any, None], chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(stream):
-        async for chunk in endpoints.or_error(chunks, error_body):
-            yield chunk
 
 
 async def _prompt(site: Site, engine: Engine, request: Generate, body: CompletionBody) -> Prompt:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from ...runtime.errors import CallboardError
 from ...runtime.log import log
 from ...schemas.serve import Completion, Generate, Token, Tokenize
-from .asking import begun, pieces, while_there
+from .asking import Begun, Pieces, begun, pieces, while_there
 from .background import ACTIVE
 from .bodies import decode_body, decode_query, read_body
 from .endpoints import answer
@@ -28,7 +28,7 @@ from .responses_request import items_of, response_request
 from .responses_store import Record
 from .responses_types import InputItem, InputPart, ResponseBody
 from .site import Site
-from .sse import EventStream, event
+from .sse import EventStream, encode, event
 
 _NAMES = {
     "max_tokens": "max_output_tokens",
@@ -96,19 +96,22 @@ async def create(site: Site, request: Request) -> Response:
     return answer(builder.response)
 
 
-async def _events(stream: AsyncGenerator[Token | Completion, None], making: Making) -> AsyncGenerator[bytes, None]:
+async def _events(stream: Begun[Pieces], making: Making) -> AsyncGenerator[bytes, None]:
+    """What came of the engine's stream together goes into one write. Events are encoded as soon as they are told: what
+    they show grows."""
     builder = making.builder
+    chunks = [_encoded(builder.begin())]
     async with aclosing(stream):
-        for one in _encoded(builder.begin()):
-            yield one
         try:
-            async for piece in stream:
-                if isinstance(piece, Token):
-                    events = await builder.push(piece)
-                else:
-                    events = await builder.finish(piece, making.count)
-                for one in _encoded(events):
-                    yield one
+            async for some in stream:
+                for piece in some:
+                    if isinstance(piece, Token):
+                        chunks.append(_encoded(await builder.push(piece)))
+                    else:
+                        chunks.append(_encoded(await builder.finish(piece, making.count)))
+                if any(chunks):
+                    yield b"".join(chunks)
+                    chunks.clear()
         except CallboardError as error:
             log.info("a stream ends with an error: %s", error)
             builder.fail(error)
@@ -117,12 +120,11 @@ async def _events(stream: AsyncGenerator[Token | Completion, None], making: Maki
         except CallboardError as error:
             log.error("%s cannot be stored: %s", builder.id, error)
             builder.fail(error)
-        for one in _encoded([builder.end()]):
-            yield one
+        yield _encoded([builder.end()])
 
 
-def _encoded(events: Iterable[Event]) -> list[bytes]:
-    return [event(msgspec.json.encode(one), one["type"]) for one in events]
+def _encoded(events: Iterable[Event]) -> bytes:
+    return b"".join([event(encode(one), one["type"]) for one in events])
 
 
 async def _in_background(making: Making) -> Response:

@@ -27,4 +27,5 @@ def make_site(node: Node, config: GatewayConfig, address: str, start_soon: Start
     engines = Engines(node, config.models)
     fine_tunes = FineTunes(node, data / "fine_tuning", files, engines, config.fine_tuning)
     engines.load = fine_tunes.load
+    start_soon(engines.follow)
     return Site(node, config, engines, Background(node, address, responses, start_soon), responses, files, fine_tunes)

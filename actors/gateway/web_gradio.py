@@ -87,10 +87,12 @@ class Talk:
         splitter, text = ReasoningSplitter(), ""
         stream = pieces(self._bus.actor(address), request, REQUEST_TIMEOUT_S)
         try:
-            async for piece in stream:
-                grown = splitter.push(piece.text) if isinstance(piece, Token) else splitter.finish()
-                if grown.content:
+            async for some in stream:
+                before = text
+                for piece in some:
+                    grown = splitter.push(piece.text) if isinstance(piece, Token) else splitter.finish()
                     text += grown.content
+                if text != before:
                     yield text
         except CallboardError as error:
             yield f"{text}\n\n**{error.message}**" + (f" ({error.hint})" if error.hint else "")

@@ -155,6 +155,10 @@ class NativeDecoder:
         """hidden [num_rows, hidden] -> float32 [num_rows, vocab]."""
         return self._engine.linear(hidden, self._head)
 
+    def likeliest(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`ops.greedy` of the logits of hidden [num_rows, hidden], int64 [num_rows]."""
+        return self._engine.likeliest(hidden, self._head)
+
     def load_adapter(self, name: str, path: Path) -> AdapterInfo:
         info = self._adapters.load(name, path, lambda: self._interleaved(read_llama_adapter(path, self.config)))
         self._bound = None

@@ -19,14 +19,17 @@ from ...runtime.actor import Actor, handler
 from ...runtime.errors import UsageError
 from ...schemas.models import (
     CancelStoreJob,
+    CompareModels,
     KnownName,
     ListStore,
     PullModel,
     QuantizeModel,
+    StoreComparison,
     StoreJob,
     StoreListing,
     StoreWork,
 )
+from .results import results_of
 from .store import ModelStore
 from .store_jobs import Job, pull, quantize
 
@@ -42,7 +45,7 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StoreKeeper(Actor[StoreConfig]):
-    """Serves `ListStore`, `PullModel`, `QuantizeModel`, `CancelStoreJob`; the last three answer at once."""
+    """Serves `ListStore`, `CompareModels`, and `PullModel`, `QuantizeModel`, `CancelStoreJob`, which answer at once."""
 
     async def started(self) -> None:
         folder = self.config.folder
@@ -74,6 +77,13 @@ class StoreKeeper(Actor[StoreConfig]):
         listing = await anyio.to_thread.run_sync(look)
         jobs = tuple(job.state for job in reversed(self._jobs.values()))
         return msgspec.structs.replace(listing, jobs=jobs)
+
+    @handler(concurrent=True)
+    async def compare(self, message: CompareModels) -> StoreComparison:
+        """Raises NoSuchModel, ModelDamaged."""
+        store = self._store
+        names = dict.fromkeys(message.models)
+        return await anyio.to_thread.run_sync(lambda: StoreComparison(tuple(results_of(store, name) for name in names)))
 
     @handler
     async def pull(self, message: PullModel) -> StoreJob:

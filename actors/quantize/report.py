@@ -10,11 +10,11 @@ import msgspec
 from ...runtime.files import write_private
 from ...runtime.plot import Chart, Series, svg
 from ...schemas.quantize import QuantizeReport
+from ..models.results import REPORT
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-REPORT = "report.json"
 PLOT = "report.svg"
 
 

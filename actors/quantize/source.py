@@ -17,12 +17,13 @@ from ..models.gguf import GGUFFile
 from ..models.llama import LlamaLayer
 from ..models.loading import lean_config
 from ..models.quantized_folder import folder_weights
+from ..models.results import REPORT
 from ..models.weights import gguf_layer, gguf_weights, hf_weights
 
 _LAYER = "model.layers."
 # What lies beside the weights and is as true of the quantized model.
 _KEPT = ("*.json", "*.txt", "*.model", "*.jinja", "LICENSE*", "NOTICE*")
-_NOT_KEPT = {CONFIG, INDEX, "quantize_config.json", "report.json"}
+_NOT_KEPT = {CONFIG, INDEX, "quantize_config.json", REPORT}
 
 
 class Source(Protocol):

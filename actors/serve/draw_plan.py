@@ -35,14 +35,15 @@ class DrawPlan:
     """`add` takes down all that the draw of a sequence's next token depends on, past the guesses that the sequence has
     advanced over; `draw` applies that to the logits: grammar, penalties, bias, `min_tokens`, and then `ops.sample`.
 
-    A row is drawn by its own numbers only, whatever the other rows are. `reports`: whether log-probabilities are
-    wanted where the sequence asks for them.
+    A row is drawn by its own numbers only, whatever the other rows are. `is_plain`: each row takes the likeliest token
+    of its logits as they are, and nothing is reported. `reports`: whether log-probabilities are wanted where the
+    sequence asks for them.
     """
 
     def __init__(self, *, reports: bool = True) -> None:
         self.num_rows = 0
         self._reports = reports
-        self._is_plain = True
+        self.is_plain = True
         self._parameters: list[tuple[float, int, float, float, float]] = []
         self._mask_rows: list[int] = []
         self._masks: list[np.ndarray] = []
@@ -62,7 +63,7 @@ class DrawPlan:
 
     def draw(self, logits: torch.Tensor) -> DrawnRows:
         """A token for each row. logits [num_rows, vocab] may be overwritten."""
-        if self._is_plain:
+        if self.is_plain:
             return DrawnRows(ops.greedy(logits).tolist(), {})
         # A copy, since what follows changes the logits, and what is reported is the model's own distribution.
         raw = logits[upload([torch.tensor(list(self._wanted))], logits.device)[0]] if self._wanted else None
@@ -89,7 +90,7 @@ class DrawPlan:
             self._stops.append(_Changes(row, sequence.stop_array, 1.0, float("-inf")))
         if self._reports and sampling.logprobs >= 0:
             self._wanted[row] = sampling.logprobs
-        self._is_plain = False
+        self.is_plain = False
 
     def _adjust(self, logits: torch.Tensor) -> None:
         if self._masks:

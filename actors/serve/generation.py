@@ -61,6 +61,10 @@ class Generation:
         if self.is_done or not self._picks:
             self.news.set()
 
+    @property
+    def has_begun(self) -> bool:
+        return self._first_token > 0
+
     def take(self) -> Iterator[Token]:
         """The pieces that are ready to go. Ids whose text is held back wait for it, or for the end."""
         if self._picks:

@@ -74,6 +74,8 @@ class Runner:
         self._adapters: frozenset[str] = frozenset()
         self.adapters()
         self._is_batch_invariant: bool = getattr(model, "batch_invariant", False)
+        # Where a model finds its likeliest tokens without making logits of them.
+        self._likeliest: Callable[[torch.Tensor], torch.Tensor] | None = getattr(model, "likeliest", None)
 
     @property
     def num_sequences(self) -> int:
@@ -230,7 +232,12 @@ class Runner:
         if drawing:
             rows = [row for part in drawing for row in range(part.last_row, part.last_row + len(part.guesses) + 1)]
             picked = hidden if len(rows) == len(hidden) else hidden[upload([torch.tensor(rows)], hidden.device)[0]]
-            self._take_drawn(drawing, plan.draw(self.model.logits(picked, deterministic)), outcome)
+            self._take_drawn(drawing, self._draw(plan, picked, deterministic), outcome)
+
+    def _draw(self, plan: DrawPlan, hidden: torch.Tensor, deterministic: bool) -> DrawnRows:
+        if plan.is_plain and self._likeliest is not None:
+            return DrawnRows(self._likeliest(hidden).tolist(), {})
+        return plan.draw(self.model.logits(hidden, deterministic))
 
     def _forward(self, parts: list[Part], deterministic: bool) -> torch.Tensor:
         token_ids, batch = build_batch(parts, self._tables, self.cache.block_size, self.model.device)

@@ -291,6 +291,8 @@ class Scheduler(Actor[SchedulerConfig]):
     # What lanes tell
 
     def handed(self, sequences: list[Sequence], now: float) -> None:
+        # Who waits for a first token hears of it before those who read on already: their order stays all the way.
+        sequences.sort(key=lambda sequence: sequence.owner is not None and sequence.owner.has_begun)
         for sequence in sequences:
             if sequence.owner is not None:
                 sequence.owner.advanced(sequence, now)

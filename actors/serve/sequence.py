@@ -30,7 +30,10 @@ _ids = itertools.count(1)
 
 
 class Owner(Protocol):
-    """What a sequence belongs to: a request under way."""
+    """What a sequence belongs to: a request under way. `has_begun`: it was told of tokens before."""
+
+    @property
+    def has_begun(self) -> bool: ...
 
     def advanced(self, sequence: Sequence, now: float) -> None:
         """There is news of a sequence: tokens, its end, or its error. Called once for each step; must not wait."""

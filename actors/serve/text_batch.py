@@ -26,6 +26,10 @@ class TextBatch:
         for sequence in sequences:
             sequence.owner = self
 
+    @property
+    def has_begun(self) -> bool:
+        return False  # what it waits for is no stream
+
     def advanced(self, sequence: Sequence, now: float) -> None:
         if sequence.is_done:
             self._num_open -= 1

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ...runtime.plot import Chart, Series, svg
+from ...schemas.models import FineTuneResults
 from ...schemas.train import Method, Task, TrainConfig
 from ..data.mixture import parse_sources
 from .base_facts import BaseFacts
@@ -66,6 +67,21 @@ def model_card(config: TrainConfig, run: Run, base: BaseFacts) -> str:
         f"```json\n{msgspec.json.format(msgspec.json.encode(config)).decode()}\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def results_of(config: TrainConfig, run: Run) -> FineTuneResults:
+    """The card's figures, for programs."""
+    return FineTuneResults(
+        base=config.model,
+        task=config.task.value,
+        method=config.method.value,
+        steps=run.steps,
+        training_loss=_last_loss(run),
+        evaluation_loss=run.best,
+        samples=run.num_samples,
+        evaluated_on=run.num_held_out,
+        tokens=run.history.num_tokens,
+    )
 
 
 def loss_curve(title: str, run: Run) -> str:
@@ -168,7 +184,7 @@ def _training_rows(config: TrainConfig, run: Run, base: BaseFacts) -> list[tuple
     lora, optimizer = config.lora, config.optimizer
     kinds = [name for name, is_on in (("DoRA", lora.dora), ("rsLoRA", lora.rslora)) if is_on]
     adapter = f"rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}"
-    last = run.history.losses[-_MAX_POINTS:]
+    loss = _last_loss(run)
     return [
         ("base model", config.model),
         *([("its license", base.license)] if base.license else []),
@@ -180,9 +196,14 @@ def _training_rows(config: TrainConfig, run: Run, base: BaseFacts) -> list[tuple
         ("learning rate", f"{optimizer.lr:g}, {optimizer.schedule}"),
         ("shards", f"{config.shards.count}, ZeRO-{config.shards.zero}"),
         ("seed", str(config.seed)),
-        *([("training loss at the end", f"{sum(loss for _, loss in last) / len(last):.4f}")] if last else []),
+        *([("training loss at the end", f"{loss:.4f}")] if loss is not None else []),
         *([("best evaluation loss", f"{run.best:.4f}")] if run.best is not None else []),
     ]
+
+
+def _last_loss(run: Run) -> float | None:
+    last = run.history.losses[-_MAX_POINTS:]
+    return sum(loss for _, loss in last) / len(last) if last else None
 
 
 def _data_rows(config: TrainConfig, run: Run) -> list[tuple[str, str]]:

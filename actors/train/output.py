@@ -13,8 +13,10 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from ...schemas.models import FineTuneResults
 from ...schemas.train import TrainConfig
 from ..models.folder import WEIGHTS
+from ..models.results import TRAINING
 from ..models.transformers_model import quiet
 from .adapters import save_adapter
 from .companions import copy_companions
@@ -23,7 +25,7 @@ from .sharded import ShardedModel
 from .whole import check_free, whole_folder
 
 # Says which run a folder came of. A run that ended in the moment after it had written it may write it again.
-ABOUT = "training.json"
+ABOUT = TRAINING
 
 
 class About(msgspec.Struct, frozen=True):
@@ -32,6 +34,7 @@ class About(msgspec.Struct, frozen=True):
     job: str
     steps: int
     config: TrainConfig
+    results: FineTuneResults | None = None
 
 
 def check_output(out: Path, job: Path) -> None:

@@ -46,7 +46,7 @@ from .hooks import Hook, build_hook
 from .losses import loss_of
 from .meter import Meter
 from .micro_tokens import choose_micro_tokens
-from .model_card import Run, card_files
+from .model_card import Run, card_files, results_of
 from .output import About, check_output, write_output
 from .reference import Reference
 from .rng import seed_rng
@@ -371,19 +371,16 @@ class Trainer:
             if self.config.checkpoints.keep_best and self.config.checkpoints.every:
                 self._checkpoints.load(path, self.sharded)
                 self._report(TrainNote(self.job, self.step, f"the weights are those of step {best}, the best"))
+        run = Run(self.step, self._stream.num_samples, len(self._evaluation), self._history, self._best)
         write_output(
-            About(str(self._job_folder), self.step, self.config),
+            About(str(self._job_folder), self.step, self.config, results_of(self.config, run)),
             self.group,
             self.sharded,
             self._built.model,
             self._built.wrapped,
             self._built.folder,
-            self._card(),
+            card_files(self.config, run, base_facts(self.config.model, ModelStore().path(self.config.model))),
         )
-
-    def _card(self) -> dict[str, str]:
-        run = Run(self.step, self._stream.num_samples, len(self._evaluation), self._history, self._best)
-        return card_files(self.config, run, base_facts(self.config.model, ModelStore().path(self.config.model)))
 
     def _earlier(self, batch: MicroBatch) -> torch.Tensor:
         assert self._reference is not None

@@ -85,8 +85,12 @@ inline void write_kv(const KVLayout& layout, const KVCache& cache, int64_t slot,
     } else {
         int8_t codes[256];
         cache.key_scales[layout.scale_at(tile, head) + lane] = quantize_row(key, hd, codes);
-        for (int d = 0; d < hd; d += 4)
-            for (int i = 0; i < 4; ++i) keys[d * TILE + lane * 4 + i] = uint8_t(codes[d + i] + 128);
+        for (int d = 0; d < hd; d += 4) {
+            uint32_t four;
+            std::memcpy(&four, codes + d, 4);
+            four ^= 0x80808080;  // each + 128
+            std::memcpy(keys + d * TILE + lane * 4, &four, 4);
+        }
         cache.value_scales[layout.scale_at(tile, head) + lane] = quantize_row(value, hd, (int8_t*)values + lane * hd);
     }
 }
@@ -118,9 +122,7 @@ struct Queries {
                 q = turned;
             }
             scales[row] = quantize_row(q, hd, (int8_t*)to);
-            int32_t* sum = sums.data() + row * QUARTERS;
-            std::fill_n(sum, QUARTERS, 0);
-            for (int d = 0; d < hd; ++d) sum[d / (hd / QUARTERS)] += ((int8_t*)to)[d];
+            sum_quarters((const int8_t*)to, hd, sums.data() + row * QUARTERS);
         }
     }
 };
@@ -147,6 +149,7 @@ struct AttentionScratch {
     Lines<float> scores;     // [ROWS][CHUNK]
     Lines<uint16_t> halves;  // [ROWS][CHUNK], bf16 weights
     Lines<float> sums;       // [ROWS][head_dim]
+    int64_t tiles[CHUNK / TILE];  // of the chunk
     AttentionScratch() : scores(ROWS * CHUNK), halves(ROWS * CHUNK), sums(ROWS * 256) {}
 };
 
@@ -217,6 +220,7 @@ CB_INLINE inline void score_tile(const RowGroup& g, const uint8_t* keys, int64_t
     each<M>([&](auto m) CB_INLINE { out[m] = s[m]; });
 }
 
+// INT8: the weights have the values' scales in them.
 // sums[m][d .. d + 16 V) += weights x values over the tiles [begin, end), which lie in the chunk that starts at `base`.
 template <int FORMAT, int M, int V>
 inline void add_values(const RowGroup& g, AttentionScratch& scratch, int base, int begin, int end, int d) {
@@ -230,9 +234,9 @@ inline void add_values(const RowGroup& g, AttentionScratch& scratch, int base, i
         each<V>([&](auto v) CB_INLINE { acc[m][v] = _mm512_loadu_ps(scratch.sums.data() + m * 256 + d + v * LANES); });
     });
     for (int index = begin; index < end; ++index) {
-        const int64_t tile = g.tile(index);
-        const uint8_t* values = g.cache->values + layout.at(tile, g.head);
         const int at = index * TILE - base;
+        const int64_t tile = scratch.tiles[at / TILE];
+        const uint8_t* values = g.cache->values + layout.at(tile, g.head);
         if constexpr (FORMAT == BFLOAT16) {
             for (int pair = 0; pair < TILE / 2; ++pair) {
                 const uint8_t* row = values + (pair * hd + d) * 4;
@@ -260,10 +264,9 @@ inline void add_values(const RowGroup& g, AttentionScratch& scratch, int base, i
                         b[v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(value_codes(values + key * hd / 2, at, hd)), scale, minimum);
                     });
                 } else {
-                    const f32x16 scale = _mm512_set1_ps(g.cache->value_scales[layout.scale_at(tile, g.head) + key]);
                     each<V>([&](auto v) CB_INLINE {
                         const __m128i codes = _mm_loadu_si128((const __m128i*)(values + key * hd + d + v * LANES));
-                        b[v] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), scale);
+                        b[v] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
                     });
                 }
                 each<M>([&](auto m) CB_INLINE {
@@ -297,13 +300,15 @@ void attend_rows(const RowGroup& g, AttentionScratch& scratch) {
         const int end = (std::min(base + CHUNK, last + 1) + TILE - 1) / TILE;
         f32x16 largest[M];
         for (int m = 0; m < M; ++m) largest[m] = _mm512_set1_ps(-INFINITY);
+        const int first_tile = base / TILE;
+        for (int index = begin; index < end; ++index) scratch.tiles[index - first_tile] = g.tile(index);
         for (int index = begin; index < end; ++index) {
-            const int64_t tile = g.tile(index);
+            const int64_t tile = scratch.tiles[index - first_tile];
             // What is read next lies in blocks that no hardware foresees. A prompt finds them in the cache.
             if (M <= PREFETCH_ROWS) {
                 prefetch(g.cache->values + layout.at(tile, g.head), layout.tile_bytes());
                 if (index + 1 < end)
-                    prefetch(g.cache->keys + layout.at(g.tile(index + 1), g.head), layout.tile_bytes());
+                    prefetch(g.cache->keys + layout.at(scratch.tiles[index + 1 - first_tile], g.head), layout.tile_bytes());
             }
             f32x16 s[M];
             score_tile<FORMAT, M>(g, g.cache->keys + layout.at(tile, g.head), tile, s);
@@ -326,6 +331,7 @@ void attend_rows(const RowGroup& g, AttentionScratch& scratch) {
             float* scores = scratch.scores.data() + m * CHUNK;
             uint16_t* halves = scratch.halves.data() + m * CHUNK;
             f32x16 sum = _mm512_setzero_ps();
+            const float* value_scales = g.cache->value_scales;
             // No key seen so far: all weights are zero, and exp2(-inf - -inf) would be none.
             const f32x16 shift = _mm512_set1_ps(top[m] == -INFINITY ? 0.0f : top[m]);
             for (int at = begin * TILE - base; at < end * TILE - base; at += LANES) {
@@ -336,7 +342,10 @@ void attend_rows(const RowGroup& g, AttentionScratch& scratch) {
                     _mm256_storeu_si256((__m256i*)(halves + at), narrow_bf16_coarse(p));
                 } else {
                     p = exp2_16(x);
-                    _mm512_storeu_ps(scores + at, p);
+                    f32x16 weight = p;
+                    if constexpr (FORMAT == INT8)
+                        weight = _mm512_mul_ps(p, _mm512_loadu_ps(value_scales + layout.scale_at(scratch.tiles[at / TILE], g.head)));
+                    _mm512_storeu_ps(scores + at, weight);
                 }
                 sum = _mm512_add_ps(sum, p);
             }

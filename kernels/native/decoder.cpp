@@ -3,6 +3,7 @@
 #include <map>
 
 #include "attention.h"
+#include "likeliest.h"
 #include "sampling.h"
 
 namespace cb {
@@ -62,9 +63,25 @@ public:
     void linear(const Weight& w, const float* x, int m, const Output& out) {
         rows.shape(m, w.k, w.format);
         pool.run([&](int thread) {
-            pool.stage(thread, m, [&](int i, int) { rows.set(i, x + int64_t(i) * w.k, w.k, w.order); });
+            row_stage(thread, m, [&](int i, int) { rows.set(i, x + int64_t(i) * w.k, w.k, w.order); });
             product(w, rows, out, thread);
         });
+    }
+
+    // The likeliest of a vocabulary for each row of x: the first of the largest of the product; -1 where it is not finite.
+    void likeliest(const Weight& w, const float* x, int m, int64_t* tokens) {
+        rows.shape(m, w.k, w.format);
+        pool.run([&](int thread) {
+            Likeliest& mine = scratch[thread].likeliest;
+            mine.begin(m);
+            row_stage(thread, m, [&](int i, int) { rows.set(i, x + int64_t(i) * w.k, w.k, w.order); });
+            each_panel(w, rows, thread, [&](int panel, const uint8_t* next) {
+                const int column = panel * PANEL;
+                linear_panel(w, rows, mine.output(column), panel, next);
+                mine.take(m, column, w.n - column);
+            });
+        });
+        for (int i = 0; i < m; ++i) tokens[i] = Likeliest::token(scratch, i);
     }
 
     Pool pool;
@@ -113,7 +130,7 @@ private:
         const int tokens = batch.num_tokens, hidden = model.hidden;
         const int q_size = model.num_heads * model.head_dim, kv_size = model.num_kv_heads * model.head_dim;
         const int qkv_size = q_size + 2 * kv_size;
-        pool.stage(thread, tokens, [&](int i, int) {
+        row_stage(thread, tokens, [&](int i, int) {
             unpack_row(*model.embedding, int(batch.token_ids[i]), residual.data() + int64_t(i) * hidden);
         });
         for (int l = 0; l < model.num_layers; ++l) {
@@ -121,7 +138,7 @@ private:
             norm_stage(layer.input_norm, model, batch, layer.qkv, thread);
             product(layer.qkv, inputs_of(layer.qkv), {wide.data(), qkv_size, STORE}, thread);
             adapt(batch, layer.lora[0], layer.qkv, normed.data(), wide.data(), qkv_size, thread);
-            pool.stage(thread, tokens, [&](int i, int) { turn_and_write(model, layer, batch, i); });
+            row_stage(thread, tokens, [&](int i, int) { turn_and_write(model, layer, batch, i); });
             pool.stage(thread, int(tasks.size()), [&](int i, int id) { attention_task(model, layer, batch, i, id); });
             quantize_stage(attended.data(), tokens, layer.o, thread);
             product(layer.o, inputs_of(layer.o), {residual.data(), hidden, ADD}, thread);
@@ -131,7 +148,7 @@ private:
                 grow_once(thread, both, size_t(tokens) * layer.gate_up.n);
                 product(layer.gate_up, inputs_of(layer.gate_up), {both.data(), layer.gate_up.n, STORE}, thread);
                 adapt(batch, layer.lora[2], layer.gate_up, normed.data(), both.data(), layer.gate_up.n, thread);
-                pool.stage(thread, tokens, [&](int i, int) { multiply_halves(model, i); });
+                row_stage(thread, tokens, [&](int i, int) { multiply_halves(model, i); });
             } else {
                 product(layer.gate_up, inputs_of(layer.gate_up), {wide.data(), model.intermediate, SILU_MUL}, thread);
             }
@@ -139,7 +156,7 @@ private:
             product(layer.down, inputs_of(layer.down), {residual.data(), hidden, ADD}, thread);
             adapt(batch, layer.lora[3], layer.down, wide.data(), residual.data(), hidden, thread);
         }
-        pool.stage(thread, tokens, [&](int i, int) {
+        row_stage(thread, tokens, [&](int i, int) {
             rms_norm(residual.data() + int64_t(i) * hidden, model.norm, hidden, model.eps, out + int64_t(i) * hidden);
         });
     }
@@ -148,19 +165,36 @@ private:
         pool.stage(thread, 1, [&](int, int) { grow(v, size); });
     }
 
+    // A stage with a task for each row. Many are claimed in blocks: rows of a block write to the same lines.
+    template <class Task>
+    void row_stage(int thread, int num_rows, Task&& task) {
+        const int rows = num_rows >= BLOCK_ROWS * pool.num_threads() ? BLOCK_ROWS : 1;
+        pool.stage(thread, (num_rows + rows - 1) / rows, [&](int block, int id) {
+            const int end = std::min(num_rows, (block + 1) * rows);
+            for (int i = block * rows; i < end; ++i) task(i, id);
+        });
+    }
+
     void product(const Weight& w, const Rows& x, const Output& out, int thread) {
+        each_panel(w, x, thread, [&](int panel, const uint8_t* next) { linear_panel(w, x, out, panel, next); });
+    }
+
+    // A stage with a task for each panel, which gets the one that its thread will probably take next.
+    template <class Task>
+    void each_panel(const Weight& w, const Rows& x, int thread, Task&& task) {
         // Threads take panels in turns, more or less.
         const int panels = num_panels(w.n), ahead = pool.num_threads();
         const int64_t bytes = panel_bytes(w.format, w.k);
+        const GroupTiles tiles(rows_of_tiles(w, x));
         pool.stage(thread, panels, [&](int panel, int) {
-            linear_panel(w, x, out, panel, panel + ahead < panels ? w.data + (panel + ahead) * bytes : nullptr);
+            task(panel, panel + ahead < panels ? w.data + (panel + ahead) * bytes : nullptr);
         });
     }
 
     void norm_stage(const float* weight, const Model& model, const Batch& batch, const Weight& next, int thread) {
         const int hidden = model.hidden;
         Rows& rows = inputs_of(next);
-        pool.stage(thread, batch.num_tokens, [&](int i, int id) {
+        row_stage(thread, batch.num_tokens, [&](int i, int id) {
             float* to = batch.adapters ? normed.data() + int64_t(i) * hidden : scratch[id].row(hidden);
             rms_norm(residual.data() + int64_t(i) * hidden, weight, hidden, model.eps, to);
             rows.set(i, to, hidden, next.order);
@@ -169,7 +203,7 @@ private:
 
     void quantize_stage(const float* x, int tokens, const Weight& next, int thread) {
         Rows& rows = inputs_of(next);
-        pool.stage(thread, tokens, [&](int i, int) { rows.set(i, x + int64_t(i) * next.k, next.k, next.order); });
+        row_stage(thread, tokens, [&](int i, int) { rows.set(i, x + int64_t(i) * next.k, next.k, next.order); });
     }
 
     static void rms_norm(const float* x, const float* weight, int n, float eps, float* out) {
@@ -283,6 +317,7 @@ private:
 
     struct Scratch {
         AttentionScratch attention;
+        Likeliest likeliest;
         Lines<float> buffer, lows;
         float* row(size_t n) {
             if (buffer.size() < n) buffer.resize(n);
@@ -370,6 +405,10 @@ void cb_unpack(const cb::Weight* w, const int64_t* which, int32_t count, float* 
 
 void cb_linear(void* engine, const cb::Weight* w, const float* x, int32_t m, float* y, int64_t stride, int32_t finish) {
     ((cb::Engine*)engine)->linear(*w, x, m, {y, stride, finish});
+}
+
+void cb_likeliest(void* engine, const cb::Weight* w, const float* x, int32_t m, int64_t* tokens) {
+    ((cb::Engine*)engine)->likeliest(*w, x, m, tokens);
 }
 
 void cb_forward(void* engine, const cb::Model* model, const cb::Batch* batch, float* out) {

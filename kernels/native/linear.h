@@ -5,85 +5,9 @@
 #pragma once
 
 #include "pool.h"
-#include "weights.h"
+#include "tile_sums.h"
 
 namespace cb {
-
-// Rows of x as a product reads them. `k` is padded; what lies beyond the true k is zero.
-struct Rows {
-    int m = 0, k = 0;
-    int format = FLOAT32;        // FLOAT32, BFLOAT16 or INT8
-    Lines<uint8_t> data;   // [m][k] of that type
-    // INT8, a group of 32 values: some inputs are a hundred times larger than the others of their row, and with one
-    // scale a row these others would be all that is lost (measured: perplexity + 4% against + 0.5%).
-    Lines<float> scales;   // [m][k / 32]
-    Lines<int32_t> offsets;  // [m][k / 32]: -128 times the sum of the values
-    Lines<float> sums;
-
-    // What rows are brought into for a weight of a format.
-    static int form(int weight_format) {
-        if (weight_format == FLOAT32) return FLOAT32;
-        return weight_format == BFLOAT16 || weight_format == NF4 ? BFLOAT16 : INT8;
-    }
-
-    int element_bytes() const { return format == FLOAT32 ? 4 : format == BFLOAT16 ? 2 : 1; }
-
-    void shape(int num_rows, int num_columns, int weight_format) {
-        m = num_rows;
-        k = padded_k(num_columns);
-        format = form(weight_format);
-        const size_t bytes = size_t(m) * k * element_bytes() + 64;
-        if (data.size() < bytes) data.resize(bytes);
-        if (format == INT8) {
-            const size_t groups = size_t(m) * (k / GROUP);
-            if (scales.size() < groups) scales.resize(groups), sums.resize(groups), offsets.resize(groups);
-        }
-    }
-
-    // Row `i` from `x` [num_columns], whose values are taken in `order` (null: as they lie).
-    void set(int i, const float* x, int num_columns, const int32_t* order) {
-        const int whole = num_columns / LANES * LANES;
-        const __mmask16 rest = __mmask16((1u << (num_columns - whole)) - 1);
-        uint8_t* row = data.data() + size_t(i) * k * element_bytes();
-        auto load = [&](int at) {
-            if (order) {
-                const int left = num_columns - at;
-                const __mmask16 mask = left >= LANES ? 0xffff : left > 0 ? rest : 0;
-                const i32x16 from = _mm512_maskz_loadu_epi32(mask, order + at);
-                return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, from, x, 4);
-            }
-            if (at + LANES <= num_columns) return _mm512_loadu_ps(x + at);
-            return at < num_columns ? _mm512_maskz_loadu_ps(rest, x + at) : _mm512_setzero_ps();
-        };
-        if (format == FLOAT32) {
-            for (int at = 0; at < k; at += LANES) _mm512_storeu_ps((float*)row + at, load(at));
-        } else if (format == BFLOAT16) {
-            for (int at = 0; at < k; at += LANES) store_bf16((uint16_t*)row + at, load(at));
-        } else {
-            float* scale = scales.data() + size_t(i) * (k / GROUP);
-            float* sum = sums.data() + size_t(i) * (k / GROUP);
-            int32_t* offset = offsets.data() + size_t(i) * (k / GROUP);
-            for (int at = 0; at < k; at += GROUP) {
-                const f32x16 low = load(at), high = load(at + LANES);
-                const float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
-                const f32x16 inverse = _mm512_set1_ps(top > 0 ? 127 / top : 0.0f);
-                const i32x16 a = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
-                const i32x16 b = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
-                _mm_storeu_si128((__m128i*)(row + at), _mm512_cvtsepi32_epi8(a));
-                _mm_storeu_si128((__m128i*)(row + at + LANES), _mm512_cvtsepi32_epi8(b));
-                scale[at / GROUP] = top / 127;
-                const int32_t total = _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
-                sum[at / GROUP] = float(total);
-                offset[at / GROUP] = -128 * total;
-            }
-        }
-    }
-
-    const uint8_t* row(int i) const { return data.data() + size_t(i) * k * element_bytes(); }
-    const float* row_scales(int i) const { return scales.data() + size_t(i) * (k / GROUP); }
-    const int32_t* row_offsets(int i) const { return offsets.data() + size_t(i) * (k / GROUP); }
-    const float* row_sums(int i) const { return sums.data() + size_t(i) * (k / GROUP); }
-};
 
 enum Finish : int32_t {
     STORE = 0,     // y[:, n] = product
@@ -95,13 +19,7 @@ struct Output {
     float* y;
     int64_t stride;  // floats between rows
     int finish;
-};
-
-constexpr int MAX_TILE = 12;
-
-template <int M>
-struct Acc {
-    f32x16 v[M][2];
+    int origin = 0;  // the column that y begins with
 };
 
 template <int M>
@@ -169,8 +87,6 @@ inline void sum_int8(const uint8_t* panel, const Rows& x, int first, const float
         out.v[m][1] = _mm512_mul_ps(total[m][1], s1);
     });
 }
-
-inline f32x16 load_half(const uint16_t* from) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)); }
 
 template <int M>
 inline void sum_int4(const uint8_t* panel, const Rows& x, int first, const uint8_t* next, Acc<M>& out) {
@@ -276,7 +192,7 @@ inline void finish_tile(const Weight& w, const Output& out, int panel, int first
     const __mmask16 mask0 = left >= LANES ? 0xffff : __mmask16((1u << left) - 1);
     const __mmask16 mask1 = left >= PANEL ? 0xffff : left > LANES ? __mmask16((1u << (left - LANES)) - 1) : 0;
     for (int m = 0; m < M; ++m) {
-        float* y = out.y + (first + m) * out.stride + column;
+        float* y = out.y + (first + m) * out.stride + column - out.origin;
         if (out.finish == ADD) {
             acc.v[m][0] = _mm512_add_ps(acc.v[m][0], _mm512_maskz_loadu_ps(mask0, y));
             acc.v[m][1] = _mm512_add_ps(acc.v[m][1], _mm512_maskz_loadu_ps(mask1, y + LANES));
@@ -286,41 +202,69 @@ inline void finish_tile(const Weight& w, const Output& out, int panel, int first
     }
 }
 
+inline bool on_tiles(const Weight& w, const Rows& x) {
+    return (w.format == INT8 || w.format == INT4) && x.for_tiles;
+}
+
+// Rows of the tiles that a thread must have for a product; 0: none.
+inline int rows_of_tiles(const Weight& w, const Rows& x) { return on_tiles(w, x) ? std::min(x.m, MAX_TILE) : 0; }
+
+// `codes`: of a product on tiles, the panel as INT8 lies; else null.
 template <int M>
-void compute_tile(const Weight& w, const Rows& x, const Output& out, int panel, int first, const uint8_t* next) {
+void compute_tile(const Weight& w, const Rows& x, const Output& out, int panel, int first, const uint8_t* codes,
+                  Ahead next) {
     const uint8_t* data = w.data + int64_t(panel) * panel_bytes(w.format, w.k);
+    const float* scales = w.format == INT8 ? int8_scales(w) + panel * PANEL : nullptr;
     Acc<M> acc;
-    switch (w.format) {
-        case FLOAT32: sum_float32<M>(data, x, first, acc); break;
-        case BFLOAT16: sum_bfloat16<M>(data, x, first, acc); break;
-        case INT8: sum_int8<M>(data, x, first, int8_scales(w) + panel * PANEL, next, acc); break;
-        case INT4: sum_int4<M>(data, x, first, next, acc); break;
-        default: sum_nf4<M>(data, x, first, acc); break;
+    if (codes) {
+        if (w.format == INT8) sum_on_tiles<INT8, M>(codes, data, x, first, scales, next, acc);
+        else sum_on_tiles<INT4, M>(codes, data, x, first, scales, next, acc);
+    } else if (w.format == FLOAT32 || w.format == BFLOAT16) {
+        if constexpr (M <= MAX_IN_REGISTERS) {
+            if (w.format == FLOAT32) sum_float32<M>(data, x, first, acc);
+            else sum_bfloat16<M>(data, x, first, acc);
+        }
+    } else if constexpr (M <= MAX_SUMS) {
+        if (w.format == INT8) sum_int8<M>(data, x, first, scales, next.from, acc);
+        else if (w.format == INT4) sum_int4<M>(data, x, first, next.from, acc);
+        else sum_nf4<M>(data, x, first, acc);
     }
     finish_tile<M>(w, out, panel, first, acc);
 }
 
-using TileFunction = void (*)(const Weight&, const Rows&, const Output&, int, int, const uint8_t*);
+using TileFunction = void (*)(const Weight&, const Rows&, const Output&, int, int, const uint8_t*, Ahead);
 
 inline TileFunction tile_function(int rows) {
     static const TileFunction functions[MAX_TILE + 1] = {
         nullptr,          compute_tile<1>,  compute_tile<2>,  compute_tile<3>, compute_tile<4>,
         compute_tile<5>,  compute_tile<6>,  compute_tile<7>,  compute_tile<8>, compute_tile<9>,
-        compute_tile<10>, compute_tile<11>, compute_tile<12>,
+        compute_tile<10>, compute_tile<11>, compute_tile<12>, compute_tile<13>, compute_tile<14>,
+        compute_tile<15>, compute_tile<16>,
     };
     return functions[rows];
 }
 
-// Where sums of a group are kept beside the whole sums, half as many rows fit into the registers.
-inline int max_tile(int format) { return format == FLOAT32 || format == BFLOAT16 ? MAX_TILE : 6; }
-
 // One panel for all rows, in tiles of nearly equal size, so that none is left with a single row. During the last one the
 // panel `next` is fetched (null: none), which this thread will probably read: memory is then never idle.
 inline void linear_panel(const Weight& w, const Rows& x, const Output& out, int panel, const uint8_t* next) {
-    const int num_tiles = (x.m + max_tile(w.format) - 1) / max_tile(w.format);
+    if (on_tiles(w, x)) {
+        // All of them fetch: what comes from memory comes slower than it is multiplied.
+        const int tiles = (x.m + MAX_TILE - 1) / MAX_TILE;
+        const int share = round_up((w.format == INT8 ? GROUP * PANEL : GROUP_BYTES) / tiles, 64);
+        const uint8_t* data = w.data + int64_t(panel) * panel_bytes(w.format, w.k);
+        const uint8_t* codes = w.format == INT8 ? data : unpack_int4(data, x.k);
+        for (int first = 0; first < x.m; first += MAX_TILE) {
+            Ahead ahead;
+            if (next) ahead = {next, share}, next += share * (x.k / GROUP);
+            tile_function(std::min(MAX_TILE, x.m - first))(w, x, out, panel, first, codes, ahead);
+        }
+        return;
+    }
+    const int most = w.format == FLOAT32 || w.format == BFLOAT16 ? MAX_IN_REGISTERS : MAX_SUMS;
+    const int num_tiles = (x.m + most - 1) / most;
     for (int tile = 0; tile < num_tiles; ++tile) {
         const int first = int(int64_t(x.m) * tile / num_tiles), end = int(int64_t(x.m) * (tile + 1) / num_tiles);
-        tile_function(end - first)(w, x, out, panel, first, tile == num_tiles - 1 ? next : nullptr);
+        tile_function(end - first)(w, x, out, panel, first, nullptr, {tile == num_tiles - 1 ? next : nullptr});
     }
 }
 

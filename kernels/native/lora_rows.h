@@ -41,7 +41,7 @@ struct LoraRows {
 template <class T>
 void lora_narrow(const LoraRows& r, int64_t begin, int64_t end, Lines<float>& sums) {
     const int lanes = r.rank;
-    const Tiles tiles;
+    const PairTiles tiles;
     sums.resize(LORA_TILE * lanes);
     for (int64_t row = begin; row < end; row += LORA_TILE) {
         const int rows = int(std::min<int64_t>(LORA_TILE, end - row));
@@ -58,7 +58,7 @@ void lora_narrow(const LoraRows& r, int64_t begin, int64_t end, Lines<float>& su
 template <class T>
 void lora_widen(const LoraRows& r, int64_t begin, int64_t end, Lines<float>& sums) {
     constexpr int UNITS = 8;  // of a tile: sixteen ranks
-    const Tiles tiles(UNITS);
+    const PairTiles tiles(UNITS);
     sums.resize(LORA_TILE * LORA_LANES);
     const int depth = r.rank / PER_UNIT<T>;
     for (int64_t row = begin; row < end; row += LORA_TILE) {
@@ -86,7 +86,7 @@ struct LoraScratch {
 template <class T>
 void lora_outer(const LoraRows& r, int64_t begin, int64_t end, int64_t number, LoraScratch& scratch) {
     constexpr int PER = PER_UNIT<T>;
-    const Tiles tiles;
+    const PairTiles tiles;
     float* sums = r.blocks + number * r.rank * r.n;
     const int rows = int(end - begin), there = (rows + PER - 1) / PER, depth = round_up(there, 16);
     scratch.low.resize(there * r.rank);

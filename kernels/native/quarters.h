@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 
 #include "weights.h"
 
@@ -125,6 +126,19 @@ inline i32x16 value_codes(const uint8_t* from, int d, int hd) {
     const __m128i both = _mm_loadl_epi64((const __m128i*)(from + first / 2));
     const __m128i codes = _mm_unpacklo_epi64(both, _mm_srli_epi16(both, 4));
     return _mm512_cvtepu8_epi32(_mm_and_si128(codes, low_half));
+}
+
+// codes [n] -> the sum of each quarter; n is a multiple of 16.
+inline void sum_quarters(const int8_t* codes, int n, int32_t* out) {
+    alignas(64) int32_t fours[64];
+    for (int i = 0; i < n; i += 64) {
+        const __mmask64 here = n - i >= 64 ? ~0ull : (1ull << (n - i)) - 1;
+        _mm512_store_si512(fours + i / 4, _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1),
+                                                              _mm512_maskz_loadu_epi8(here, codes + i)));
+    }
+    const int32_t* from = fours;
+    for (int quarter = 0; quarter < QUARTERS; ++quarter, from += n / 4 / QUARTERS)
+        out[quarter] = std::accumulate(from, from + n / 4 / QUARTERS, 0);
 }
 
 // The quarters that dimensions d to d + 15 lie in.

@@ -6,7 +6,7 @@
 #pragma once
 
 #include "elements.h"
-#include "tiles.h"
+#include "tiles_bf16.h"
 
 namespace cb {
 
@@ -68,7 +68,7 @@ inline void product_of_vectors(const Left& a, int rows, const uint8_t* right, in
 }
 
 // c [rows][lanes] = or += a [rows][depth] b [depth][lanes], `depth` in units, `lanes` a multiple of 16 and b_lanes wide
-// in memory. Of bf16, it is called while a `Tiles` of so many UNITS is there.
+// in memory. Of bf16, it is called while a `PairTiles` of so many UNITS is there.
 template <class T, int UNITS = TILE_UNITS>
 inline void product(Left a, int rows, const void* b, int b_lanes, int lanes, int depth, float* c, int64_t c_row, bool add) {
     const uint8_t* right = (const uint8_t*)b;

@@ -172,7 +172,7 @@ template <class T>
 void attend_span(const Varlen& a, const Span& span, ForwardScratch& scratch) {
     const int hd = a.head_dim, group = a.num_heads / a.num_kv_heads, queries = span.last_query - span.first_query;
     const int padded = round_up(queries, row_step<T>()), step = lane_step<T>();
-    const Tiles tiles;
+    const PairTiles tiles;
     const Sight sight = sight_of(a, span.length);
     scratch.keys.resize(KEY_BLOCK * hd / PER_UNIT<T>);
     scratch.values.resize(KEY_BLOCK * hd / PER_UNIT<T>);

@@ -134,7 +134,7 @@ void gradient_span(const VarlenGradient& gradient, const GradientSpan& span, Gra
     constexpr int PER = PER_UNIT<T>;
     const int hd = a.head_dim, group = a.num_heads / a.num_kv_heads, queries = span.last_query - span.first_query;
     const int padded = round_up(queries, row_step<T>()), step = lane_step<T>();
-    const Tiles tiles;
+    const PairTiles tiles;
     const Sight sight = sight_of(a, span.length);
     scratch.turned.resize(KEY_BLOCK * TILE_UNITS);
     for (auto* block : {&scratch.keys, &scratch.values, &scratch.key_depth}) block->resize(KEY_BLOCK * hd / PER);

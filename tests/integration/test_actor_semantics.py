@@ -406,6 +406,41 @@ async def test_an_error_of_a_stream_comes_after_its_items(company: Company) -> N
     assert await clerk.ask(Add(1)) == Count(1)
 
 
+async def test_what_is_there_of_a_stream_is_taken_together(company: Company) -> None:
+    clerk = await company.clerk()
+    seen: list[int] = []
+    takes = 0
+    async with clerk.stream(NumbersBeside(5000)) as numbers:
+        while some := await numbers.take():
+            seen += [number.n for number in some]
+            takes += 1
+            if len(seen) < 5000:
+                assert not numbers.is_over
+        assert numbers.is_over
+        assert numbers.result == Total(sum(range(5000)))
+        assert await numbers.take() == []
+    assert seen == list(range(5000))
+    assert takes < 5000
+
+
+async def test_what_is_taken_together_comes_before_an_error(company: Company) -> None:
+    clerk = await company.clerk()
+    seen: list[int] = []
+
+    async def take_all(stream: Stream[Number, Total]) -> None:
+        async with stream:
+            while some := await stream.take():
+                seen.extend(number.n for number in some)
+                assert not stream.is_over
+
+    with pytest.raises(RequestInvalid, match="no number 5"):
+        await take_all(clerk.stream(Numbers(10, fail_at=5)))
+    assert seen == [0, 1, 2, 3, 4]
+    with pytest.raises(DeadlineExceeded):
+        await take_all(clerk.stream(Numbers(10, wait_at=2), timeout=0.2))
+    assert await clerk.ask(Add(1)) == Count(1)
+
+
 async def test_a_slow_reader_holds_back_its_producer_and_no_other(company: Company, eventually: Eventually) -> None:
     clerk = await company.clerk()
     async with clerk.stream(NumbersBeside(5000, name="slow")) as slow:

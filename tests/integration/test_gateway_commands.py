@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import httpx2
 import openai
 import psutil
 import pytest
 from board import Board, gone
 
+from callboard.actors.gateway.kserve.proto import inference_pb2
 from callboard.runtime.folders import Paths
 
 
@@ -176,6 +178,22 @@ def test_keys_are_made_used_and_revoked(board: Board) -> None:
     assert board.run("gateway", "key", "revoke", "other").returncode == 2
     assert secret not in board.run("logs", "audit").stdout
     assert "gateway.key.revoke" in board.run("logs", "audit").stdout
+
+
+def test_a_grpc_gateway_has_the_settings_of_the_table_too(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLBOARD_GATEWAY_MAX_BODY_MIB", "1")
+    board.up()
+    url = json.loads(board.run("gateway", "start", "--grpc", "127.0.0.1:0", "--json").stdout)["url"]
+    with grpc.insecure_channel(url.removeprefix("grpc://")) as channel:
+        ready = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelReady",
+            request_serializer=inference_pb2.ModelReadyRequest.SerializeToString,
+            response_deserializer=inference_pb2.ModelReadyResponse.FromString,
+        )
+        assert not ready(inference_pb2.ModelReadyRequest(name="small")).ready
+        with pytest.raises(grpc.RpcError) as refused:
+            ready(inference_pb2.ModelReadyRequest(name="x" * (2 << 20)))
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.slow

@@ -209,6 +209,24 @@ async def test_a_full_engine_says_when_to_come_again(node: Node, long_path: Path
     await idle(node)
 
 
+async def test_a_client_that_never_reads_its_stream_loses_its_request(node: Node, long_path: Path) -> None:
+    await start_engine(node, long_path, num_blocks=2000)
+    narrow = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024))  # the client's own room is small
+    async with grpc_gateway(node, write_timeout_s=0.2) as target:
+        async with grpc.aio.insecure_channel(target, options=narrow) as channel:
+            stream = Client(channel).method("ModelStreamInfer")()
+            wide = asking("hello", tensor("stream", "BOOL", True), id="x" * 2000, max_tokens=1500, ignore_eos=True)
+            await stream.write(wide)
+            with anyio.fail_after(30):
+                while (await node.actor("grpc").ask(AskGateway())).requests != 1:
+                    await anyio.sleep(0.01)
+                while (await node.actor("grpc").ask(AskGateway())).open:
+                    await anyio.sleep(0.01)
+            stats = await idle(node)
+            assert (stats.aborted, stats.finished) == (1, 0)
+            stream.cancel()
+
+
 async def test_a_cancelled_call_ends_its_request_at_once(client: Client, node: Node) -> None:
     request = asking("hello", tensor("stream", "BOOL", True), max_tokens=1000, ignore_eos=True)
     stream = client.method("ModelStreamInfer")()

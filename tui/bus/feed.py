@@ -7,12 +7,17 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ...runtime.client import TAP_LEASE_S
 from ...runtime.errors import UsageError
+from ...runtime.overhearing import overhear
 from ...runtime.topics import check_subject
 from ...schemas.runtime import TapRequest
 
 if TYPE_CHECKING:
+    from ...runtime.bus import Bus
+    from ...runtime.links import Links
     from ..session import Session
     from .heard import Log
 
@@ -46,24 +51,21 @@ async def listening(session: Session, patterns: Sequence[str], log: Log) -> Asyn
     def take(subject: str, reply: str, data: bytes) -> None:
         log.take(subject, data)
 
-    subscriptions = []
     tapped = [pattern.removeprefix("tap.") for pattern in patterns if pattern.startswith("tap.")]
-    try:
-        for pattern in patterns:
-            subscriptions.append(await links.subscribe_to(pattern, take))
-        renewing = asyncio.create_task(_renew(session, tapped)) if tapped else None
+    async with overhear(links, patterns, take, log.missed) as bus:
+        renewing = asyncio.create_task(_renew(links, bus, tapped)) if tapped else None
         try:
             yield
         finally:
             if renewing is not None:
                 renewing.cancel()
-    finally:
-        for subscription in subscriptions:
-            links.unsubscribe_from(subscription)
 
 
-async def _renew(session: Session, patterns: Sequence[str]) -> None:
-    while session.connected:
+async def _renew(links: Links, bus: Bus, patterns: Sequence[str]) -> None:
+    """Over the connection that listens: what it says itself it does not hear."""
+    while True:
         for pattern in patterns:
-            await session.client.publish("nodes.tap", TapRequest(pattern, TAP_LEASE_S))
+            data = msgspec.msgpack.encode(TapRequest(pattern, TAP_LEASE_S))
+            bus.send("nodes.tap", data)
+            links.peers.receive("nodes.tap", "", data)
         await asyncio.sleep(TAP_LEASE_S / 3)  # within the lease

@@ -120,7 +120,8 @@ class Heard:
 
 
 class Log:
-    """The last messages, bounded in number and in bytes. `dropped` counts those that had to go for new ones."""
+    """The last messages, bounded in number and in bytes. `dropped` counts those that had to go for new ones, `gaps` how
+    often the connection was away, so that nobody knows what was said."""
 
     def __init__(self, most: int = MOST_MESSAGES, most_bytes: int = MOST_BYTES) -> None:
         self._most, self._most_bytes = most, most_bytes
@@ -128,6 +129,8 @@ class Log:
         self.total = 0
         self.bytes = 0
         self.dropped = 0
+        self.gaps = 0
+        self._gap_after = -1
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -144,6 +147,12 @@ class Log:
             self.bytes -= len(self._kept.popleft().data)
             self.dropped += 1
 
+    def missed(self) -> None:
+        """The connection is away. It may be said more than once; before the first message nothing is missing."""
+        if self.total and self._gap_after != self.total:
+            self._gap_after = self.total
+            self.gaps += 1
+
     def since(self, number: int) -> list[Heard]:
         """Those with a higher number that are still kept, oldest first."""
         new = min(self.total - number, len(self._kept))
@@ -152,7 +161,8 @@ class Log:
     def clear(self) -> None:
         """Begin anew, with number 1."""
         self._kept.clear()
-        self.total = self.bytes = self.dropped = 0
+        self.total = self.bytes = self.dropped = self.gaps = 0
+        self._gap_after = -1
 
 
 def checked_json(text: str) -> bytes:

@@ -5,7 +5,6 @@ A run may be looked at as it was after any of its events, and begun again from t
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import aclosing
 from typing import ClassVar
@@ -18,11 +17,12 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Static, TabbedContent, TabPane
 
-from ...runtime.errors import ActorStopped, CallboardError, NoSuchActor
+from ...runtime.errors import NoSuchActor
 from ...schemas.agent import AgentRun, AttachRun, Control, ControlRun, ForkRun, ListRuns, RunInfo
 from ...schemas.agent_parts import OPEN_RUNS, RunStatus
 from ..coalesce import Coalesced
 from ..ensure import ask_or_start, model_address, start
+from ..following import Following
 from ..person import whoami
 from ..run_story import RunStory
 from ..session import Session
@@ -39,9 +39,7 @@ from .run_form import RunForm
 
 AGENTS, KIND = "agents", "agent.runs"
 LIST_EVERY_S = 1.0
-AGAIN_S = 1.0
 MOST_RUNS = 200
-_FOLLOW = "follow"
 _STYLES = {
     RunStatus.RUNNING: "cyan",
     RunStatus.WAITING: "bold yellow",
@@ -76,8 +74,8 @@ class AgentsPage(Page):
         self.stories: dict[str, RunStory] = {}
         self.moment: int | None = None
         """After how many events of the chosen run it is shown; None: as it is."""
-        self._following: set[str] = set()
         self._draw = Coalesced(self, self._show_run)
+        self._following = Following(self, self._hear, self._draw.poke)
 
     def body(self) -> ComposeResult:
         with Horizontal(id="agents"):
@@ -109,8 +107,7 @@ class AgentsPage(Page):
         self.every(LIST_EVERY_S, self._list)
 
     async def closed(self) -> None:
-        self.workers.cancel_group(self, _FOLLOW)
-        self._following.clear()
+        self._following.end()
 
     async def _list(self) -> None:
         try:
@@ -193,28 +190,19 @@ class AgentsPage(Page):
         story = self.stories.get(run)
         info = self.runs.get(run)
         is_whole = story is not None and info is not None and info.ended_at and len(story.events) >= info.events
-        if run not in self._following and not is_whole:
-            self._following.add(run)
-            self.run_worker(self._hear(run), group=_FOLLOW)
+        if not is_whole:
+            self._following.follow(run)
 
     async def _hear(self, run: str) -> None:
-        """The run's events, and those of the runs that it starts, until it ends or this page is closed."""
+        """The run's events, and those of the runs that it starts, until it ends."""
         story = self.stories.setdefault(run, RunStory(run))
-        try:
-            async with aclosing(self.session.stream(AGENTS, AttachRun(run, len(story.events)))) as entries:
-                async for entry in entries:
-                    story.add(entry.event)
-                    child = story.moments[-1].child if story.moments else ""
-                    if child:
-                        self._follow(child)
-                    self._draw.poke()
-        except (ActorStopped, NoSuchActor):
-            await asyncio.sleep(AGAIN_S)  # the list finds it when it is back
-        except CallboardError as error:
-            self.say(str(error), error=True)
-        finally:
-            self._following.discard(run)
-        self._draw.poke()
+        async with aclosing(self.session.stream(AGENTS, AttachRun(run, len(story.events)))) as entries:
+            async for entry in entries:
+                story.add(entry.event)
+                child = story.moments[-1].child if story.moments else ""
+                if child:
+                    self._follow(child)
+                self._draw.poke()
 
     # Time
 

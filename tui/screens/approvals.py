@@ -22,6 +22,7 @@ from ..file_changes import changes_in, reader_of, text_in
 from ..person import whoami
 from ..session import Session
 from ..styles import beside
+from ..tool_call import json_object
 from ..train_view import duration
 from ..waiting import AGENTS, QUESTIONS
 from ..widgets.approval_detail import ApprovalDetail
@@ -225,9 +226,9 @@ class ApprovalsPage(Page):
             await self._send(AnswerApproval(id=one.id, verdict=Verdict.FEEDBACK, text=text, by=whoami()), one.tool)
 
     async def _edit(self, one: Approval) -> None:
-        given = _object(one.arguments)
+        given = json_object(one.arguments)
         tools = (await self.session.ask("tools", ListTools(names=(one.tool,)))).tools if one.tool else ()
-        schema = _object(tools[0].input_schema) if tools else {}
+        schema = json_object(tools[0].input_schema) if tools else {}
         form = FillForm(f"{one.tool}: run it with", _whole(schema, given), given, yes="Allow once")
         values = await self.app.push_screen_wait(form)
         if values is not None:
@@ -238,7 +239,7 @@ class ApprovalsPage(Page):
     # Questions of the board
 
     async def _fill(self, one: Question) -> None:
-        schema = _object(one.schema)
+        schema = json_object(one.schema)
         is_object = schema.get("type") == "object" or "properties" in schema
         given = msgspec.json.decode(one.proposal) if one.proposal else None
         if not is_object:
@@ -268,14 +269,6 @@ def _row(one: Approval | Question) -> list[Cell]:
 
 def _ago(at: float) -> str:
     return duration(time.time() - at) if at else ""
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(text or "{}")
-    except msgspec.DecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _whole(schema: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,11 +60,13 @@ class BusPage(Page):
         self.paused = False
         self._words: list[str] = []
         self._seen = 0
+        self._losses_seen = 0
         self._drawn_at = 0.0
         self._rate: deque[float] = deque(maxlen=CURVE)
         self._server: deque[float] = deque(maxlen=CURVE)
         self._daemon: deque[float] = deque(maxlen=CURVE)
         self._measured = (0, 0.0)
+        self._figures: tuple[str, str, str] | None = None
         self._inspected: Heard | None = None
 
     def body(self) -> ComposeResult:
@@ -84,6 +86,9 @@ class BusPage(Page):
         self.query_one("#detail").display = False
 
     async def opened(self, session: Session) -> None:
+        if session.losses != self._losses_seen:
+            self._losses_seen = session.losses
+            self.traffic.missed()
         self._measured = (self.traffic.total, time.monotonic())
         self.every(DRAW_EVERY_S, self._draw)
         self.every(MEASURE_EVERY_S, self._measure)
@@ -110,6 +115,7 @@ class BusPage(Page):
         """What came since the last time."""
         if self.paused or self.traffic.total == self._seen:
             self._say_count()
+            self._draw_figures()
             return
         now = time.monotonic()
         if self.traffic.total - self._seen > MANY and now - self._drawn_at < DRAW_MANY_EVERY_S:
@@ -121,6 +127,7 @@ class BusPage(Page):
             new = [heard for heard in new if self._fits(heard)]
         self.messages.add(new)
         self._say_count()
+        self._draw_figures()
 
     def _fits(self, heard: Heard) -> bool:
         fits = heard.fits(self._words)
@@ -134,6 +141,10 @@ class BusPage(Page):
             parts.append(f"that have {' and '.join(self._words)}")
         if log.dropped:
             parts.append(f"{log.dropped:,} older ones gone")
+        if log.gaps:
+            parts.append(
+                f"the connection was away {log.gaps} times" if log.gaps > 1 else "the connection was away once"
+            )
         if self.paused:
             parts.append(f"paused, {log.total - self._seen:,} new")
         title = plain_line(", ".join(parts)).markup
@@ -159,9 +170,16 @@ class BusPage(Page):
             daemon = f"{self._daemon[-1]:.1f} ms"
         except DeadlineExceeded:
             daemon = "no answer"
-        self.query_one("#rate", SparklineRow).show(self._rate, f"{self._rate[-1]:,.0f}" if self._rate else "")
-        self.query_one("#server", SparklineRow).show(self._server, f"{self._server[-1]:.1f} ms")
-        self.query_one("#daemon", SparklineRow).show(self._daemon, daemon)
+        rate = f"{self._rate[-1]:,.0f}" if self._rate else ""
+        self._figures = (rate, f"{self._server[-1]:.1f} ms", daemon)  # drawn together with the next messages
+
+    def _draw_figures(self) -> None:
+        if self._figures is not None:
+            rate, server, daemon = self._figures
+            self._figures = None
+            self.query_one("#rate", SparklineRow).show(self._rate, rate)
+            self.query_one("#server", SparklineRow).show(self._server, server)
+            self.query_one("#daemon", SparklineRow).show(self._daemon, daemon)
 
     def on_message_list_selected(self, event: MessageList.Selected) -> None:
         if self.query_one("#detail").display and event.heard is not self._inspected:

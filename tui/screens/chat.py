@@ -174,15 +174,20 @@ class ChatPage(ChatActions):
         return head
 
     async def draw_answer(self, answering: Answering) -> None:
-        """Until the answer has ended: what came since the last time, at most ten times a second."""
+        """Until the answer has ended: what came since the last time, at most ten times a second, and less often where
+        drawing takes long: two thirds of the time are for keys."""
+        loop = asyncio.get_running_loop()
         while not answering.ended:
             await answering.news.wait()
             answering.news.clear()
+            began = loop.time()
             if answering.conversation is self.conversation and self._visible:
                 await self.draw_new_text(answering)
                 self.draw_line()
             if not answering.ended:
                 await asyncio.sleep(DRAW_EVERY_S)
+                busy = loop.time() - began - DRAW_EVERY_S  # the layout, which follows later, included
+                await asyncio.sleep(max(0.0, 2 * busy - DRAW_EVERY_S))
 
     async def draw_new_text(self, answering: Answering) -> None:
         text = answering.text

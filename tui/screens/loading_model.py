@@ -32,7 +32,7 @@ class LoadOrder:
 
 async def ask_what_to_load(page: Page, taken: Container[str], model: str = "") -> LoadOrder | None:
     """None where it was thought better of. `taken`: names that engines have already."""
-    names = [one.name for one in (await list_store(page.session.client)).models]
+    names = [one.name for one in (await list_store(page.session)).models]
     values = await page.app.push_screen_wait(
         FieldsDialog(
             "Load a model",

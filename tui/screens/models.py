@@ -13,6 +13,7 @@ from textual.widgets import DataTable, Static
 
 from ...schemas.models import (
     CancelStoreJob,
+    CompareModels,
     InstalledModel,
     PullModel,
     StoreJob,
@@ -24,6 +25,7 @@ from ..census import short_size, short_time
 from ..session import Session
 from ..store_access import ask_store, list_store
 from ..styles import beside
+from ..widgets.comparison import Comparison
 from ..widgets.dialog import Confirm
 from ..widgets.fields_dialog import Field, FieldsDialog
 from ..widgets.live_table import Column, LiveTable
@@ -75,6 +77,8 @@ class ModelsPage(Page):
         Binding("n", "load", "Serve"),
         Binding("x", "cancel", "Cancel job"),
         Binding("d", "describe", "Describe"),
+        Binding("space", "mark", "Mark"),
+        Binding("v", "compare", "Compare"),
         Binding("escape", "close_panel", "Close", show=False),
     ]
 
@@ -84,6 +88,7 @@ class ModelsPage(Page):
         self._looked_at = 0.0
         self._told: dict[int, StoreJobState] = {}
         self._described = ""
+        self.marked: list[str] = []
 
     def body(self) -> ComposeResult:
         with Vertical(id="store"):
@@ -101,13 +106,12 @@ class ModelsPage(Page):
         now = time.monotonic()
         if not self._is_working and now - self._looked_at < LOOK_AT_REST_S:
             return
-        listing = await list_store(self.session.client)
+        listing = await list_store(self.session)
         if not self.query("#models"):
             return  # the app is ending, and took its widgets away
         self._looked_at = now
         self._listing = listing
-        table = self.query_one("#models", LiveTable)
-        table.show({**{one.name: _installed(one) for one in listing.models}, **_to_be_had(listing)})
+        self._show_models(listing)
         self.query_one("#place", Static).update(
             plain_line(f" {listing.root}, {short_size(listing.free_bytes)} free", "dim")
         )
@@ -116,6 +120,11 @@ class ModelsPage(Page):
         self._tell_of_ends(listing.jobs)
         if self._described:
             self._describe(self._described)
+
+    def _show_models(self, listing: StoreListing) -> None:
+        self.marked = [name for name in self.marked if any(one.name == name for one in listing.models)]
+        rows = {one.name: _installed(one, one.name in self.marked) for one in listing.models}
+        self.query_one("#models", LiveTable).show({**rows, **_to_be_had(listing)})
 
     @property
     def _is_working(self) -> bool:
@@ -180,13 +189,41 @@ class ModelsPage(Page):
             about = f"{known.description}, {known.license}, {short_size(known.size)}" if known is not None else ""
             panel.query_one(Static).update(plain(f"{about}\nnot in the store: p pulls it"))
 
+    # Results side by side
+
+    def action_mark(self) -> None:
+        """Of those that `v` compares, or not any more."""
+        listing, name = self._listing, self.selected
+        if listing is None or not any(one.name == name for one in listing.models):
+            self.say("put the cursor on a model that is in the store")
+            return
+        self.marked = [one for one in self.marked if one != name] if name in self.marked else [*self.marked, name]
+        self._show_models(listing)
+
+    def action_compare(self) -> None:
+        self.run(self._compare())
+
+    async def _compare(self) -> None:
+        names = tuple(self.marked)
+        if len(names) < 2:
+            fields = [Field("models", "Models", " ".join(names), placeholder="smollm2-gptq4 ./my-adapter", needed=True)]
+            detail = "Names of the store, or folders of models and adapters on its machine, with spaces between them."
+            values = await self.app.push_screen_wait(
+                FieldsDialog("Whose results?", fields, detail=detail, yes="Compare")
+            )
+            if values is None:
+                return
+            names = tuple(values["models"].split())
+        comparison = await ask_store(self.session, CompareModels(names))
+        await self.app.push_screen_wait(Comparison(comparison.results))
+
     # What is done
 
     def action_pull(self) -> None:
         self.run(self._pull())
 
     async def _pull(self) -> None:
-        listing = self._listing or await list_store(self.session.client)
+        listing = self._listing or await list_store(self.session)
         missing = [known.name for known in listing.known]
         value = self.selected if self.selected in missing else ""
         fields = [
@@ -211,7 +248,7 @@ class ModelsPage(Page):
             await self._begin(request)
 
     async def _begin(self, request: Request[StoreJob]) -> None:
-        job = await ask_store(self.session.client, request)
+        job = await ask_store(self.session, request)
         self._told[job.job] = StoreJobState.RUNNING
         self.say(f"job {job.job}: {job.work} {job.model}")
         self._looked_at = 0.0
@@ -226,7 +263,7 @@ class ModelsPage(Page):
     async def _cancel(self, job: StoreJob) -> None:
         detail = "What it has done stays, and the same work goes on from there when it is asked for again."
         if await self.app.push_screen_wait(Confirm(f"Cancel {job.work} {job.model}?", detail, yes="Cancel it")):
-            await ask_store(self.session.client, CancelStoreJob(job.job))
+            await ask_store(self.session, CancelStoreJob(job.job))
 
     def action_load(self) -> None:
         if model := self.selected:
@@ -241,8 +278,15 @@ class ModelsPage(Page):
             self.say(f"{order.model} is served by {order.name}")
 
 
-def _installed(model: InstalledModel) -> tuple[str | int, ...]:
-    return (model.name, model.size, "here", model.license, len(model.files), model.description)
+def _installed(model: InstalledModel, marked: bool) -> tuple[str | int, ...]:
+    return (
+        model.name,
+        model.size,
+        "here \u2713" if marked else "here",
+        model.license,
+        len(model.files),
+        model.description,
+    )
 
 
 def _to_be_had(listing: StoreListing) -> dict[str, tuple[str | int | Text | None, ...]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
-import msgspec
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
@@ -19,7 +18,7 @@ from ...schemas.tool import ListTools, OpenTool, ToolInfo
 from ..ensure import ask_or_start
 from ..session import Session, as_line
 from ..styles import beside
-from ..tool_call import call_tool, save
+from ..tool_call import call_tool, json_object, save
 from ..widgets.call_text import readable
 from ..widgets.dialog import AskText, Confirm
 from ..widgets.live_table import Cell, Column, LiveTable
@@ -102,7 +101,7 @@ class ToolsPage(Page):
             self._formed = wanted
             place = self.query_one("#form-place", Container)
             await place.remove_children()
-            await place.mount(SchemaForm(_object(info.input_schema)))
+            await place.mount(SchemaForm(json_object(info.input_schema)))
         self.query_one("#tabs", TabbedContent).active = "tab-try"
         self.call_after_refresh(self._focus_form)
 
@@ -212,11 +211,3 @@ def _row(key: str, info: ToolInfo) -> list[Cell]:
 
 def _key(info: ToolInfo) -> str:
     return f"{info.name}@{info.version}" if info.version else info.name
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(text or "{}")
-    except msgspec.DecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}

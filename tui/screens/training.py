@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import aclosing
 from typing import Any, ClassVar
@@ -14,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Static, TabbedContent, TabPane
 
-from ...runtime.errors import ActorStopped, CallboardError, NoSuchActor
+from ...runtime.errors import NoSuchActor
 from ...runtime.plot_terminal import STYLES
 from ...schemas.train import (
     CancelTraining,
@@ -29,6 +28,7 @@ from ...schemas.train import (
 )
 from ..coalesce import Coalesced
 from ..ensure import ask_or_start
+from ..following import Following
 from ..session import Session
 from ..styles import beside
 from ..train_view import TrainView, duration
@@ -40,12 +40,10 @@ from .base import Page
 from .train_form import KIND, TRAIN, TrainForm
 
 LIST_EVERY_S = 5.0
-FOLLOW_AGAIN_S = 1.0
 ACTIVE = (JobState.STARTING, JobState.RUNNING)
 # A pause is answered when its checkpoint is written, which takes a large model minutes.
 CONTROL_TIMEOUT_S = 900.0
 _BAR = 10
-_FOLLOW = "follow"
 _STATES = {
     JobState.STARTING: "cyan",
     JobState.RUNNING: "green",
@@ -75,9 +73,9 @@ class TrainingPage(Page):
         self.views: dict[str, TrainView] = {}
         self.overlaid: list[str] = []
         self._progress: dict[str, TrainProgress] = {}
-        self._following: set[str] = set()
         self._rows = Coalesced(self, self._show_rows)
         self._details = Coalesced(self, self._show_details)
+        self._following = Following(self, self._hear, self._rows.poke)
 
     def body(self) -> ComposeResult:
         with Vertical():
@@ -117,8 +115,7 @@ class TrainingPage(Page):
                 self._rows.poke()
 
     async def closed(self) -> None:
-        self.workers.cancel_group(self, _FOLLOW)
-        self._following.clear()
+        self._following.end()
 
     async def _list(self) -> None:
         try:
@@ -185,30 +182,20 @@ class TrainingPage(Page):
             return
         for job in self.runs_shown:
             known, view = self.jobs.get(job), self.views.get(job)
-            is_behind = known is not None and (view is None or known.state in ACTIVE or view.last is None)
-            if is_behind and job not in self._following:
-                self._following.add(job)
-                self.run_worker(self._follow(job), group=_FOLLOW)
+            if known is not None and (view is None or known.state in ACTIVE or view.last is None):
+                self._following.follow(job)
 
-    async def _follow(self, job: str) -> None:
-        """All events of a job, until it ends or this page is closed; what was known stays until they are here."""
+    async def _hear(self, job: str) -> None:
+        """All events of a job, until it ends; what was known stays until they are here."""
         view = TrainView(job)
-        try:
-            async with aclosing(self.session.stream(TRAIN, FollowTraining(job))) as events:
-                async for event in events:
-                    view.add(event)
-                    before = self.views.get(job)
-                    if before is None or before is view or view.curves.last_step >= before.curves.last_step:
-                        self.views[job] = view
-                        self._details.poke()
-            self.views[job], self.jobs[job] = view, events.result
-        except (ActorStopped, NoSuchActor):
-            await asyncio.sleep(FOLLOW_AGAIN_S)  # the list finds it when it is back
-        except CallboardError as error:
-            self.say(str(error), error=True)
-        finally:
-            self._following.discard(job)
-        self._rows.poke()
+        async with aclosing(self.session.stream(TRAIN, FollowTraining(job))) as events:
+            async for event in events:
+                view.add(event)
+                before = self.views.get(job)
+                if before is None or before is view or view.curves.last_step >= before.curves.last_step:
+                    self.views[job] = view
+                    self._details.poke()
+        self.views[job], self.jobs[job] = view, events.result
 
     # Actions
 

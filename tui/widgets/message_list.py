@@ -5,21 +5,33 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from rich.segment import Segment
-from rich.text import Text
+from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+from textual.widget import Widget
 
 from ..bus.heard import Heard
 from ..styles import beside
-from .safe_text import plain_line
+from .safe_text import safe_line
+
+
+class _Paint(NamedTuple):
+    """The styles of a line's parts."""
+
+    plain: Style
+    time: Style
+    subject: Style
+    type: Style
+
+
+_PARTS = ("message--time", "message--subject", "message--type")
 
 
 class MessageList(ScrollView, can_focus=True):
@@ -52,6 +64,8 @@ one again.
         self._lines: deque[Heard] = deque(maxlen=most)
         self.follows = True
         self.cursor = -1
+        self._paint: _Paint | None = None
+        self._cursor_paint: _Paint | None = None
 
     @property
     def heard(self) -> Heard | None:
@@ -88,7 +102,13 @@ one again.
         self._resized()
 
     def _resized(self) -> None:
-        self.virtual_size = Size(self.size.width, len(self._lines))
+        size = Size(self.size.width, len(self._lines))
+        if self.show_vertical_scrollbar == (size.height > self.size.height):
+            # Only the scrollbar's thumb changes: to set it the usual way has the whole screen laid out anew.
+            self.set_reactive(Widget.virtual_size, size)  # pyright: ignore[reportArgumentType]
+            self._scroll_update(size)
+        else:
+            self.virtual_size = size
         if self.follows:
             self.scroll_to(y=max(0, len(self._lines) - self.size.height), animate=False, immediate=True)
         self.refresh()
@@ -97,27 +117,23 @@ one again.
     def on_resize(self, event: events.Resize) -> None:
         self._resized()
 
+    def render_lines(self, crop: Region) -> list[Strip]:
+        # Styles are worked out from the style sheets each time that they are asked for: once for a drawing is enough.
+        parts = [self.get_component_rich_style(part, partial=True) for part in _PARTS]
+        at_cursor = self.get_component_rich_style("message--cursor")
+        self._paint, self._cursor_paint = (
+            _Paint(base, *(base + part for part in parts)) for base in (self.rich_style, at_cursor)
+        )
+        return super().render_lines(crop)
+
     def render_line(self, y: int) -> Strip:
         place = int(self.scroll_offset.y) + y
         width = self.size.width
+        paint = self._cursor_paint if place == self.cursor else self._paint
+        assert paint is not None
         if not 0 <= place < len(self._lines):
-            return Strip.blank(width, self.rich_style)
-        text = self._draw(next(islice(self._lines, place, place + 1)), width)
-        strip = Strip(text.render(self.app.console), text.cell_len).adjust_cell_length(width)
-        style = self.get_component_rich_style("message--cursor") if place == self.cursor else self.rich_style
-        return Strip(Segment.apply_style(strip, style, None), width)
-
-    def _draw(self, heard: Heard, width: int) -> Text:
-        clock = time.strftime("%H:%M:%S", time.localtime(heard.at))
-        text = Text(f"{clock}.{int(heard.at % 1 * 1000):03d} ", no_wrap=True, end="")
-        text.stylize(self.get_component_rich_style("message--time", partial=True))
-        subject = plain_line(heard.subject, limit=max(10, width // 3))
-        subject.stylize(self.get_component_rich_style("message--subject", partial=True))
-        tag = plain_line(heard.tag, limit=40)
-        tag.stylize(self.get_component_rich_style("message--type", partial=True))
-        text.append_text(subject).append(" ").append_text(tag).append(" ").append_text(plain_line(heard.line))
-        text.truncate(width, overflow="ellipsis")
-        return text
+            return Strip.blank(width, paint.plain)
+        return _drawn(self._lines[place], width, paint)
 
     # Moving
 
@@ -148,3 +164,19 @@ one again.
             self.scroll_to(y=self.cursor - height + 1, animate=False, immediate=True)
         self.refresh()
         self.post_message(self.Selected(self.heard))
+
+
+def _drawn(heard: Heard, width: int, paint: _Paint) -> Strip:
+    # To the tenth of a second: so seldom the bus is read (runtime/overhearing.py).
+    clock = f"{time.strftime('%H:%M:%S', time.localtime(heard.at))}.{int(heard.at * 10 % 10)} "
+    strip = Strip(
+        [
+            Segment(clock, paint.time),
+            Segment(safe_line(heard.subject, max(10, width // 3)) + " ", paint.subject),
+            Segment(safe_line(heard.tag, 40) + " ", paint.type),
+            Segment(safe_line(heard.line), paint.plain),
+        ]
+    )
+    if strip.cell_length > width:
+        strip = Strip([*strip.crop(0, max(0, width - 1)), Segment("\u2026"[:width], paint.plain)])
+    return strip.adjust_cell_length(width, paint.plain)

@@ -41,8 +41,13 @@ def plain(text: str, style: str = "") -> Text:
     return Text(safe(text), style=style)
 
 
-def plain_line(text: str, style: str = "", limit: int = 0) -> Text:
-    """The same on one line, cut to `limit` characters where that is given: for cells of tables."""
+def safe_line(text: str, limit: int = 0) -> str:
+    """The same on one line, cut to `limit` characters where that is given."""
     if limit and len(text) > limit:
         text = text[: limit - 1] + "\u2026"
-    return Text(safe(text).replace("\n", "\u23ce").replace("\t", " "), style=style, no_wrap=True, end="")
+    return safe(text).replace("\n", "\u23ce").replace("\t", " ")
+
+
+def plain_line(text: str, style: str = "", limit: int = 0) -> Text:
+    """A safe line for cells of tables and titles."""
+    return Text(safe_line(text, limit), style=style, no_wrap=True, end="")

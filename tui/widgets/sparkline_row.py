@@ -32,4 +32,5 @@ class SparklineRow(Horizontal):
         if shown != self._shown:
             self._shown = shown
             self.query_one(Sparkline).data = shown[0]
-            self.query_one(".sparkline-value", Static).update(plain_line(value))
+            # Its place is always as wide, so nothing else has to be laid out anew.
+            self.query_one(".sparkline-value", Static).update(plain_line(value), layout=False)

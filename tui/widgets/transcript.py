@@ -1,11 +1,16 @@
 """The turns of a conversation, the last ones as widgets, the ones before as mere text until they are scrolled to.
 
-A long answer is many pieces (`chat/pieces.py`), each a widget; more than `MOST_DRAWN` are not kept while one reads at
-the end. The history itself is whole elsewhere.
+A long answer is many pieces (`chat/pieces.py`), each a widget; more than `MOST_DRAWN` of them, or than `MOST_TEXT`, are
+not kept while one reads at the end. The history itself is whole elsewhere.
+
+Markdown is a widget for each paragraph, and to make and lay out those of an answer that comes faster than anybody reads
+takes longer than it takes to come: keys would wait. So that is drawn as plain text, and formatted once it slows down.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -28,6 +33,13 @@ from .safe_text import plain, plain_line, safe
 
 MOST_DRAWN = 60
 MORE_AT_ONCE = 20
+# Characters of what is drawn, beside what one sees: all of it is laid out anew when some of it grows.
+MOST_TEXT = 24_000
+# Characters a second beyond which an answer is drawn as plain text, and below which it is formatted again; 20 to 30 are
+# read.
+FAST, SLOW = 2_500.0, 1_000.0
+# Of an answer that is drawn as plain text so much is kept and formatted in the end: more than one sees.
+MOST_FAST_TEXT = 9_000
 
 
 class CodeFence(MarkdownFence):
@@ -62,8 +74,13 @@ class Entry:
     text: Text | str
     widget: Widget | None = field(default=None, repr=False)
 
-    def make(self) -> Widget:
-        if self.kind == "answer":
+    @property
+    def is_plain(self) -> bool:
+        """An answer's text that is drawn as it came."""
+        return self.kind == "answer" and isinstance(self.widget, Static)
+
+    def make(self, plainly: bool = False) -> Widget:
+        if self.kind == "answer" and not plainly:
             self.widget = AnswerText(str(self.text), open_links=False, classes="turn-answer")
         else:
             shown = self.text if isinstance(self.text, Text) else plain(self.text)
@@ -88,6 +105,8 @@ class Transcript(VerticalScroll, can_focus=True):
         self._growing: Pieces | None = None
         self._stream: MarkdownStream | None = None
         self._loading = False
+        self._is_fast = False
+        self._fed_at = 0.0
         self._earlier = Static("", id="earlier", markup=False)
 
     def compose(self) -> ComposeResult:
@@ -97,6 +116,11 @@ class Transcript(VerticalScroll, can_focus=True):
     def num_drawn(self) -> int:
         """How many entries are widgets now."""
         return len(self._entries) - self._first
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether some of what is drawn is not formatted yet."""
+        return any(entry.is_plain for entry in self._entries[self._first :])
 
     @property
     def num_entries(self) -> int:
@@ -110,7 +134,7 @@ class Transcript(VerticalScroll, can_focus=True):
             self._entries += _entries_of(turn, head)
         if not self._entries and empty:
             self._entries = [Entry("", "empty", empty)]
-        self._first = max(0, len(self._entries) - MOST_DRAWN)
+        self._first = self._first_within(MOST_DRAWN, MOST_TEXT)
         with self.app.batch_update():
             await self.remove_children("Transcript > .turn")
             await self._mount_entries(self._entries[self._first :])
@@ -121,6 +145,7 @@ class Transcript(VerticalScroll, can_focus=True):
         """The head of an answer that is about to come, and what there is of it."""
         await self._stop_stream()
         self._growing = Pieces()
+        self._is_fast, self._fed_at = False, time.monotonic()
         head_entry = Entry(turn.id, "head", head)
         self._entries.append(head_entry)
         await self._mount_entries([head_entry])
@@ -134,17 +159,28 @@ class Transcript(VerticalScroll, can_focus=True):
         """More of the answer. The app calls this at most ten times a second."""
         if self._growing is None:
             return
+        now = time.monotonic()
+        rate = len(text) / max(now - self._fed_at, 1e-3)
+        self._fed_at = now
+        was_fast, self._is_fast = self._is_fast, rate > (SLOW if self._is_fast else FAST)
         for number, part in self._growing.feed(safe(text)):
             while self._num_pieces(id) <= number:
                 await self._stop_stream(keep=True)
                 await self._open_piece(id)
                 await self._drop_far()
-            self._entries[-1].text = str(self._entries[-1].text) + part
+            entry = self._entries[-1]
+            entry.text = str(entry.text) + part
             if self._stream is not None:
                 await self._stream.write(part)
+        last = self._entries[-1]
+        if isinstance(last.widget, Static) and last.is_plain:
+            last.widget.update(plain(str(last.text)))
+        if was_fast and not self._is_fast:
+            await self._format()
 
     async def finish(self, id: str, head: Text) -> None:
         """The answer is whole."""
+        await self._format()
         await self._stop_stream()
         self.set_head(id, head)
 
@@ -173,9 +209,26 @@ class Transcript(VerticalScroll, can_focus=True):
     async def _open_piece(self, id: str) -> None:
         entry = Entry(id, "answer", "")
         self._entries.append(entry)
-        await self._mount_entries([entry])
-        assert isinstance(entry.widget, AnswerText)
-        self._stream = Markdown.get_stream(entry.widget)
+        await self._mount_entries([entry], plainly=self._is_fast)
+        if isinstance(entry.widget, AnswerText):
+            self._stream = Markdown.get_stream(entry.widget)
+
+    async def _format(self) -> None:
+        """What was drawn as plain text becomes Markdown, the last piece first; what is far above is let go."""
+        if not self.is_plain:
+            return
+        await self._drop_far(MOST_FAST_TEXT)
+        for entry in reversed(self._entries[self._first :]):
+            before = entry.widget
+            if entry.is_plain and before is not None and before.is_attached:
+                after = entry.make()
+                after.add_class("turn")
+                with self.app.batch_update():
+                    await self.mount(after, after=before)
+                    await before.remove()
+                if entry is self._entries[-1] and isinstance(after, AnswerText):
+                    self._stream = Markdown.get_stream(after)
+                await asyncio.sleep(0)  # keys come first
 
     async def _stop_stream(self, *, keep: bool = False) -> None:
         stream, self._stream = self._stream, None
@@ -184,23 +237,35 @@ class Transcript(VerticalScroll, can_focus=True):
         if not keep:
             self._growing = None
 
-    async def _mount_entries(self, entries: Sequence[Entry], before: Widget | None = None) -> None:
-        widgets = [entry.make() for entry in entries]
+    async def _mount_entries(
+        self, entries: Sequence[Entry], before: Widget | None = None, *, plainly: bool = False
+    ) -> None:
+        widgets = [entry.make(plainly) for entry in entries]
         for widget in widgets:
             widget.add_class("turn")
         if widgets:
             await self.mount_all(widgets, before=before)
 
-    async def _drop_far(self) -> None:
+    def _first_within(self, most: int, most_text: int, end: int | None = None) -> int:
+        """From which entry on there are so many, or so many characters, to the end; the last two in any case."""
+        first = end = len(self._entries) if end is None else end
+        text = 0
+        while first > 0 and end - first < most and (text < most_text or end - first < 2):
+            first -= 1
+            text += len(self._entries[first].text)
+        return first
+
+    async def _drop_far(self, most_text: int = 0) -> None:
         """Take away what is far above, while the end is what one reads; else only what is too much altogether."""
-        most = MOST_DRAWN if self.follows else 4 * MOST_DRAWN
-        over = self.num_drawn - most
-        if over <= 0:
+        most_text = most_text or (MOST_FAST_TEXT if self._is_fast else MOST_TEXT)
+        times = 1 if self.follows else 4
+        first = max(self._first, self._first_within(times * MOST_DRAWN, times * most_text))
+        gone = [entry.widget for entry in self._entries[self._first : first] if entry.widget is not None]
+        if not gone:
             return
-        gone = [entry.widget for entry in self._entries[self._first : self._first + over] if entry.widget is not None]
-        for entry in self._entries[self._first : self._first + over]:
+        for entry in self._entries[self._first : first]:
             entry.widget = None
-        self._first += over
+        self._first = first
         await AwaitComplete(*(widget.remove() for widget in gone))
         self._say_earlier()
 
@@ -216,7 +281,7 @@ class Transcript(VerticalScroll, can_focus=True):
             self.run_worker(self._load_earlier(), group="earlier")
 
     async def _load_earlier(self) -> None:
-        first = max(0, self._first - MORE_AT_ONCE)
+        first = self._first_within(MORE_AT_ONCE, MOST_TEXT // 2, self._first)
         entries = self._entries[first : self._first]
         below = self._entries[self._first].widget
         height = self.virtual_size.height

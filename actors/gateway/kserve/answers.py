@@ -31,20 +31,17 @@ async def whole(scheduler: Ref, asked: Asked, timeout: float) -> tuple[Tensor, .
 async def in_pieces(
     scheduler: Ref, asked: Asked, timeout: float
 ) -> AsyncGenerator[tuple[tuple[Tensor, ...], bool], None]:
-    """The answer to one text as it grows: its next piece as `text_output`, and at the end, with True, all the other
+    """The answer to one text as it grows: what came of it as `text_output`, and at the end, with True, all the other
     outputs beside an empty one. Closing this stops the engine's work. Raises BadBody for several texts."""
     if len(asked.requests) != 1:
         raise BadBody(f"{STREAM}: one text has its answer streamed, not {len(asked.requests)}", param=STREAM)
     async with aclosing(pieces(scheduler, asked.requests[0], min(timeout, asked.timeout_s))) as answer:
-        async for piece in answer:
-            if isinstance(piece, Completion):
-                yield _outputs(asked, [piece], streamed=True), True
-            elif piece.text and "text_output" in asked.outputs:
-                yield (_text_of(asked, piece),), False
-
-
-def _text_of(asked: Asked, piece: Token) -> Tensor:
-    return text_tensor("text_output", [piece.text], asked.shape)
+        async for some in answer:
+            text = "".join([piece.text for piece in some if isinstance(piece, Token)])
+            if text and "text_output" in asked.outputs:
+                yield (text_tensor("text_output", [text], asked.shape),), False
+            if isinstance(some[-1], Completion):
+                yield _outputs(asked, [some[-1]], streamed=True), True
 
 
 def _outputs(asked: Asked, completions: Sequence[Completion], *, streamed: bool = False) -> tuple[Tensor, ...]:

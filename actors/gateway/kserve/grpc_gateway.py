@@ -45,6 +45,8 @@ class GrpcGateway(Actor[GatewayConfig]):
                 ("grpc.max_send_message_length", -1),
                 # Two gateways on one port would share its calls without a word.
                 ("grpc.so_reuseport", 0),
+                # A connection with calls on it whose client reads nothing at all is closed.
+                ("grpc.keepalive_time_ms", round(config.write_timeout_s * 1000)),
             ),
             maximum_concurrent_rpcs=config.max_connections,
         )

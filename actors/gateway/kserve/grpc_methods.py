@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,7 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from ....runtime.errors import CallboardError
 from ....runtime.log import log
-from ..errors import retry_after, status_of, words
+from ..errors import NotRead, retry_after, status_of, words
 from ..site import Site
 from ..visit import visited
 from .grpc_keys import Doorkeeper
@@ -106,6 +107,9 @@ class Methods:
         finally:
             counts.open -= 1
             self._meter.ended(name, code.name, time.perf_counter() - began)
+        if isinstance(refusal, NotRead):  # what it does not take is in the way of a status too
+            log.info("a call is given up: %s", refusal)
+            raise asyncio.CancelledError
         counts.failed += status_of(refusal) >= 500
         seconds = retry_after(refusal)
         metadata = () if seconds is None else (("retry-after", str(seconds)),)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 
 from .... import __version__
 from ....runtime.errors import CallboardError
+from ....runtime.exception_groups import leaves
 from ....runtime.log import log
 from ..entrance import admit
-from ..errors import BadBody, ModelUnknown, StillLoading, words
+from ..errors import BadBody, ModelUnknown, NotRead, StillLoading, words
 from ..site import Site
 from ..visit import client_name, present
 from .answers import in_pieces, whole
@@ -99,7 +100,7 @@ class _Service:
         writing = asyncio.Lock()  # grpcio takes one at a time
 
         async def write(response: pb.ModelInferResponse, error: str = "") -> None:
-            async with writing:
+            async with writing, self._taken():
                 await context.write(pb.ModelStreamInferResponse(error_message=error, infer_response=response))
 
         async def serve(request: pb.ModelInferRequest) -> None:
@@ -108,10 +109,23 @@ class _Service:
             finally:
                 room.release()
 
-        async with asyncio.TaskGroup() as group:
-            async for request in requests:
-                await room.acquire()
-                group.create_task(serve(request))
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for request in requests:
+                    await room.acquire()
+                    group.create_task(serve(request))
+        except BaseExceptionGroup as errors:
+            raise next(leaves(errors)) from None  # the first is why the others were given up
+
+    @asynccontextmanager
+    async def _taken(self) -> AsyncIterator[None]:
+        """What is sent in the block must be taken in time. Raises NotRead."""
+        limit_s = self._site.config.write_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                yield
+        except TimeoutError:
+            raise NotRead(f"the client took nothing of its answers for {limit_s:g} s") from None
 
     async def _answer(self, request: pb.ModelInferRequest, write: Callable[..., Awaitable[None]]) -> None:
         name, timeout = request.model_name, self._site.config.request_timeout_s
@@ -127,6 +141,8 @@ class _Service:
             async with aclosing(in_pieces(engine.scheduler, asked, timeout)) as pieces:
                 async for tensors, last in pieces:
                     await write(write_infer(name, request.id, tensors, raw=_raw(request), final=last))
+        except NotRead:
+            raise  # and nothing is said to who does not read
         except CallboardError as error:
             log.info("request '%s' of a stream ends with an error: %s", request.id, error)
             response = pb.ModelInferResponse(model_name=name, model_version=request.model_version, id=request.id)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import msgspec
@@ -19,7 +18,7 @@ from ..endpoints import Work, answer, endpoint, or_error
 from ..engines import Engine
 from ..errors import BadBody, words
 from ..site import Site
-from ..sse import EventStream, event
+from ..sse import EventStream, encode, event
 from ..visit import client_name
 from .answers import in_pieces, whole
 from .describe import EXTENSIONS, config_of, find, index_of, inputs_of, is_ready, outputs_of
@@ -108,23 +107,16 @@ async def generate_stream(site: Site, request: Request) -> Response:
         tensors = await while_there(request, whole(engine.scheduler, asked, timeout))
         return EventStream(_one_event(head | _flat(tensors)))
     stream = await begun(in_pieces(engine.scheduler, asked, timeout), request)
-    return EventStream(_events(stream, head))
+    return EventStream(or_error(_events(stream, head), stream, error_body))
 
 
 async def _one_event(value: dict[str, Any]) -> AsyncGenerator[bytes, None]:
-    yield event(msgspec.json.encode(value))
+    yield event(encode(value))
 
 
-async def _events(
-    stream: AsyncGenerator[tuple[tuple[Tensor, ...], bool], None], head: dict[str, Any]
-) -> AsyncGenerator[bytes, None]:
-    async def events() -> AsyncGenerator[bytes, None]:
-        async for tensors, _ in stream:
-            yield event(msgspec.json.encode(head | _flat(tensors)))
-
-    async with aclosing(stream):
-        async for each in or_error(events(), error_body):
-            yield each
+async def _events(stream: AsyncIterator[tuple[tuple[Tensor, ...], bool]], head: dict[str, Any]) -> AsyncIterator[bytes]:
+    async for tensors, _ in stream:
+        yield event(encode(head | _flat(tensors)))
 
 
 def _head(name: str, id: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from callboard.kernels import native
+from callboard.kernels import native, reference
 from callboard.kernels.grouped import GroupedInt4
 from callboard.kernels.weights import Finish, NativeEngine, PackedWeight, WeightFormat
 
@@ -123,6 +123,34 @@ def test_a_rows_product_is_the_same_in_any_company_and_with_any_threads(format: 
         engine = NativeEngine(num_threads)
         for count in range(1, 41):
             assert torch.equal(engine.linear(x[40 - count :], weight), together[40 - count :]), (num_threads, count)
+
+
+@pytest.mark.parametrize("format", WeightFormat)
+@settings(max_examples=20)
+@example(num_rows=33, num_out=100, num_in=70, num_threads=2, seed=0)
+@given(st.integers(1, 40), st.integers(1, 150), st.integers(1, 100), st.integers(1, 3), st.integers(0, 2**32))
+def test_the_likeliest_is_that_of_the_whole_product(
+    format: WeightFormat, num_rows: int, num_out: int, num_in: int, num_threads: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    matrix, bias = torch.randn(num_out, num_in), torch.randn(num_out)
+    twice = torch.randint(num_out, (num_out // 2,))  # rows of the matrix that are there again: of equals, the first
+    matrix[: num_out // 2], bias[: num_out // 2] = matrix[twice], bias[twice]
+    weight = packed(matrix, format, bias)
+    x, engine = torch.randn(num_rows, num_in), NativeEngine(num_threads)
+    assert torch.equal(engine.likeliest(x, weight), reference.greedy(engine.linear(x, weight)))
+
+
+def test_a_row_without_a_finite_largest_output_has_no_likeliest(engine: NativeEngine) -> None:
+    weight = packed(torch.randn(100, 64), WeightFormat.FLOAT32, torch.zeros(100))
+    assert weight.bias is not None
+    x = torch.randn(12, 64)
+    x[3, 5], x[7] = float("nan"), float("inf")
+    assert (engine.likeliest(x, weight) < 0).tolist() == [row in (3, 7) for row in range(12)]
+    weight.bias[:100] = float("-inf")
+    assert (engine.likeliest(x, weight) == -1).all()
+    weight.bias[40] = 0
+    assert (engine.likeliest(x[:3], weight) == 40).all()
 
 
 def test_float32_and_bfloat16_are_kept_as_they_are() -> None:

@@ -358,6 +358,7 @@ def outcome(process: subprocess.Popen[str]) -> str:
     return out.strip()
 
 
+@pytest.mark.timeout(180)  # a process that imports torch, and may be the first to compile
 def test_an_engine_starts_without_torchs_compiler_and_without_transformers(native_path: Path) -> None:
     """Each takes a second or more to import, and neither is needed."""
     answer, imported = outcome(start(GREEDY + IMPORTED, str(native_path))).split("\n")

@@ -13,21 +13,26 @@ from hub_site import FILES, REPO, Hub, hub
 
 from callboard.actors.models.store import ModelStore
 from callboard.actors.models.store_actor import StoreConfig, StoreKeeper
+from callboard.actors.quantize.prepare import prepare
+from callboard.actors.quantize.run import run as quantize
 from callboard.runtime.bus import BusOptions
 from callboard.runtime.errors import ModelDamaged, NoSuchModel, UsageError
 from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
 from callboard.schemas.models import (
     CancelStoreJob,
+    CompareModels,
     InstalledModel,
     ListStore,
     ModelFile,
+    ModelResults,
     PullModel,
     QuantizeModel,
     StoreJob,
     StoreJobState,
     StoreListing,
 )
+from callboard.schemas.quantize import Quantize
 
 __all__ = ["hub"]  # a fixture
 pytestmark = pytest.mark.anyio
@@ -139,6 +144,33 @@ def put_in_store(root: Path, name: str, file: Path) -> None:
     files = (ModelFile(file.name, file.stat().st_size, "0" * 64),)
     model = InstalledModel(name, "a tiny model", "Apache-2.0", "written by a test", files)
     (root / name / "manifest.json").write_bytes(msgspec.json.encode(model))
+
+
+async def test_results_of_models_are_put_side_by_side(keeper: Ref, tiny_path: Path, tmp_path: Path) -> None:
+    request = Quantize(model=str(tiny_path), out=str(tmp_path / "q"), method="rtn", group_size=16, samples=4, length=32)
+    job, tokens = prepare(request)
+    report = quantize(job, tokens.calibration, tokens.held_out, lambda _: None)
+    root = tmp_path / "models"
+    root.mkdir()
+    (tmp_path / "q").rename(root / "moving")
+    ModelStore(root).adopt(root / "moving", InstalledModel("tiny-rtn4", "", "", "", ()))
+    put_in_store(root, "tiny", tiny_path)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "report.json").write_text("{")
+    found = (await keeper.ask(CompareModels(("tiny-rtn4", "tiny", str(adapter), str(tiny_path))))).results
+    small, plain, broken, file = found
+    size = (await listing(keeper)).models[0].size
+    assert small.quantized == msgspec.structs.replace(report, errors=())
+    assert report.perplexity_after > 0
+    assert plain == ModelResults(model="tiny", size=size)
+    assert file == ModelResults(model=str(tiny_path), size=size)
+    assert (broken.quantized, broken.fine_tuned) == (None, None)
+    assert broken.trouble.startswith("report.json cannot be read")
+    for wrong in ("nobody", str(tmp_path / "nothing"), str(tmp_path)):
+        with pytest.raises(NoSuchModel):
+            await keeper.ask(CompareModels(("tiny", wrong)))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,27 @@ import yaml
 from safetensors.torch import load_file
 from tiny_models import write_model
 
+from callboard.actors.models.results import results_of
+from callboard.actors.models.store import ModelStore
 from callboard.actors.train.adapter_snapshots import adapter_of_job, latest_adapter, write_adapter_snapshot
 from callboard.actors.train.base_facts import BaseFacts, base_facts
 from callboard.actors.train.group import alone
 from callboard.actors.train.model_card import CURVE, README, Run, card_files, model_card
 from callboard.actors.train.run_history import RunHistory
+from callboard.actors.train.trainer import Trainer
 from callboard.runtime.errors import NoSuchModel
-from callboard.schemas.train import JobState, LoraSettings, Method, Task, TrainConfig, TrainJob, TrainProgress
+from callboard.schemas.train import (
+    EvaluationSettings,
+    JobState,
+    LoraSettings,
+    Method,
+    Task,
+    TrainConfig,
+    TrainEvaluated,
+    TrainEvent,
+    TrainJob,
+    TrainProgress,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
@@ -97,6 +112,31 @@ def test_the_card_counts_the_data_and_tells_how_it_is_used() -> None:
     assert "adapter load" not in model_card(
         msgspec.structs.replace(CONFIG, lora=LoraSettings(dora=True)), run_of(1.0), BaseFacts()
     )
+
+
+def test_a_run_leaves_its_results_for_whoever_compares_models(make_config: Callable[..., TrainConfig]) -> None:
+    config = make_config(steps=4, evaluation=EvaluationSettings(share=0.2, every=2))
+    events: list[TrainEvent] = []
+    folder = Path(config.out).parent / "job"
+    Trainer.build(config, "job", folder, alone(torch.device("cpu"))).run(events.append, lambda: None)
+    best = min(event.loss for event in events if isinstance(event, TrainEvaluated))
+    found = results_of(ModelStore(folder), config.out)
+    assert (found.quantized, found.trouble) == (None, "")
+    tuned = found.fine_tuned
+    assert tuned is not None
+    assert (tuned.base, tuned.task, tuned.method, tuned.steps) == (config.model, "sft", "lora", 4)
+    assert tuned.evaluation_loss == best
+    assert tuned.samples + tuned.evaluated_on == 40
+    assert tuned.evaluated_on > 0
+    assert f"| best evaluation loss | {best:.4f} |" in (Path(config.out) / README).read_text()
+    assert f"| training loss at the end | {tuned.training_loss:.4f} |" in (Path(config.out) / README).read_text()
+    # Of a run of an earlier release, and one that somebody cut short.
+    place = Path(config.out) / "training.json"
+    whole = place.read_bytes()
+    place.write_bytes(b'{"job": "j", "steps": 4}')
+    assert results_of(ModelStore(folder), config.out).fine_tuned is None
+    place.write_bytes(whole[:-20])
+    assert "training.json cannot be read" in results_of(ModelStore(folder), config.out).trouble
 
 
 def test_the_curve_is_a_picture_of_both_losses_however_long_the_run() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from tui_support import Daemon, Eventually, OpenApp, Picture
 from work_company import at_work, begin
 
+from callboard.tui.screens import approvals
+from callboard.tui.widgets import approval_detail
 from callboard.tui.widgets.live_table import LiveTable
 from callboard.tui.widgets.run_tree import RunTree
 
@@ -48,7 +51,12 @@ async def test_the_page_of_agents_looks_as_it_did(
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
 async def test_the_page_of_approvals_looks_as_it_did(
-    daemon: Daemon, open_app: OpenApp, eventually: Eventually, picture: Picture, size: tuple[int, int]
+    daemon: Daemon,
+    open_app: OpenApp,
+    eventually: Eventually,
+    picture: Picture,
+    monkeypatch: pytest.MonkeyPatch,
+    size: tuple[int, int],
 ) -> None:
     async with open_app("approvals", size=size) as it:
         async with daemon.connect() as bus:
@@ -56,6 +64,11 @@ async def test_the_page_of_approvals_looks_as_it_did(
         await eventually(lambda: "on node desk" in it.screen_text())
         await eventually(lambda: bool(it.app._notifications))
         it.app.clear_notifications()
+        asked_at = it.page.chosen.asked_at
+        for module in (approvals, approval_detail):  # how long ago it was, and how much time is left, in words
+            monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: asked_at + 5))
+        it.page._changed()
+        await eventually(lambda: "5 s ago" in it.screen_text())
         await it.pilot.pause()
         try:
             picture(it.app, "approvals", TIMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 from tui_support import Daemon, Eventually, OpenApp, Running
 
@@ -96,6 +97,19 @@ def test_the_log_is_bounded_in_messages_and_in_bytes() -> None:
     assert log.bytes <= 10_000 + 4000
 
 
+def test_a_gap_is_counted_once_however_often_it_is_noticed() -> None:
+    log = Log()
+    log.missed()
+    assert log.gaps == 0  # nothing had been heard yet
+    for gaps in (1, 2):
+        log.take("topic.x", b"{}")
+        log.missed()
+        log.missed()
+        assert log.gaps == gaps
+    log.clear()
+    assert log.gaps == 0
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', '{"type": "bench.add", "amount": "many"}'])
 def test_what_is_no_message_is_not_sent(text: str) -> None:
     with pytest.raises(CallboardError):
@@ -112,3 +126,26 @@ def test_what_is_the_runtimes_own_is_not_sent_again() -> None:
     assert Heard(1, 0.0, "dead.engine", b"{}").target() == "actor.engine"
     with pytest.raises(CallboardError):
         Heard(1, 0.0, "nodes.hello", b"{}").target()
+
+
+async def test_what_was_said_while_the_server_was_away_is_said_to_be_missing(
+    open_app: OpenApp, daemon: Daemon, eventually: Eventually
+) -> None:
+    async with open_app("bus", size=(120, 30)) as it:
+        await listen_to(it, eventually, "topic.gap.>")
+        async with daemon.connect() as bus:
+            await bus.publish_raw("topic.gap.a", b'{"type": "test.a"}')
+            await eventually(lambda: it.page.messages.num_lines == 1)
+        server = next(
+            process
+            for process in psutil.process_iter(["name", "cmdline"])
+            if process.info["name"] == "nats-server" and str(daemon.state) in " ".join(process.info["cmdline"])
+        )
+        server.kill()  # the guardian starts another
+        await eventually(lambda: "the connection was away once" in it.screen_text())
+        await eventually(lambda: it.app.session is not None and it.app.session.connected and it.page.is_open)
+        async with daemon.connect() as bus:
+            while it.page.messages.num_lines < 2:  # until the page listens again, nobody hears it
+                await bus.publish_raw("topic.gap.b", b'{"type": "test.b"}')
+                await it.pilot.pause()
+        assert "topic.gap.b" in lines(it)[-1]

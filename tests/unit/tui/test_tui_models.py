@@ -7,26 +7,37 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio.to_thread
+import msgspec
 import pytest
 from textual.widgets import Input, Static
 from tui_support import Daemon, Eventually, OpenApp, Picture, Running
 
+from callboard.actors.models.store import ModelStore
+from callboard.actors.quantize.prepare import prepare
+from callboard.actors.quantize.run import run as quantize
 from callboard.schemas.models import (
+    FineTuneResults,
     InstalledModel,
     KnownName,
     ModelFile,
+    ModelResults,
     StoreJob,
     StoreJobState,
     StoreListing,
     StoreWork,
 )
+from callboard.schemas.quantize import Quantize, QuantizeReport
 from callboard.tui.screens import models as page
 from callboard.tui.screens.models import bar
+from callboard.tui.widgets.comparison import Comparison, figures_of, remarks_on
 from callboard.tui.widgets.live_table import LiveTable
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 
 from hub_site import FILES, REPO, Hub, serving_hub  # pyright: ignore[reportMissingImports]
+from tiny_models import write_model  # pyright: ignore[reportMissingImports]
 
 pytestmark = pytest.mark.anyio
 
@@ -157,6 +168,117 @@ async def test_a_model_that_cannot_be_quantized_is_said(
         await eventually(lambda: any("tiny-gptq4" in str(row) for row in rows(it, "jobs").values()))
         await eventually(lambda: any("tiny-gptq4" in str(row) and "failed" in row for row in rows(it, "jobs").values()))
         assert "tiny-gptq4" not in rows(it, "models")
+
+
+async def test_results_of_marked_models_are_read_side_by_side(
+    open_app: OpenApp, eventually: Eventually, daemon: Daemon, tmp_path: Path
+) -> None:
+    """A model that was really quantized, one that was not, and a fine-tune's folder."""
+    report = await anyio.to_thread.run_sync(fill_store, Path(daemon.environment["CALLBOARD_DATA_DIR"]), tmp_path)
+    async with open_app("models", size=(120, 40)) as it:
+        await eventually(lambda: "tiny-rtn4" in rows(it, "models"))
+        table = it.page.query_one("#models", LiveTable)
+        for name in ("tiny", "tiny-rtn4"):
+            table.select(name)
+            await it.pilot.press("space")
+            await eventually(lambda name=name: rows(it, "models")[name][2] == "here \u2713")
+        await it.pilot.press("v")
+        await eventually(lambda: "Results side by side" in it.screen_text())
+        text = it.screen_text()
+        assert f"{report.perplexity_before:.3f}" in text
+        assert f"{report.perplexity_after:.3f}" in text
+        assert f"{report.token_agreement:.1%}" in text
+        assert "tiny has no results" in text
+        await it.pilot.press("escape")
+        # With fewer than two marked it asks, and takes folders too.
+        table.select("tiny")
+        await it.pilot.press("space", "v")
+        await eventually(lambda: "Whose results?" in it.screen_text())
+        it.app.screen.query_one("#field-models", Input).value = f"tiny-rtn4 {tmp_path / 'tuned'}"
+        await it.pilot.press("ctrl+s")
+        await eventually(lambda: "1.2345" in it.screen_text() and "12 samples" in it.screen_text())
+        await it.pilot.press("escape", "v")
+        await eventually(lambda: "Whose results?" in it.screen_text())
+        it.app.screen.query_one("#field-models", Input).value = "tiny nobody"
+        await it.pilot.press("ctrl+s")
+        await eventually(lambda: "'nobody' is not in the store" in it.page.query_one("StatusLine").text)
+
+
+def fill_store(data: Path, scratch: Path) -> QuantizeReport:
+    store = ModelStore(data / "models")
+    store.root.mkdir(parents=True, exist_ok=True)
+    whole = write_model(store.root / ".tiny")
+    request = Quantize(
+        model=str(whole), out=str(store.root / ".small"), method="rtn", group_size=16, samples=8, length=32
+    )
+    job, tokens = prepare(request)
+    report = quantize(job, tokens.calibration, tokens.held_out, lambda _: None)
+    for folder, name in ((whole, "tiny"), (store.root / ".small", "tiny-rtn4")):
+        store.adopt(folder, InstalledModel(name, "", "", "written by a test", ()))
+    tuned = scratch / "tuned"
+    tuned.mkdir()
+    (tuned / "adapter_config.json").write_text("{}")
+    results = FineTuneResults(
+        base="tiny", task="sft", method="lora", steps=9, evaluation_loss=1.2345, samples=40, evaluated_on=12
+    )
+    (tuned / "training.json").write_bytes(msgspec.json.encode({"job": "j", "steps": 9, "results": results}))
+    return report
+
+
+COMPARED = (
+    ModelResults(model="smollm2", size=98_362_432),
+    *(
+        ModelResults(
+            model=f"smollm2-{method}{bits}",
+            size=after,
+            quantized=QuantizeReport(
+                model="smollm2", out="", method=method, bits=bits, group_size=32, symmetric=False,
+                layout="compressed-tensors", kv="", calibration="built-in", calibration_tokens=32_768,
+                held_out_tokens=4_096, bytes_before=269_060_552, bytes_after=after, bits_per_weight=weight,
+                perplexity_before=17.216, perplexity_after=perplexity, token_agreement=agreement, errors=(),
+                seconds=9.0,
+            ),
+        )
+        for method, bits, after, weight, perplexity, agreement in (
+            ("gptq", 4, 118_000_000, 7.01, 19.402, 0.861), ("smooth", 8, 163_000_000, 9.69, 17.244, 0.974),
+        )
+    ),
+    ModelResults(
+        model="./my-adapter",
+        size=9_800_000,
+        fine_tuned=FineTuneResults(
+            base="smollm2", task="sft", method="lora", steps=1_200, training_loss=1.0871, evaluation_loss=1.1423,
+            samples=9_600, evaluated_on=400, tokens=2_457_600,
+        ),
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+async def test_the_comparison_looks_as_it_did(
+    open_app: OpenApp, eventually: Eventually, picture: Picture, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    async def listing(client: object) -> StoreListing:
+        return LISTING
+
+    monkeypatch.setattr(page, "list_store", listing)
+    monkeypatch.setattr(page.time, "time", lambda: 300.0)
+    async with open_app("models", size=size) as it:
+        await eventually(lambda: "smollm2" in rows(it, "models"))
+        it.app.push_screen(Comparison(COMPARED))
+        await eventually(lambda: "Results side by side" in it.screen_text())
+        await it.pilot.pause()
+        picture(it.app, "comparison")
+
+
+def test_what_cannot_be_compared_is_said() -> None:
+    remarks = remarks_on(COMPARED)
+    assert remarks == ["smollm2 has no results: none were written with it"]
+    (gptq, smooth) = COMPARED[1:3]
+    assert gptq.quantized is not None
+    other = msgspec.structs.replace(gptq, quantized=msgspec.structs.replace(gptq.quantized, perplexity_before=9.0))
+    assert any("how much each grew" in line for line in remarks_on((other, smooth)))
+    assert ("training loss", ("\u2013",) * 3) not in figures_of(COMPARED[:3])
 
 
 def test_a_bar_is_as_long_as_what_is_done() -> None:

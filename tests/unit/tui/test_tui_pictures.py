@@ -29,7 +29,7 @@ def scattered(nm: float) -> float:
 1. Sunlight has *all* colours.
 2. Air scatters the blue ones to `all` sides.
 """
-TIMES = [(r"\d\d:\d\d:\d\d\.\d{3}", "10:24:00.125"), (r"at \d\d:\d\d:\d\d,", "at 10:24:00,")]
+TIMES = [(r"\d\d:\d\d:\d\d\.\d ", "10:24:00.1 "), (r"at \d\d:\d\d:\d\d,", "at 10:24:00,")]
 
 
 def fill(history: History) -> Conversation:

@@ -6,10 +6,15 @@ import json
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
+import msgspec
+import numpy as np
 import pytest
-from textual.widgets import Input
+from safetensors.numpy import save_file
+from textual.widgets import Input, TabbedContent
 from tui_support import Daemon, Eventually, OpenApp, Picture, Running
 
+from callboard.runtime.errors import CallboardError
 from callboard.schemas.serve import (
     EngineDetail,
     EngineStats,
@@ -109,6 +114,70 @@ async def test_an_adapter_that_is_none_is_said_and_nothing_is_unloaded_unasked(
         await it.pilot.press("enter")
         await eventually(lambda: "Unload smollm2?" not in it.screen_text())
         assert [info.address for info in await bus.actors("engine")]
+
+
+# Of the small model: layers, heads of a query, their size, hidden states.
+LAYERS, HEADS, HEAD_DIM, HIDDEN = 30, 9, 64, 576
+RANK = 4
+
+
+def write_adapter(folder: Path) -> Path:
+    """A LoRA adapter in PEFT's format for the queries of the small model, with numbers that change what it says."""
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 4 * RANK, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    random = np.random.default_rng(7)
+    tensors = {}
+    for layer in range(LAYERS):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        tensors[f"{name}.lora_A.weight"] = random.normal(0, 0.5, (RANK, HIDDEN)).astype(np.float32)
+        tensors[f"{name}.lora_B.weight"] = random.normal(0, 0.5, (HEADS * HEAD_DIM, RANK)).astype(np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+async def test_an_adapter_is_loaded_shown_used_and_removed_from_the_page(
+    open_app: OpenApp, engine: Daemon, eventually: Eventually, tmp_path: Path
+) -> None:
+    folder = await anyio.to_thread.run_sync(write_adapter, tmp_path / "pirate")
+    ask = Generate(prompt="Once upon a time", max_tokens=12, temperature=0.0, ignore_eos=True)
+    async with engine.connect() as bus, open_app("serving", size=(120, 40)) as it:
+        scheduler = bus.actor(SCHEDULER)
+        await eventually(lambda: "engine" in table(it, "engines").rows_shown)
+        plain = (await scheduler.ask(ask, 60)).text
+        await it.pilot.press("a")
+        await eventually(lambda: "Load a LoRA adapter" in it.screen_text())
+        it.app.screen.query_one("#field-path", Input).value = str(folder)
+        await it.pilot.press("ctrl+s")
+        await eventually(lambda: it.page.query_one("StatusLine").text == "requests may name pirate now")
+        await eventually(lambda: "pirate" in table(it, "adapters").rows_shown)
+        name, rank, size, path = table(it, "adapters").rows_shown["pirate"]
+        assert (name, rank, path) == ("pirate", RANK, str(folder))
+        assert isinstance(size, int)
+        assert size > 0
+        it.page.query_one("#lists", TabbedContent).active = "pane-adapters"
+        await eventually(lambda: str(folder)[:20] in it.screen_text())
+        assert (await scheduler.ask(msgspec.structs.replace(ask, adapter="pirate"), 60)).text != plain
+        # The same again is refused, with what to do, unless it is to be replaced.
+        await it.pilot.press("a")
+        await eventually(lambda: "Load a LoRA adapter" in it.screen_text())
+        it.app.screen.query_one("#field-path", Input).value = str(folder)
+        await it.pilot.press("ctrl+s")
+        await eventually(
+            lambda: "pirate" in it.page.query_one("StatusLine").text and it.page.query_one("StatusLine").is_error
+        )
+        for key, stays in (("n", True), ("y", False)):
+            await it.pilot.press("z")
+            await eventually(lambda: "Remove which adapter?" in it.screen_text())
+            await it.pilot.press("enter")
+            await eventually(lambda: "Remove pirate?" in it.screen_text())
+            await it.pilot.press(key)
+            await eventually(lambda: "Remove pirate?" not in it.screen_text())
+            assert not stays or "pirate" in table(it, "adapters").rows_shown
+        await eventually(lambda: not table(it, "adapters").rows_shown)
+        with pytest.raises(CallboardError):
+            await scheduler.ask(msgspec.structs.replace(ask, adapter="pirate"), 60)
+        assert (await scheduler.ask(ask, 60)).text == plain
 
 
 async def test_replicas_are_listed_with_what_computes_them(
