@@ -13,9 +13,8 @@ PEERS := $(patsubst tests/benchmarks/peers/requirements-%.txt,%,$(wildcard tests
 # Tests start a thousand processes, which then read what they import and do not compile it. What is native is compiled
 # where the tests look for it (tests/conftest.py).
 unexport PYTHONDONTWRITEBYTECODE
-NATIVE := from callboard.kernels import native, native_training; native.unavailable(); native_training.unavailable()
-COMPILE := $(BIN)/python -m compileall -q __init__.py actors kernels runtime schemas tui && \
-	CALLBOARD_CACHE_DIR=$(HOME)/.cache/callboard-test $(BIN)/python -c "$(NATIVE)"
+COMPILE = $(BIN)/python -m compileall -q __init__.py actors kernels runtime schemas tui && \
+    $(BIN)/python tests/compile_kernels.py
 
 # Programs that some tests run, with the Debian package where it has another name; without one, its tests are skipped.
 PROGRAMS := strace ip:iproute2 espeak-ng tmux

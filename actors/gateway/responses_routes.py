@@ -28,7 +28,7 @@ from .responses_request import items_of, response_request
 from .responses_store import Record
 from .responses_types import InputItem, InputPart, ResponseBody
 from .site import Site
-from .sse import EventStream, encode, event
+from .sse import HOLE, EventStream, Template, encode, event
 
 _NAMES = {
     "max_tokens": "max_output_tokens",
@@ -36,6 +36,7 @@ _NAMES = {
     "grammar": "text.format.schema",
     "prompt": "input",
 }
+_GROWTH = ("response.output_text.delta", "response.reasoning_text.delta")
 _KINDS = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
 
 
@@ -99,16 +100,16 @@ async def create(site: Site, request: Request) -> Response:
 async def _events(stream: Begun[Pieces], making: Making) -> AsyncGenerator[bytes, None]:
     """What came of the engine's stream together goes into one write. Events are encoded as soon as they are told: what
     they show grows."""
-    builder = making.builder
-    chunks = [_encoded(builder.begin())]
+    builder, encoded = making.builder, EventEncoder()
+    chunks = [encoded(builder.begin())]
     async with aclosing(stream):
         try:
             async for some in stream:
                 for piece in some:
                     if isinstance(piece, Token):
-                        chunks.append(_encoded(await builder.push(piece)))
+                        chunks.append(encoded(await builder.push(piece)))
                     else:
-                        chunks.append(_encoded(await builder.finish(piece, making.count)))
+                        chunks.append(encoded(await builder.finish(piece, making.count)))
                 if any(chunks):
                     yield b"".join(chunks)
                     chunks.clear()
@@ -120,11 +121,27 @@ async def _events(stream: Begun[Pieces], making: Making) -> AsyncGenerator[bytes
         except CallboardError as error:
             log.error("%s cannot be stored: %s", builder.id, error)
             builder.fail(error)
-        yield _encoded([builder.end()])
+        yield encoded([builder.end()])
 
 
-def _encoded(events: Iterable[Event]) -> bytes:
-    return b"".join([event(encode(one), one["type"]) for one in events])
+class EventEncoder:
+    """Events as they are sent. What an item grows by comes again and again: all of it but the text is encoded once."""
+
+    def __init__(self) -> None:
+        self._growing: tuple[str, str] = ("", "")
+        self._template: Template | None = None
+
+    def __call__(self, events: Iterable[Event]) -> bytes:
+        return b"".join([self._encoded(one) for one in events])
+
+    def _encoded(self, one: Event) -> bytes:
+        name = one["type"]
+        if name not in _GROWTH or one.get("logprobs"):
+            return event(encode(one), name)
+        if self._template is None or self._growing != (name, one["item_id"]):
+            self._growing = (name, one["item_id"])
+            self._template = Template(one | {"sequence_number": HOLE, "delta": HOLE}, name)
+        return self._template.event(one["sequence_number"], one["delta"])
 
 
 async def _in_background(making: Making) -> Response:

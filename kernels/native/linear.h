@@ -172,18 +172,19 @@ inline void sum_nf4(const uint8_t* panel, const Rows& x, int first, Acc<M>& out)
     each<M>([&](auto m) CB_INLINE { out.v[m][0] = total[m][0], out.v[m][1] = total[m][1]; });
 }
 
+// Of a tile's M rows the first `rows` are finished.
 template <int M>
-inline void finish_tile(const Weight& w, const Output& out, int panel, int first, Acc<M>& acc) {
+inline void finish_tile(const Weight& w, const Output& out, int panel, int first, Acc<M>& acc, int rows = M) {
     const int column = panel * PANEL;
     if (w.bias) {
         const f32x16 b0 = _mm512_loadu_ps(w.bias + column), b1 = _mm512_loadu_ps(w.bias + column + LANES);
-        for (int m = 0; m < M; ++m) {
+        for (int m = 0; m < rows; ++m) {
             acc.v[m][0] = _mm512_add_ps(acc.v[m][0], b0);
             acc.v[m][1] = _mm512_add_ps(acc.v[m][1], b1);
         }
     }
     if (out.finish == SILU_MUL) {
-        for (int m = 0; m < M; ++m)
+        for (int m = 0; m < rows; ++m)
             _mm512_storeu_ps(out.y + (first + m) * out.stride + column / 2,
                              _mm512_mul_ps(silu_16(acc.v[m][0]), acc.v[m][1]));
         return;
@@ -191,7 +192,7 @@ inline void finish_tile(const Weight& w, const Output& out, int panel, int first
     const int left = w.n - column;
     const __mmask16 mask0 = left >= LANES ? 0xffff : __mmask16((1u << left) - 1);
     const __mmask16 mask1 = left >= PANEL ? 0xffff : left > LANES ? __mmask16((1u << (left - LANES)) - 1) : 0;
-    for (int m = 0; m < M; ++m) {
+    for (int m = 0; m < rows; ++m) {
         float* y = out.y + (first + m) * out.stride + column - out.origin;
         if (out.finish == ADD) {
             acc.v[m][0] = _mm512_add_ps(acc.v[m][0], _mm512_maskz_loadu_ps(mask0, y));
@@ -209,62 +210,66 @@ inline bool on_tiles(const Weight& w, const Rows& x) {
 // Rows of the tiles that a thread must have for a product; 0: none.
 inline int rows_of_tiles(const Weight& w, const Rows& x) { return on_tiles(w, x) ? std::min(x.m, MAX_TILE) : 0; }
 
-// `codes`: of a product on tiles, the panel as INT8 lies; else null.
 template <int M>
-void compute_tile(const Weight& w, const Rows& x, const Output& out, int panel, int first, const uint8_t* codes,
-                  Ahead next) {
+void compute_tile(const Weight& w, const Rows& x, const Output& out, int panel, int first, const uint8_t* next) {
     const uint8_t* data = w.data + int64_t(panel) * panel_bytes(w.format, w.k);
-    const float* scales = w.format == INT8 ? int8_scales(w) + panel * PANEL : nullptr;
     Acc<M> acc;
-    if (codes) {
-        if (w.format == INT8) sum_on_tiles<INT8, M>(codes, data, x, first, scales, next, acc);
-        else sum_on_tiles<INT4, M>(codes, data, x, first, scales, next, acc);
-    } else if (w.format == FLOAT32 || w.format == BFLOAT16) {
-        if constexpr (M <= MAX_IN_REGISTERS) {
-            if (w.format == FLOAT32) sum_float32<M>(data, x, first, acc);
-            else sum_bfloat16<M>(data, x, first, acc);
-        }
-    } else if constexpr (M <= MAX_SUMS) {
-        if (w.format == INT8) sum_int8<M>(data, x, first, scales, next.from, acc);
-        else if (w.format == INT4) sum_int4<M>(data, x, first, next.from, acc);
+    if (w.format == FLOAT32) sum_float32<M>(data, x, first, acc);
+    else if (w.format == BFLOAT16) sum_bfloat16<M>(data, x, first, acc);
+    else if constexpr (M <= MAX_SUMS) {
+        if (w.format == INT8) sum_int8<M>(data, x, first, int8_scales(w) + panel * PANEL, next, acc);
+        else if (w.format == INT4) sum_int4<M>(data, x, first, next, acc);
         else sum_nf4<M>(data, x, first, acc);
     }
     finish_tile<M>(w, out, panel, first, acc);
 }
 
-using TileFunction = void (*)(const Weight&, const Rows&, const Output&, int, int, const uint8_t*, Ahead);
+using TileFunction = void (*)(const Weight&, const Rows&, const Output&, int, int, const uint8_t*);
 
 inline TileFunction tile_function(int rows) {
-    static const TileFunction functions[MAX_TILE + 1] = {
+    static const TileFunction functions[MAX_IN_REGISTERS + 1] = {
         nullptr,          compute_tile<1>,  compute_tile<2>,  compute_tile<3>, compute_tile<4>,
         compute_tile<5>,  compute_tile<6>,  compute_tile<7>,  compute_tile<8>, compute_tile<9>,
-        compute_tile<10>, compute_tile<11>, compute_tile<12>, compute_tile<13>, compute_tile<14>,
-        compute_tile<15>, compute_tile<16>,
+        compute_tile<10>, compute_tile<11>, compute_tile<12>,
     };
     return functions[rows];
+}
+
+// A panel for M rows from `first` on, of which `rows` are there.
+template <int M>
+void compute_on_tiles(const Weight& w, const Rows& x, const Output& out, int panel, int first, int rows,
+                      const uint8_t* codes, Ahead next) {
+    const uint8_t* data = w.data + int64_t(panel) * panel_bytes(w.format, w.k);
+    Acc<M> acc;
+    if (w.format == INT8) sum_on_tiles<INT8, M>(codes, data, x, first, int8_scales(w) + panel * PANEL, next, acc);
+    else sum_on_tiles<INT4, M>(codes, data, x, first, nullptr, next, acc);
+    finish_tile<M>(w, out, panel, first, acc, rows);
+}
+
+inline void panel_on_tiles(const Weight& w, const Rows& x, const Output& out, int panel, const uint8_t* next) {
+    // All of them fetch: what comes from memory comes slower than it is multiplied.
+    const int tiles = (x.m + MAX_TILE - 1) / MAX_TILE;
+    const int share = round_up((w.format == INT8 ? GROUP * PANEL : GROUP_BYTES) / tiles, 64);
+    const uint8_t* data = w.data + int64_t(panel) * panel_bytes(w.format, w.k);
+    const uint8_t* codes = w.format == INT8 ? data : unpack_int4(data, x.k);
+    for (int first = 0; first < x.m; first += MAX_TILE) {
+        Ahead ahead;
+        if (next) ahead = {next, share}, next += share * (x.k / GROUP);
+        const int rows = std::min(MAX_TILE, x.m - first);
+        if (rows <= BLOCK_ROWS) compute_on_tiles<BLOCK_ROWS>(w, x, out, panel, first, rows, codes, ahead);
+        else compute_on_tiles<MAX_TILE>(w, x, out, panel, first, rows, codes, ahead);
+    }
 }
 
 // One panel for all rows, in tiles of nearly equal size, so that none is left with a single row. During the last one the
 // panel `next` is fetched (null: none), which this thread will probably read: memory is then never idle.
 inline void linear_panel(const Weight& w, const Rows& x, const Output& out, int panel, const uint8_t* next) {
-    if (on_tiles(w, x)) {
-        // All of them fetch: what comes from memory comes slower than it is multiplied.
-        const int tiles = (x.m + MAX_TILE - 1) / MAX_TILE;
-        const int share = round_up((w.format == INT8 ? GROUP * PANEL : GROUP_BYTES) / tiles, 64);
-        const uint8_t* data = w.data + int64_t(panel) * panel_bytes(w.format, w.k);
-        const uint8_t* codes = w.format == INT8 ? data : unpack_int4(data, x.k);
-        for (int first = 0; first < x.m; first += MAX_TILE) {
-            Ahead ahead;
-            if (next) ahead = {next, share}, next += share * (x.k / GROUP);
-            tile_function(std::min(MAX_TILE, x.m - first))(w, x, out, panel, first, codes, ahead);
-        }
-        return;
-    }
+    if (on_tiles(w, x)) return panel_on_tiles(w, x, out, panel, next);
     const int most = w.format == FLOAT32 || w.format == BFLOAT16 ? MAX_IN_REGISTERS : MAX_SUMS;
     const int num_tiles = (x.m + most - 1) / most;
     for (int tile = 0; tile < num_tiles; ++tile) {
         const int first = int(int64_t(x.m) * tile / num_tiles), end = int(int64_t(x.m) * (tile + 1) / num_tiles);
-        tile_function(end - first)(w, x, out, panel, first, nullptr, {tile == num_tiles - 1 ? next : nullptr});
+        tile_function(end - first)(w, x, out, panel, first, tile == num_tiles - 1 ? next : nullptr);
     }
 }
 

@@ -51,7 +51,7 @@ struct Rows {
             if (scales.size() < groups) scales.resize(groups), sums.resize(groups), offsets.resize(groups);
         }
         for_tiles = format == INT8 && m >= FEWEST_ON_TILES && tiles_allowed();
-        const size_t num_blocks = size_t((m + BLOCK_ROWS - 1) / BLOCK_ROWS) * (k / GROUP);
+        const size_t num_blocks = size_t(round_up(m, MAX_TILE) / BLOCK_ROWS) * (k / GROUP);
         if (for_tiles && blocks.size() < num_blocks) blocks.resize(num_blocks);
     }
 

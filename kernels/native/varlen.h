@@ -16,7 +16,7 @@
 
 namespace cb {
 
-constexpr int QUERY_TILE = 32;
+constexpr int QUERY_TILE = 32;    // at most
 constexpr int KEY_BLOCK = 64;
 constexpr int QUERY_CHUNK = 128;  // queries of a task
 constexpr int MAX_HEAD_DIM = 256;
@@ -81,6 +81,9 @@ inline std::vector<Span> query_spans(const Varlen& a, int chunk) {
 // What is computed at once: of tiles, 16 rows and 32 lanes (which are 16 units of depth in the next product).
 template <class T>
 inline int row_step() { return sizeof(T) == 2 && use_tiles ? TILE_ROWS : 1; }
+// Queries at once: of vectors few, so that little is computed of what they do not see.
+template <class T>
+inline int query_tile() { return sizeof(T) == 2 && use_tiles ? QUERY_TILE : QUERY_TILE / 2; }
 template <class T>
 inline int lane_step() { return sizeof(T) == 2 && use_tiles ? 2 * LANES : LANES; }
 
@@ -171,7 +174,7 @@ inline void multiply_row(float* row, int n, float factor) {
 template <class T>
 void attend_span(const Varlen& a, const Span& span, ForwardScratch& scratch) {
     const int hd = a.head_dim, group = a.num_heads / a.num_kv_heads, queries = span.last_query - span.first_query;
-    const int padded = round_up(queries, row_step<T>()), step = lane_step<T>();
+    const int padded = round_up(queries, row_step<T>()), step = lane_step<T>(), tile = query_tile<T>();
     const PairTiles tiles;
     const Sight sight = sight_of(a, span.length);
     scratch.keys.resize(KEY_BLOCK * hd / PER_UNIT<T>);
@@ -187,8 +190,8 @@ void attend_span(const Varlen& a, const Span& span, ForwardScratch& scratch) {
         pack_depth(a.v.at<T>(span.begin + key, span.kv_head), a.v.token, num_keys, hd, scratch.values.data());
         const int depth_there = round_up(num_keys, step > LANES ? step : PER_UNIT<T>) / PER_UNIT<T>;
         for (int g = 0; g < group; ++g) {
-            for (int query = span.first_query; query < span.last_query; query += QUERY_TILE) {
-                const int rows = std::min(QUERY_TILE, span.last_query - query);
+            for (int query = span.first_query; query < span.last_query; query += tile) {
+                const int rows = std::min(tile, span.last_query - query);
                 const Part part = part_of(sight, query, rows, key, num_keys, step);
                 if (!part.lanes) continue;
                 const int whole = round_up(rows, row_step<T>());

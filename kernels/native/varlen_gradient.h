@@ -133,7 +133,7 @@ void gradient_span(const VarlenGradient& gradient, const GradientSpan& span, Gra
     const Varlen& a = gradient.forward;
     constexpr int PER = PER_UNIT<T>;
     const int hd = a.head_dim, group = a.num_heads / a.num_kv_heads, queries = span.last_query - span.first_query;
-    const int padded = round_up(queries, row_step<T>()), step = lane_step<T>();
+    const int padded = round_up(queries, row_step<T>()), step = lane_step<T>(), tile = query_tile<T>();
     const PairTiles tiles;
     const Sight sight = sight_of(a, span.length);
     scratch.turned.resize(KEY_BLOCK * TILE_UNITS);
@@ -159,8 +159,8 @@ void gradient_span(const VarlenGradient& gradient, const GradientSpan& span, Gra
         const int depth_there = round_up(num_keys, step > LANES ? step : PER) / PER;
         for (int g = 0; g < group; ++g) {
             const int head = span.kv_head * group + g;
-            for (int query = span.first_query; query < span.last_query; query += QUERY_TILE) {
-                const int rows = std::min(QUERY_TILE, span.last_query - query);
+            for (int query = span.first_query; query < span.last_query; query += tile) {
+                const int rows = std::min(tile, span.last_query - query);
                 const int whole = round_up(rows, row_step<T>());
                 const Part part = part_of(sight, query, rows, key, num_keys, step);
                 if (!part.lanes) continue;

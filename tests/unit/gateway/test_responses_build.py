@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from callboard.actors.gateway.responses_build import ResponseBuilder
 from callboard.actors.gateway.responses_request import conversation
+from callboard.actors.gateway.responses_routes import EventEncoder
 from callboard.actors.gateway.responses_types import InputItem, InputPart, ResponseBody
 from callboard.runtime.errors import ActorStopped
 from callboard.schemas.serve import ChatMessage, Choice, Completion, FinishReason, ModelToolCall, Timings, Token, Usage
@@ -35,18 +36,25 @@ def made(
     choice = Choice(text, (1,), reason, tool_calls=calls)
     completion = Completion(text, reason, Usage(3, 5), Timings(1.0, 1.0), (choice,))
     builder = ResponseBuilder(ResponseBody(input="hello"), "m", NoWords())  # pyright: ignore[reportArgumentType]
+    encoded = EventEncoder()
     sent: list[bytes] = []
 
     async def make() -> None:
-        batches = [builder.begin()]
-        sent.extend(msgspec.json.encode(one) for one in batches[0])
+        sent.append(encoded(builder.begin()))
         for piece in pieces:
-            sent.extend([msgspec.json.encode(one) for one in await builder.push(Token(piece, (1,)))])
-        sent.extend([msgspec.json.encode(one) for one in await builder.finish(completion, count)])
-        sent.append(msgspec.json.encode(builder.end()))
+            sent.append(encoded(await builder.push(Token(piece, (1,)))))
+        sent.append(encoded(await builder.finish(completion, count)))
+        sent.append(encoded([builder.end()]))
 
     anyio.run(make)
-    return builder.response, [msgspec.json.decode(one) for one in sent]
+    return builder.response, [decoded(event) for event in b"".join(sent).split(b"\n\n")[:-1]]
+
+
+def decoded(event: bytes) -> dict[str, Any]:
+    name, data = event.split(b"\n")
+    value = msgspec.json.decode(data.removeprefix(b"data: "))
+    assert name == b"event: " + value["type"].encode()
+    return value
 
 
 def rebuilt(events: list[Any]) -> list[Any]:

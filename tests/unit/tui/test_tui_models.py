@@ -254,15 +254,22 @@ COMPARED = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
-async def test_the_comparison_looks_as_it_did(
-    open_app: OpenApp, eventually: Eventually, picture: Picture, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
-) -> None:
-    async def listing(client: object) -> StoreListing:
+@pytest.fixture
+def standing_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a store might say, for real sizes and times are not the same everywhere."""
+
+    async def listing(session: object) -> StoreListing:
         return LISTING
 
     monkeypatch.setattr(page, "list_store", listing)
     monkeypatch.setattr(page.time, "time", lambda: 300.0)
+
+
+@pytest.mark.usefixtures("standing_store")
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+async def test_the_comparison_looks_as_it_did(
+    open_app: OpenApp, eventually: Eventually, picture: Picture, size: tuple[int, int]
+) -> None:
     async with open_app("models", size=size) as it:
         await eventually(lambda: "smollm2" in rows(it, "models"))
         it.app.push_screen(Comparison(COMPARED))
@@ -318,17 +325,11 @@ LISTING = StoreListing(
 )  # fmt: skip
 
 
+@pytest.mark.usefixtures("standing_store")
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
 async def test_the_page_looks_as_it_did(
-    open_app: OpenApp, eventually: Eventually, picture: Picture, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+    open_app: OpenApp, eventually: Eventually, picture: Picture, size: tuple[int, int]
 ) -> None:
-    """With what a store might say, for its sizes are not the same everywhere."""
-
-    async def listing(client: object) -> StoreListing:
-        return LISTING
-
-    monkeypatch.setattr(page, "list_store", listing)
-    monkeypatch.setattr(page.time, "time", lambda: 300.0)
     async with open_app("models", size=size) as it:
         await eventually(lambda: "smollm2" in rows(it, "models"))
         it.page.query_one("#models", LiveTable).select("smollm2")

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(600)]
 
 MESSAGES = 100_000
 TOKENS = 50_000
+RATE = 5_000
 MIB = 1024 * 1024
 
 
@@ -74,7 +75,7 @@ async def test_an_answer_of_fifty_thousand_tokens_is_drawn_in_bounded_widgets_an
     async with daemon.connect() as bus:
         model = await bus.spawn(
             "agent.scripted",
-            msgspec.json.encode({"answers": [ScriptedAnswer(pieces=tuple(pieces))]}).decode(),
+            msgspec.json.encode({"answers": [ScriptedAnswer(pieces=tuple(pieces))], "pieces_per_s": RATE}).decode(),
             name="soaking",
         )
         try:

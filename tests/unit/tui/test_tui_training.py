@@ -222,6 +222,3 @@ async def test_a_run_is_started_paused_and_gone_on_with(
         await it.pilot.press("y")
         await eventually(lambda: page.jobs["mine"].state is JobState.CANCELLED)
         assert (await bus.actor("train").ask(AskTraining("mine"))).state is JobState.CANCELLED
-
-
-# Where the model lies.
