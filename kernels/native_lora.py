@@ -49,6 +49,11 @@ def takes(x: torch.Tensor, parts: Sequence[LoraPart]) -> bool:
     return all(size and size % _WIDTHS == 0 for size in widths) and native_training.takes(x)
 
 
+def pays(x: torch.Tensor) -> bool:
+    """Whether it is worth it: with tiles. Torch's own products of vectors are as good as these."""
+    return x.dtype == torch.bfloat16 and native_training.has_tiles()
+
+
 def lora_linears(x: torch.Tensor, parts: Sequence[LoraPart]) -> tuple[torch.Tensor, ...]:
     """See `ops_training.lora_linears`; x [num_tokens, num_in]."""
     adapters = [adapter for part in parts for adapter in (part.a, part.b)]

@@ -22,7 +22,8 @@ UNITS = {torch.float32: 1e-5, torch.bfloat16: 1.5e-2}
 
 @pytest.fixture(params=["native", "vectors", "torch"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """`vectors`: natively, as processors do that have no tiles."""
+    """`vectors`: natively without tiles, where torch is as good and is asked otherwise."""
+    monkeypatch.setattr(native_lora, "pays", lambda x: True)
     if request.param == "torch":
         monkeypatch.setattr(native_training, "takes", lambda *tensors: False)
     elif why := native_training.unavailable():
@@ -135,10 +136,11 @@ def test_only_the_input_and_the_low_side_are_saved(path: str) -> None:
     assert of_tokens == ({(50, 96), (50, 16)} if path == "torch" else {(50, 96), (50, 32)})
 
 
-def test_threads_and_torchs_own_tiles_change_no_bit() -> None:
+def test_threads_and_torchs_own_tiles_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch's products set the tiles' shapes too, in the same threads: each finds its own again."""
     if why := native_training.unavailable():
         pytest.skip(why)
+    monkeypatch.setattr(native_lora, "pays", lambda x: True)
     before, runs = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
