@@ -16,7 +16,7 @@ from .numbers import Arithmetic, Real
 from .syntax import Binary, Call, Convert, Name, Node, Number, Unary
 from .units import NO_UNIT, Unit
 
-_COMPARE: dict[str, Callable[[Real, Real], bool]] = {
+_COMPARE: dict[str, Callable[[int, int], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -47,7 +47,8 @@ class Evaluator:
         """The value of an expression. Raises CalculationError."""
         if isinstance(node, Binary) and node.operator in _COMPARE:
             left, right = self._value(node.left), self._value(node.right)
-            return _COMPARE[node.operator](left.number, self._as(right, left.unit, node.position).number)
+            right = self._as(right, left.unit, node.position)
+            return _COMPARE[node.operator](self._arithmetic.compare(left.number, right.number), 0)
         return self._value(node)
 
     def _value(self, node: Node) -> Quantity:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import reduce
+from functools import cmp_to_key, reduce
 from typing import Any
 
 from .errors import CalculationError
@@ -102,7 +102,7 @@ def _mean(a: Arithmetic, args: tuple[Real, ...], position: int) -> Real:
 
 
 def _median(a: Arithmetic, args: tuple[Real, ...], position: int) -> Real:
-    ordered = sorted(args)
+    ordered = sorted(args, key=cmp_to_key(a.compare))
     middle = len(ordered) // 2
     return ordered[middle] if len(ordered) % 2 else _mean(a, (ordered[middle - 1], ordered[middle]), position)
 
@@ -212,8 +212,8 @@ FUNCTIONS: dict[str, Function] = {
     "trunc": Function(_truncate, 1, 1, Units.KEPT),
     "round": Function(_round, 1, 2),
     "sign": Function(_sign, 1, 1),
-    "min": Function(lambda a, args, position: min(args), 1, _ANY, Units.KEPT),
-    "max": Function(lambda a, args, position: max(args), 1, _ANY, Units.KEPT),
+    "min": Function(lambda a, args, position: min(args, key=cmp_to_key(a.compare)), 1, _ANY, Units.KEPT),
+    "max": Function(lambda a, args, position: max(args, key=cmp_to_key(a.compare)), 1, _ANY, Units.KEPT),
     "sum": Function(_sum, 1, _ANY, Units.KEPT),
     "mean": Function(_mean, 1, _ANY, Units.KEPT),
     "average": Function(_mean, 1, _ANY, Units.KEPT),

@@ -47,6 +47,15 @@ class Arithmetic:
             raise CalculationError("the result is too large or too small even to approximate", position)
         return x
 
+    def compare(self, x: Real, y: Real) -> int:
+        """-1, 0 or 1. Approximate numbers are equal that agree to the digits asked for: the guard digits differ."""
+        if isinstance(x, Fraction) and isinstance(y, Fraction):
+            return (x > y) - (x < y)
+        x, y = self.approximate(x), self.approximate(y)
+        if abs(x - y) <= max(abs(x), abs(y)) * self.context.mpf(10) ** -self.digits:
+            return 0
+        return 1 if x > y else -1
+
     def add(self, x: Real, y: Real, position: int) -> Real:
         if isinstance(x, Fraction) and isinstance(y, Fraction):
             self._refuse_bits(
@@ -101,6 +110,9 @@ class Arithmetic:
             root = _exact_root(x, y.denominator)
             if root is not None:
                 return self._whole_power(root, y.numerator, position)
+        if x < 0 and isinstance(y, Fraction) and y.denominator == 1:
+            size = self._approximate_power(-x, self.approximate(y), position)
+            return -size if y.numerator % 2 else size
         if x < 0:
             raise CalculationError(
                 "a negative number to a power that is not whole is no real number",
