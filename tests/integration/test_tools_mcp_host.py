@@ -466,7 +466,6 @@ async def test_a_model_that_runs_is_a_tool(tmp_path: Path) -> None:
     await anyio.to_thread.run_sync(lambda: ModelStore(data / "models").pull("smollm2"))
     board = Board.at(tmp_path)
     board.environment["CALLBOARD_DATA_DIR"] = str(data)
-    (board.paths.cache / "native").symlink_to(data / "native")  # compiled once for all tests
     board.up()
     try:
         question = "What is the capital of France? Answer in one sentence."

@@ -36,7 +36,7 @@ from callboard.tui.widgets.live_table import LiveTable
 from callboard.tui.widgets.schema_form import SchemaForm
 
 # Its two runs train for real.
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
