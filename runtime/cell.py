@@ -429,12 +429,14 @@ class Cell(Child):
 
     async def _run_concurrent(self, actor: Actor[Any], handler: HandlerSpec, delivery: Delivery) -> None:
         try:
-            call = partial(self._stream_call, handler, delivery) if handler.streams else handler.call
-            weight = 1 if self.processed < TIMED_FIRST else TIMED_EVERY
-            if weight == 1 or self.processed % TIMED_EVERY == 0 or delivery.trace is not None:
-                result = await self._watched(call, actor, delivery, weight)
+            processed = self.processed
+            if processed < TIMED_FIRST or processed % TIMED_EVERY == 0 or delivery.trace is not None:
+                call = partial(self._stream_call, handler, delivery) if handler.streams else handler.call
+                result = await self._watched(call, actor, delivery, 1 if processed < TIMED_FIRST else TIMED_EVERY)
+            elif handler.streams:
+                result = await self._stream_call(handler, delivery, actor, delivery.message)
             else:
-                result = await call(actor, delivery.message)
+                result = await handler.call(actor, delivery.message)
         except CallboardError as error:
             self._count(error)
             delivery.fail(error)

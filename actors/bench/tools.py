@@ -30,6 +30,8 @@ from .report import Report
 MODULE = "callboard.actors.bench.tools_sample"
 IMAGE_BYTES = 32 << 20
 ASK_TIMEOUT_S = 30.0
+# Calls of one kind before it is the next one's turn: some milliseconds.
+TURN = 50
 CALL_GOAL, WARM_GOAL_MS, COLD_GOAL_MS, IMAGE_GOAL = 1.3, 25, 250, 300
 
 
@@ -97,8 +99,7 @@ async def _calls(url: str, sizes: Sizes, found: Samples, step: Callable[[str], N
             await _median_s(work, sizes.calls // 4)
         for number in range(sizes.rounds):
             step(f"calls, round {number + 1} of {sizes.rounds}")
-            names = list(works) if number % 2 == 0 else list(reversed(works))
-            took = {name: await _median_s(works[name], sizes.calls) * 1e6 for name in names}
+            took = await _medians_us(works, sizes.calls)
             for name, value in took.items():
                 found.add(f"{name}_p50", value)
             found.add("call_over_ask_p50", took["call"] / took["ask"])
@@ -114,6 +115,15 @@ async def _calls(url: str, sizes: Sizes, found: Samples, step: Callable[[str], N
             found.add("search_of_500_p50_ms", searched * 1e3)
 
 
+async def _medians_us(works: dict[str, Callable[[], Awaitable[object]]], count: int) -> dict[str, float]:
+    """Medians of so many of each. They take turns of `TURN`, so that what slows the machine for a while slows all."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(max(1, count // TURN)):
+        for name in works if turn % 2 == 0 else reversed(works):
+            taken[name] += await _seconds(works[name], min(TURN, count))
+    return {name: statistics.median(seconds) * 1e6 for name, seconds in taken.items()}
+
+
 async def _offer(node: Node, name: str, attribute: str) -> dict[str, OpenedTool]:
     config = ToolSetConfig(f"{MODULE}:{attribute}", alone=True)
     ref = await node.spawn("tool.set", config, name=name, where=Process(role="tool"))
@@ -121,12 +131,16 @@ async def _offer(node: Node, name: str, attribute: str) -> dict[str, OpenedTool]
 
 
 async def _median_s(work: Callable[[], Awaitable[object]], count: int) -> float:
+    return statistics.median(await _seconds(work, count))
+
+
+async def _seconds(work: Callable[[], Awaitable[object]], count: int) -> list[float]:
     taken: list[float] = []
     for _ in range(max(1, count)):
         began = time.perf_counter()
         await work()
         taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+    return taken
 
 
 def _sandbox(report: Report, sizes: Sizes, step: Callable[[str], None]) -> None:

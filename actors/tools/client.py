@@ -107,7 +107,7 @@ class OpenedTool:
         `timeout` is in seconds (default: the tool's own, and time for its setup). Cancelling this gives the call up.
         Raises ToolError; ActorStopped where the tool's process died: the call may or may not have been carried out.
         """
-        sent: dict[str, File] = dict(media or {})
+        sent: dict[str, File] = dict(media) if media else {}
         text = arguments if isinstance(arguments, str) else without_media(arguments, self._inputs, sent)
         seconds = self.info.timeout + PATIENCE_S if timeout is None else timeout
         call = _Request(text, sent, session, key, seconds, on_progress, on_piece)

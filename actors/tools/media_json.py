@@ -16,6 +16,7 @@ FORMATS: Mapping[str, type[File]] = {kind.value: cls for kind, cls in BY_KIND.it
 
 
 _PLAIN = {str, int, float, bool, type(None)}
+_encode = msgspec.json.Encoder().encode
 
 
 def with_media(value: Any, schema: Mapping[str, Any], media: Media) -> Any:
@@ -58,8 +59,8 @@ def without_media(value: Mapping[str, Any], schema: Mapping[str, Any], media: di
     Paths, PIL images, bytes and arrays become media where the schema says so, `File` anywhere. Raises ToolError.
     """
     try:
-        if all(type(inner) in _PLAIN for inner in value.values()):
-            return msgspec.json.encode(value).decode()
+        if _PLAIN.issuperset(map(type, value.values())):
+            return _encode(value).decode()
         return msgspec.json.encode(_without(value, schema, schema, media)).decode()
     except (TypeError, ValueError) as error:
         raise ToolError(f"an argument has no form in JSON: {error}") from error
