@@ -155,9 +155,13 @@ class Cell(Child):
         waiter = self._waiter
         if waiter is None:
             inbox.append(delivery)
-        elif (beside := self.spec.beside.get(delivery.message.__class__)) is not None and not waiter.done():
+        elif (
+            (beside := self.spec.beside.get(delivery.message.__class__)) is not None
+            and (actor := self._instance) is not None
+            and not waiter.done()
+        ):
             # The mailbox is empty and its task waits: it would do no more than this, a turn of the event loop later.
-            self._start_concurrent(self._instance, beside, delivery)
+            self._start_concurrent(actor, beside, delivery)
         else:
             inbox.append(delivery)
             self._waiter = None
@@ -427,7 +431,7 @@ class Cell(Child):
 
     # Concurrent handlers and background tasks
 
-    def _start_concurrent(self, actor: Actor[Any] | None, handler: HandlerSpec, delivery: Delivery) -> None:
+    def _start_concurrent(self, actor: Actor[Any], handler: HandlerSpec, delivery: Delivery) -> None:
         self.held += 1
         if self._running is None:
             self._running = set()
