@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextvars
 import math
 import os
 import time
@@ -76,7 +75,6 @@ class Cell(Child):
         "_background",
         "_crash",
         "_children",
-        "_context",
         "_instance",
         "_limit",
         "_loop",
@@ -152,18 +150,9 @@ class Cell(Child):
         inbox = self.inbox
         if len(inbox) + self.held >= self._limit:
             self._rise()
+        inbox.append(delivery)
         waiter = self._waiter
-        if waiter is None:
-            inbox.append(delivery)
-        elif (
-            (beside := self.spec.beside.get(delivery.message.__class__)) is not None
-            and (actor := self._instance) is not None
-            and not waiter.done()
-        ):
-            # The mailbox is empty and its task waits: it would do no more than this, a turn of the event loop later.
-            self._start_concurrent(actor, beside, delivery)
-        else:
-            inbox.append(delivery)
+        if waiter is not None:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
@@ -266,7 +255,6 @@ class Cell(Child):
 
     async def _live(self, actor: Actor[Any], ready: asyncio.Future[None] | None) -> None:
         current_place.set(self)
-        self._context = contextvars.copy_context()
         error: Exception | None = None
         try:
             if ready is not None:
@@ -436,8 +424,7 @@ class Cell(Child):
         if self._running is None:
             self._running = set()
         self._running.add(delivery)
-        work = self._run_concurrent(actor, handler, delivery)
-        delivery.task = self._loop.create_task(work, context=self._context.copy())
+        delivery.task = self._loop.create_task(self._run_concurrent(actor, handler, delivery))
         delivery.task.add_done_callback(lambda task: self._concurrent_done(task, delivery))
 
     async def _run_concurrent(self, actor: Actor[Any], handler: HandlerSpec, delivery: Delivery) -> None:

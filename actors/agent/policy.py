@@ -86,11 +86,15 @@ def is_never_allowed(policy: Policy, own: Sequence[PolicyRule], tool: ToolInfo) 
     company = _whole(policy.rules, tool)
     if company is Effect.DENY:
         return True
-    # Where the company's rules speak of some calls, those that the run allows are left to them.
-    spoken = any(_speaks_of(rule, tool) for rule in policy.rules)
-    mine = _whole([rule for rule in own if not (spoken and rule.effect is Effect.ALLOW)], tool)
-    if mine is not None:
-        return mine is Effect.DENY
+    # Of calls that the company's rules speak of, those that the run allows are left to them; of others the run decides.
+    spoken = [rule for rule in policy.rules if _speaks_of(rule, tool)]
+    narrowed = _whole([rule for rule in own if rule.effect is not Effect.ALLOW], tool)
+    if any(rule.arguments == "*" and rule.node == "*" for rule in spoken):
+        mine = {narrowed}
+    else:
+        mine = {_whole(own, tool), narrowed} if spoken else {_whole(own, tool)}
+    if mine != {None}:
+        return mine == {Effect.DENY}
     return company is None and policy.unknown is Effect.DENY and not tool.annotations.read_only
 
 
