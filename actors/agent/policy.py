@@ -83,19 +83,20 @@ def decide(policy: Policy, own: Sequence[PolicyRule], tool: ToolInfo, arguments:
 
 def is_never_allowed(policy: Policy, own: Sequence[PolicyRule], tool: ToolInfo) -> bool:
     """Whether `decide` denies every call of a tool, whatever its arguments and wherever it is."""
-    company = _whole(policy.rules, tool)
-    if company is Effect.DENY:
-        return True
-    # Of calls that the company's rules speak of, those that the run allows are left to them; of others the run decides.
-    spoken = [rule for rule in policy.rules if _speaks_of(rule, tool)]
     narrowed = _whole([rule for rule in own if rule.effect is not Effect.ALLOW], tool)
-    if any(rule.arguments == "*" and rule.node == "*" for rule in spoken):
-        mine = {narrowed}
-    else:
-        mine = {_whole(own, tool), narrowed} if spoken else {_whole(own, tool)}
-    if mine != {None}:
-        return mine == {Effect.DENY}
-    return company is None and policy.unknown is Effect.DENY and not tool.annotations.read_only
+    for rule in policy.rules:
+        if not _speaks_of(rule, tool):
+            continue
+        # The run's rules count where the company's allow, and there they can only take away.
+        if rule.effect is Effect.ASK or (rule.effect is Effect.ALLOW and narrowed is not Effect.DENY):
+            return False
+        if rule.arguments == "*" and rule.node == "*":
+            return True
+    # What is left are calls that no rule of the company's speaks of.
+    mine = _whole(own, tool)
+    if mine is not None:
+        return mine is Effect.DENY
+    return policy.unknown is Effect.DENY and not tool.annotations.read_only
 
 
 def _whole(rules: Sequence[PolicyRule], tool: ToolInfo) -> Effect | None:
