@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import psutil
 import pytest
 from agent_play import MODULE, THIS_FILE, TOOLS, Steps, company, lines, plain
 from own_server import OwnServer
+from workers import own_workers
 
 from callboard.actors.agent.executor import Executor, ExecutorConfig
 from callboard.actors.agent.policy import Policy
@@ -207,7 +207,7 @@ async def test_executors_in_processes_share_the_runs_and_one_that_is_killed_come
         assert {run[0] for run in runs} == {"0", "1"}
         while len(asked := (await agents.ask(ListApprovals())).approvals) < len(runs):
             await asyncio.sleep(0.01)
-        (killed,) = [process for process in psutil.Process().children(recursive=True) if "agents-0" in _names(process)]
+        (killed,) = own_workers("agents-0")
         killed.kill()
         for one in asked:
             while True:
@@ -220,8 +220,3 @@ async def test_executors_in_processes_share_the_runs_and_one_that_is_killed_come
             events = await _followed(node, "agents", run)
             assert isinstance(events[-1], RunEnded)
             assert events[-1].answer == "fine"
-
-
-def _names(process: psutil.Process) -> str:
-    """What a process of an actor was started as."""
-    return " ".join(process.cmdline())

@@ -11,11 +11,11 @@ from types import ModuleType
 
 import anyio
 import nats
-import psutil
 import pytest
 from board import Board
 from nats.aio.msg import Msg
 from own_server import OwnServer
+from workers import own_workers
 
 import callboard
 from callboard.actors.agent.memory.actor import MemoryConfig
@@ -70,13 +70,6 @@ async def test_a_scripted_model_in_its_own_process_answers_over_the_bus(node: No
         await model.ask(FinishScript())
 
 
-def own_process() -> psutil.Process:
-    """The one process of an actor that this node has started."""
-    found = [child for child in psutil.Process().children() if "callboard.runtime.worker" in child.cmdline()]
-    (process,) = found
-    return process
-
-
 async def again(ref: Ref, request: Remember) -> Remembered:
     """As soon as the actor is back."""
     while True:
@@ -90,7 +83,8 @@ async def test_what_memory_acknowledged_outlives_a_kill_of_its_process(node: Nod
     config = MemoryConfig(path=str(tmp_path / "memory.db"))
     memory = await node.spawn("agent.memory", config, name="memory", where=Process(), restart=Restart.PERMANENT)
     kept = await memory.ask(Remember("the door code is 4711", "home", "k"))
-    own_process().kill()
+    (process,) = own_workers()
+    process.kill()
     with anyio.fail_after(30):
         known = await again(memory, Remember("the door code is 4711", "home", "k"))
     assert (known.id, known.known) == (kept.id, True)

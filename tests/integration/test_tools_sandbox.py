@@ -9,6 +9,7 @@ import anyio
 import anyio.to_thread
 import psutil
 import pytest
+from workers import own_workers
 
 from callboard.actors.tools.client import OpenedTool
 from callboard.actors.tools.errors import ToolError
@@ -65,7 +66,7 @@ for path in ('/proc/1/environ', '/etc/passwd'):
 
 async def test_session_survives_kill_9_of_its_owner(box: dict[str, OpenedTool], node: Node) -> None:
     assert await ask(box["python"], "run", code="x = [1, 2, 3]\nopen('f', 'w').write('kept')") == "4\n(made: f)"
-    (owner,) = [one for one in psutil.Process().children() if any("runtime.worker" in word for word in one.cmdline())]
+    (owner,) = own_workers()
     below = owner.children(recursive=True)
     assert below
     owner.kill()

@@ -3,12 +3,14 @@
 SandboxError          tool.sandbox
 ├── SandboxLacks      tool.sandbox.lacks    the kernel has not what the sandbox stands on
 ├── SandboxKilled     tool.sandbox.killed   a limit was passed, and all processes were ended
+│   └── NeverBegan                          they were ended from outside before any of the code ran
 └── SnapshotRefused   tool.sandbox.snapshot what was to be restored is no snapshot, or too big
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Self
 
 from ..errors import ToolError
 from .parts import WHAT_FOR, Kernel, Part
@@ -54,11 +56,15 @@ class SandboxKilled(SandboxError):
     stderr: str = ""
 
     @classmethod
-    def of(cls, reason: str, bound: str = "", stdout: str = "", stderr: str = "") -> SandboxKilled:
+    def of(cls, reason: str, bound: str = "", stdout: str = "", stderr: str = "") -> Self:
         what, hint = _REASONS.get(reason, (reason, ""))
         error = cls(f"the code was ended: {what}{f' ({bound})' if bound else ''}", hint=hint)
         error.reason, error.stdout, error.stderr = reason, stdout, stderr
         return error
+
+
+class NeverBegan(SandboxKilled):
+    """None of the code has run, so that a new sandbox can be given all of it."""
 
 
 _REASONS = {

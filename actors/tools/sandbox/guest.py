@@ -16,7 +16,7 @@ import msgspec
 
 from .channel import Channel
 from .config import Limits
-from .errors import SandboxError, SandboxKilled
+from .errors import NeverBegan, SandboxError, SandboxKilled
 from .frames import BadFrame
 from .results import GuestError, Usage
 
@@ -180,19 +180,19 @@ class Guest:
             event = await self._event()
         except (EOFError, OSError) as error:
             self.close()
-            raise SandboxKilled.of("gone") from error
+            raise self._gone() from error
         if event.event != "put" or event.error:
             raise SandboxError(f"{name} could not be put into the sandbox: {event.error or event.event}")
 
     async def call(self, order: dict[str, Any], bounds: dict[str, Any]) -> Outcome:
         """One order to the guest, under those bounds. Raises SandboxKilled; then, and when cancelled, it is closed."""
-        self._calls += 1
         outputs = [Output(descriptor, self._limits.output_bytes) for descriptor in self._streams]
         answers: list[Answer] = []
         event = Event("killed", reason="host")
         try:
             await self._warden.send({"do": "start", "bounds": bounds})
-            await self._guest.send({"call": self._calls, **order})
+            await self._guest.send({"call": self._calls + 1, **order})
+            self._calls += 1  # from here on it may have run
             async with anyio.create_task_group() as tasks:
                 for output in outputs:
                     tasks.start_soon(self._follow, output)
@@ -201,7 +201,7 @@ class Guest:
                 tasks.cancel_scope.cancel()
         except OSError as error:
             self.close()
-            raise SandboxKilled.of("gone") from error
+            raise self._gone() from error
         except BaseException:
             self.close()
             raise
@@ -247,6 +247,9 @@ class Guest:
             raise SandboxKilled.of(reason, _bound(reason, bounds, self._limits), stdout, stderr)
         answer = answers[0] if answers else None
         return Outcome(answer, event.event == "exited", event.status, stdout, stderr, event.usage())
+
+    def _gone(self) -> SandboxKilled:
+        return (NeverBegan if self.is_new else SandboxKilled).of("gone")
 
     def close(self) -> None:
         """End it and let go of everything; what it wrote is gone."""

@@ -18,7 +18,7 @@ import psutil
 
 from . import scratch
 from .config import SandboxConfig
-from .errors import SandboxError, SandboxLacks, SnapshotRefused
+from .errors import NeverBegan, SandboxError, SandboxLacks, SnapshotRefused
 from .guest import Guest, Outcome
 from .harvest import result_of, snapshot_of
 from .kernel import probe
@@ -169,6 +169,15 @@ class Sandbox:
 
     async def _run(self, order: dict[str, Any], session: str, files: Given, timeout: float | None) -> RunResult:
         given = {f"work/{_relative(name)}": data for name, data in files.items()}
+        try:
+            return await self._attempt(order, session, given, timeout)
+        except NeverBegan:  # in the moment between being ready and being used
+            await self._drop_spares()
+            return await self._attempt(order, session, given, timeout)
+
+    async def _attempt(
+        self, order: dict[str, Any], session: str, given: Mapping[str, bytes | Path], timeout: float | None
+    ) -> RunResult:
         if not session:
             guest = await self._take()
             try:
@@ -260,15 +269,10 @@ class Sandbox:
             except (EOFError, SandboxError) as error:
                 if guest is not None:
                     self._let_go(guest)
-                ending = await zygote.is_ending()
-                while self._spares:  # whatever ended this one may have ended them
-                    self._let_go(self._spares.popleft())
                 if attempt == 2:
                     said = error if isinstance(error, SandboxError) else SandboxError("a sandbox ended as it began")
-                    raise (zygote.failure() if ending else said) from error
-                if ending and self._zygote is zygote:
-                    await self._start()
-                    await zygote.close()
+                    raise (zygote.failure() if await zygote.is_ending() else said) from error
+                await self._drop_spares()
             except BaseException:
                 if guest is not None:
                     self._let_go(guest)
@@ -276,6 +280,16 @@ class Sandbox:
             else:
                 return guest
         raise AssertionError
+
+    async def _drop_spares(self) -> None:
+        """One has ended unused: whatever ended it may have ended them all, and the zygote."""
+        zygote = self._zygote
+        ending = zygote is not None and await zygote.is_ending()
+        while self._spares:
+            self._let_go(self._spares.popleft())
+        if zygote is not None and ending and self._zygote is zygote:
+            await self._start()
+            await zygote.close()
 
     def _let_go(self, guest: Guest) -> None:
         guest.close()

@@ -17,6 +17,7 @@ import gc
 import importlib
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -147,7 +148,7 @@ def keep(plan: Plan, order: Order, filter_code: bytes, owner_shift: int | None) 
     if not plan.has(Part.PID_NAMESPACE):
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     _die_with(zygote)
-    keeper = os.getpid()
+    keeper = os.pidfd_open(os.getpid())
     warden = os.fork()
     if warden == 0:
         _run(lambda: ward(plan, order, filter_code, held, host_proc, keeper), order.warden)
@@ -182,6 +183,9 @@ def ward(plan: Plan, order: Order, filter_code: bytes, held: mounts.Held, host_p
         linux.clear_capabilities()
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if select.select([keeper], [], [], 0)[0]:  # it has ended already: from within its namespace no pid says so
+        os._exit(0)
+    os.close(keeper)
     if filter_code:
         seccomp.install(filter_code)
     warden = os.getpid()
