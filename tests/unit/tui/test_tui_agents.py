@@ -19,7 +19,7 @@ from callboard.schemas.agent_parts import RunStatus, Verdict
 from callboard.schemas.question import Answered, AskQuestion, Outcome
 from callboard.schemas.scripted import ReleaseScript
 from callboard.tui.screens.run_form import RunForm
-from callboard.tui.widgets.dialog import AskText
+from callboard.tui.widgets.dialog import AskText, Confirm
 from callboard.tui.widgets.fill_form import FillForm
 from callboard.tui.widgets.live_table import LiveTable
 from callboard.tui.widgets.run_tree import RunTree
@@ -125,7 +125,7 @@ async def test_a_run_is_started_paused_redirected_and_ended(
         form.set_text("model", SCRIPT)
         await it.pilot.press("ctrl+s")
         page = it.page
-        await eventually(lambda: page.chosen and page.runs[page.chosen].task == "think long")
+        await eventually(lambda: page.chosen in page.runs and page.runs[page.chosen].task == "think long")
         run = page.chosen
         await it.pilot.press("p")
         await eventually(lambda: page.runs[run].status is RunStatus.PAUSED)
@@ -136,6 +136,7 @@ async def test_a_run_is_started_paused_redirected_and_ended(
         await it.pilot.press(*"be quick", "enter")
         await eventually(lambda: "be quick" in it.screen_text())
         await it.pilot.press("x")
+        await eventually(lambda: isinstance(it.app.screen, Confirm))
         await it.pilot.press("y")
         await eventually(lambda: page.runs[run].status is RunStatus.CANCELLED)
         await bus.actor(SCRIPT).ask(ReleaseScript("thought"))
@@ -160,16 +161,14 @@ async def test_what_will_run_is_shown_in_whole_with_what_it_would_change(
     async with open_app("approvals") as it:
         run = await waiting_run(it, bus, eventually)
         await eventually(lambda: "-then: tea" in it.screen_text())
-        text = it.screen_text()
-        for part in ("desk.write", "write my shopping list", "plan.txt", "-then: tea", "which is not read-only", run):
-            assert part in text
         await eventually(lambda: "on node desk" in it.screen_text())
-        assert "Approvals 1!" in text.replace("  ", " ")
+        for part in ("desk.write", "write my shopping list", "plan.txt", "-then: tea", "which is not read-only", run):
+            assert part in it.screen_text()
+        await eventually(lambda: "Approvals 1!" in it.screen_text().replace("  ", " "))
         await it.pilot.press("y")
         assert (await over(bus, run)).answer == "written"
         assert (notes / "plan.txt").read_text() == "first: milk\nthen: bread\nlast: tea\n"
-        await eventually(lambda: "nothing waits for you" in it.screen_text())
-        assert "1!" not in it.screen_text()
+        await eventually(lambda: "nothing waits for you" in it.screen_text() and "1!" not in it.screen_text())
 
 
 async def test_what_waits_is_said_on_every_page_and_to_the_terminal(
@@ -179,9 +178,9 @@ async def test_what_waits_is_said_on_every_page_and_to_the_terminal(
         rung: list[str] = []
         it.app.bell = lambda: rung.append("bell")  # pyright: ignore[reportAttributeAccessIssue]
         info = await begin(bus, "write my shopping list")
-        await eventually(lambda: "1!" in it.screen_text())
+        await eventually(lambda: "1!" in it.screen_text() and bool(rung))
         assert rung == ["bell"]
-        assert any("desk.write" in note.message for note in it.app._notifications)
+        await eventually(lambda: any("desk.write" in note.message for note in it.app._notifications))
         assert not any("milk" in note.message for note in it.app._notifications)
         await it.pilot.press("f9")
         await eventually(lambda: it.app.page is not None and it.app.page.NAME == "approvals" and it.page.is_open)

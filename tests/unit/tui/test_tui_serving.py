@@ -73,11 +73,9 @@ async def test_what_runs_and_waits_is_there_with_the_blocks_that_it_holds(
                     == ["runs", "runs", "waits"]
                 )
             )
-            text = it.screen_text()
-            assert "reader" in text
-            assert "of 400" in text
+            await eventually(lambda: "reader" in it.screen_text() and "of 400" in it.screen_text())
             blocks = it.page.query_one(BlockMap)
-            assert any(cell > 1 for cell in blocks._cells)
+            await eventually(lambda: any(cell > 1 for cell in blocks._cells))
             assert len(blocks._cells) == 512
             await eventually(lambda: SIGNS[2] in it.screen_text())
             group.cancel_scope.cancel()
@@ -91,8 +89,7 @@ async def test_what_runs_and_waits_is_there_with_the_blocks_that_it_holds(
             )
         )
         assert row["model"] == "smollm2"
-        assert "first token" in it.screen_text()
-        assert "ms" in it.screen_text()
+        await eventually(lambda: "first token" in it.screen_text() and "ms" in it.screen_text())
 
 
 async def test_an_adapter_that_is_none_is_said_and_nothing_is_unloaded_unasked(

@@ -32,6 +32,7 @@ from callboard.schemas.train import (
 from callboard.tui.screens.train_form import TrainForm
 from callboard.tui.screens.training import TrainingPage
 from callboard.tui.widgets.curves import Curves
+from callboard.tui.widgets.dialog import Confirm
 from callboard.tui.widgets.live_table import LiveTable
 from callboard.tui.widgets.schema_form import SchemaForm
 
@@ -219,6 +220,7 @@ async def test_a_run_is_started_paused_and_gone_on_with(
         await it.pilot.press("r")
         await eventually(lambda: page.views["mine"].curves.last_step > paused)
         await it.pilot.press("x")
+        await eventually(lambda: isinstance(it.app.screen, Confirm))
         await it.pilot.press("y")
         await eventually(lambda: page.jobs["mine"].state is JobState.CANCELLED)
         assert (await bus.actor("train").ask(AskTraining("mine"))).state is JobState.CANCELLED
