@@ -297,7 +297,7 @@ async def test_a_spawn_that_fails_says_why_and_the_daemon_goes_on(bus: Client, t
 def test_the_blocking_client_makes_the_same_calls(board: Board) -> None:
     with callboard.connect_sync(name="notebook") as bus, callboard.connect_sync() as other:
         counter = bus.spawn("counter", name="c", process=True)
-        assert counter.ask(Add(3), timeout=5.0) == Count(3)
+        assert counter.ask(Add(3), timeout=20) == Count(3)
         counter.tell(Note(2))
         assert counter.ask(Report()).count == 2
         pieces = counter.stream(Follow(3))
@@ -330,10 +330,10 @@ def test_leaving_a_blocking_stream_early_cancels_its_handler(board: Board) -> No
         for begun in wide.stream(Hold("")):
             assert begun.number == 1
             break
-        assert wide.ask(Open(0), timeout=5.0) == Done(0)
+        assert wide.ask(Open(0), timeout=20) == Done(0)
         with wide.stream(Hold("")) as stream:
             next(iter(stream))
-        assert wide.ask(Open(0), timeout=5.0) == Done(0)
+        assert wide.ask(Open(0), timeout=20) == Done(0)
         bus.stop("wide")
 
 

@@ -289,7 +289,7 @@ class Program:
     refused: list[str]
 
     async def ask(self, subject: str, message: str) -> Any:
-        return json.loads((await self.client.request(subject, message.encode(), timeout=5)).data)
+        return json.loads((await self.client.request(subject, message.encode(), timeout=20)).data)
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ class Scene:
 
     async def request(self, payload: bytes, subject: str = "actor.clerk") -> Any:
         """The answer to raw bytes: a dictionary for JSON, a frame for MessagePack."""
-        data = (await self.outsider.request(subject, payload, timeout=5)).data
+        data = (await self.outsider.request(subject, payload, timeout=20)).data
         return json.loads(data) if data[:1] == b"{" else msgspec.msgpack.decode(data, type=Frame[Any])
 
 
@@ -95,7 +95,7 @@ async def test_a_stream_in_json_is_its_items_then_its_result(scene: Scene) -> No
     inbox = scene.outsider.new_inbox()
     subscription = await scene.outsider.subscribe(inbox)
     await scene.outsider.publish("actor.clerk", b'{"type": "test.numbers", "upto": 4}', reply=inbox)
-    got = [json.loads((await subscription.next_msg(timeout=5)).data) for _ in range(5)]
+    got = [json.loads((await subscription.next_msg(timeout=20)).data) for _ in range(5)]
     assert got == [*({"type": "test.number", "n": n} for n in range(4)), {"type": "test.total", "total": 6}]
 
 
@@ -103,7 +103,7 @@ async def test_a_stream_in_json_ends_with_its_error(scene: Scene) -> None:
     inbox = scene.outsider.new_inbox()
     subscription = await scene.outsider.subscribe(inbox)
     await scene.outsider.publish("actor.clerk", b'{"type": "test.numbers", "upto": 4, "fail_at": 1}', reply=inbox)
-    got = [json.loads((await subscription.next_msg(timeout=5)).data) for _ in range(2)]
+    got = [json.loads((await subscription.next_msg(timeout=20)).data) for _ in range(2)]
     assert got[0] == {"type": "test.number", "n": 0}
     assert (got[1]["type"], got[1]["code"]) == ("error", "model.request")
 
@@ -112,7 +112,7 @@ async def test_a_reader_of_json_that_leaves_ends_its_stream(scene: Scene) -> Non
     inbox = scene.outsider.new_inbox()
     subscription = await scene.outsider.subscribe(inbox)
     await scene.outsider.publish("actor.clerk", b'{"type": "test.numbers", "upto": 9, "wait_at": 1}', reply=inbox)
-    await subscription.next_msg(timeout=5)
+    await subscription.next_msg(timeout=20)
     await subscription.unsubscribe()
     await scene.outsider.flush()
     LIVING["clerk"].gate.set()
@@ -126,12 +126,12 @@ async def test_a_quiet_stream_in_json_is_not_taken_for_one_that_stalls(
     inbox = scene.outsider.new_inbox()
     subscription = await scene.outsider.subscribe(inbox)
     await scene.outsider.publish("actor.clerk", b'{"type": "test.numbers", "upto": 2, "wait_at": 1}', reply=inbox)
-    await subscription.next_msg(timeout=5)
+    await subscription.next_msg(timeout=20)
     links = scene.home.links
     assert links is not None
     links.inbound.beat(scene.home.loop.time() + 1)
     LIVING["clerk"].gate.set()
-    got = [json.loads((await subscription.next_msg(timeout=5)).data)["type"] for _ in range(2)]
+    got = [json.loads((await subscription.next_msg(timeout=20)).data)["type"] for _ in range(2)]
     assert got == ["test.number", "test.total"]
 
 
@@ -150,7 +150,7 @@ async def test_what_does_not_fit_is_counted_and_published_as_dead(scene: Scene, 
             await DIARY.has("small wait 0 began")  # it is in hand, and the mailbox of four is empty
     lost: list[str] = []
     while len(lost) < 3:
-        message = await dead.next_msg(timeout=5)
+        message = await dead.next_msg(timeout=20)
         assert message.subject == "dead.small"
         lost.append(json.loads(message.data)["text"])
     LIVING["small"].gate.set()
@@ -247,7 +247,7 @@ async def test_no_bytes_whatever_end_an_actor(scene: Scene) -> None:
         reply = dice.choice(["", "inbox.nobody.1"])
         await scene.outsider.publish("actor.clerk", bytes(data), reply=reply)
     await scene.outsider.flush()
-    assert isinstance(await scene.clerk.ask(Add(), timeout=5), Count)
+    assert isinstance(await scene.clerk.ask(Add(), timeout=20), Count)
     assert DIARY.entries.count("clerk started") == 1
 
 

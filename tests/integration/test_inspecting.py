@@ -202,5 +202,5 @@ async def test_who_gives_up_while_a_listener_is_registered_leaves_the_connection
                 for _ in range(patience):
                     await anyio.lowlevel.checkpoint()
                 group.cancel_scope.cancel()
-        with anyio.fail_after(5):
+        with anyio.fail_after(15):
             await bus.nodes()

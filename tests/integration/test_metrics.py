@@ -43,7 +43,7 @@ async def test_counts_add_up_with_what_was_sent_over_processes(main: Node, nats_
             for _ in range(300):
                 await ref.ask(Add())
             for _ in range(100):
-                await ref.tell(Note("x"), timeout=5.0)
+                await ref.tell(Note("x"), timeout=20)
             async with ref.stream(Numbers(5)) as numbers:
                 async for _ in numbers:
                     pass

@@ -92,7 +92,7 @@ async def test_minted_users_ask_and_answer_each_other_through_their_own_inboxes(
         await one.client.subscribe("actor.one", cb=answer)
         for _ in range(2):  # nats-py's ping may overtake what it has not written yet
             await one.client.flush()
-        reply = await two.client.request("actor.one", b"ping", timeout=5)
+        reply = await two.client.request("actor.one", b"ping", timeout=20)
         assert reply.data == b"pong"
         assert not one.refused
         assert not two.refused
@@ -172,7 +172,7 @@ async def test_strangers_are_not_let_in(paths: Paths, tmp_path: Path) -> None:
 async def test_kill_9_keeps_port_users_and_acknowledged_data(paths: Paths) -> None:
     async with embedded_server(paths, DEFAULTS) as server:
         async with connected(server, minted(server, "n1"), "n1") as user:
-            stream = user.client.jetstream(timeout=5)
+            stream = user.client.jetstream(timeout=20)
             await stream.add_stream(name="KEEP", subjects=["topic.keep.>"])
             store = await stream.create_key_value(bucket="kept")
             for index in range(20):
@@ -187,7 +187,7 @@ async def test_kill_9_keeps_port_users_and_acknowledged_data(paths: Paths) -> No
             await server.ready.wait()
         assert (server.port, server.num_restarts) == (port, 2)
         async with connected(server, server.files.state / "users" / "n1.creds", "n1") as user:
-            stream = user.client.jetstream(timeout=5)
+            stream = user.client.jetstream(timeout=20)
             assert (await stream.stream_info("KEEP")).state.messages == 20
             assert (await (await stream.key_value("kept")).get("key")).value == b"value"
 
@@ -302,7 +302,7 @@ async def test_every_acknowledged_write_was_synced(paths: Paths, tmp_path: Path)
     """`kill -9` never shows the difference, since the page cache outlives a process: the system calls do."""
     trace = tmp_path / "trace"
     async with embedded_server(paths, DEFAULTS) as server, connected(server, minted(server, "n1"), "n1") as user:
-        stream = user.client.jetstream(timeout=5)
+        stream = user.client.jetstream(timeout=20)
         await stream.add_stream(name="S", subjects=["topic.s"])
         try:
             tracer = await anyio.open_process(

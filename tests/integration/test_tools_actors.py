@@ -163,7 +163,7 @@ async def test_who_goes_away_cancels_the_call(box: dict[str, OpenedTool], tmp_pa
             await there(Path(f"{path}.began"))
             group.cancel_scope.cancel()
         await there(Path(f"{path}.over"))
-        with anyio.fail_after(5):
+        with anyio.fail_after(15):
             while await anyio.Path(f"{path}.over").read_text() != "cancelled":
                 await anyio.sleep(0.01)  # it is being written
 
@@ -264,7 +264,7 @@ async def test_a_reader_that_stops_early_ends_the_tool(box: dict[str, OpenedTool
         async for item in said:
             if isinstance(item, ToolPiece):
                 break
-    with anyio.fail_after(5):
+    with anyio.fail_after(15):
         assert await box["count"].call(n=2) == "0 1 "
 
 
@@ -289,7 +289,7 @@ async def test_images_and_files_arrive_as_what_they_are(box: dict[str, OpenedToo
     second.write_bytes(b"x" * 100_000)
     found = await box["sizes"].call(files=[first, second])
     assert found["sizes"] == [4, 100_000]
-    with anyio.fail_after(5):
+    with anyio.fail_after(15):
         while await anyio.Path(found["scratch"]).exists():
             await anyio.sleep(0.01)  # it goes when the call is over there
     written = await box["report"].call(text="all is well")

@@ -122,7 +122,7 @@ async def test_what_is_offered_is_there_at_once(directory: Ref, node: Node, serv
         assert await list_tools(node, names=("offered.add",))
         async with open_tool(node, "offered.pid") as pid:
             psutil.Process(await pid.call()).kill()
-        with anyio.fail_after(5):
+        with anyio.fail_after(15):
             while await list_tools(node, names=("offered.add",)):
                 await anyio.sleep(0.01)  # the word of its end is on its way
     with pytest.raises(ToolDefinition, match="nobody"):

@@ -259,10 +259,10 @@ async def test_many_traced_tells_keep_their_order_beside_untraced_ones(main: Nod
     ref = bus.actor("c")
     for n in range(300):
         if n % 3:
-            await ref.tell(Add(n), timeout=5.0)
+            await ref.tell(Add(n), timeout=20)
         else:
             with bus.trace():
-                await ref.tell(Add(n), timeout=5.0)
+                await ref.tell(Add(n), timeout=20)
     assert await ref.ask(Add(0)) == Count(sum(range(300)))
     assert (await clerk.ask(GetNotes())).texts == (*(f"add {n}" for n in range(300)), "add 0")
 

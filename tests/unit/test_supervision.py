@@ -483,6 +483,6 @@ async def test_an_actor_that_tells_itself_for_ever_leaves_others_their_turn(node
 
     ref = await node.spawn(Restless, name="restless")
     await ref.tell(Finish())
-    with anyio.fail_after(5):
+    with anyio.fail_after(15):
         await ref.ask(Ping())
     await node.stop("restless", 0.1)

@@ -53,7 +53,7 @@ async def test_a_thread_whose_call_was_given_up_is_busy_until_it_returns() -> No
     free = anyio.Event()
     taken[0].on_free = free.set
     gate.set()
-    with anyio.fail_after(5):
+    with anyio.fail_after(15):
         await free.wait()
     assert not taken[0].busy
     assert await threads.run(threading.get_ident) != other or not taken[0].busy
@@ -103,7 +103,7 @@ async def test_a_slot_comes_back_with_its_thread_or_is_written_off() -> None:
         await slots.take()  # it waits, and is told when there is nothing to wait for
     assert (stuck, slots.stuck) == ([True], 1)
     gate.set()
-    with anyio.fail_after(5):
+    with anyio.fail_after(15):
         while slots.stuck:
             await anyio.sleep(0.001)  # until the thread has said that it is free
     await slots.take()

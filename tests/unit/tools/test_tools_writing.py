@@ -257,7 +257,7 @@ def test_generators_stream_pieces_and_end_in_a_result() -> None:
     assert (call(replied).data, call(replied).text) == ({"b": 1}, "b is one")
 
 
-class Model(Tool, read_only=True, timeout=5.0):
+class Model(Tool, read_only=True, timeout=20):
     """Answer from what was loaded."""
 
     def __init__(self, fail: int = 0) -> None:

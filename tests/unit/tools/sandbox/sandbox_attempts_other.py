@@ -170,7 +170,7 @@ for path in glob.glob('/usr/bin/*') + glob.glob('/usr/sbin/*') + glob.glob('/usr
     except OSError:
         continue
     if stat.S_ISREG(mode) and mode & 0o6000:
-        subprocess.run([path, '-c', 'cat ' + W['canary']], stdin=subprocess.DEVNULL, timeout=5)
+        subprocess.run([path, '-c', 'cat ' + W['canary']], stdin=subprocess.DEVNULL, timeout=20)
 print(subprocess.run(['sh', '-c', 'umask; su -c "echo ESC""APED" </dev/null'], capture_output=True).stdout.decode())
 """,
     "get capabilities back": CALL
