@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from ..schemas.base import ErrorInfo, Message
-from ..schemas.runtime import Terminated
 from ..schemas.wire import Envelope, Frame, Mark, Op
 from .batches import Batch
 from .cell import Cell
@@ -373,9 +372,6 @@ class Inbound:
         slot = ask.slot
         if slot is not None:
             slot.discard(ask)
-
-    def notify(self, watcher: str, event: Terminated) -> None:
-        self.links.bus.send(watcher, _encode(Frame(int(Mark.END), 0, event)))
 
     # What cannot be delivered
 

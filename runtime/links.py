@@ -24,6 +24,7 @@ from .calls import Call, Conversation, GrantCall, RemoteStream, WatchCall
 from .channels import Channel
 from .context import current_place
 from .detours import MARK, Detours, Passage
+from .endings import Endings
 from .errors import (
     ActorStopped,
     CallboardError,
@@ -76,6 +77,7 @@ class Links:
         events = Events(self._lost, self._back, self._denied, self._nobody, self._put_out)
         self.bus = Bus(options, node.name, events)
         self.inbound = Inbound(node, self)
+        self.endings = Endings(self)
         self.numbers = itertools.count(1)
         self.conversations: dict[str, Conversation] = {}
         self._channels: dict[str, Channel] = {}
@@ -112,6 +114,7 @@ class Links:
         for task in tuple(self._chores):
             task.cancel()
         self.inbound.close()
+        self.endings.close()
         self.names.clear()
         if self.leaving:
             await asyncio.wait(self.leaving, timeout=1.0)
@@ -310,7 +313,7 @@ class Links:
         conversation = self.conversations.get(reply)
         if conversation is None:
             self.inbound.reader_gone(reply)
-        elif self.node.loop.time() < self._back_until and conversation.may_repeat:
+        elif self.is_gathering and conversation.may_repeat:
             self.node.loop.call_later(REPEAT_AFTER_S, self._repeat, conversation)
         else:
             conversation.nobody()
@@ -363,8 +366,14 @@ class Links:
         now = self.node.loop.time()
         self._back_until = now + RETURN_GRACE_S
         self.peers.back(now)
+        self.endings.back()
         for call in self._watches.values():
             self._repeat(call)  # under its old name: an end that was announced meanwhile may still be on its way
+
+    @property
+    def is_gathering(self) -> bool:
+        """Whether the bus was away a moment ago, so that others may still be on their way back."""
+        return self.node.loop.time() < self._back_until
 
     def roots_gone(self, roots: set[str], down: NodeDown) -> None:
         why = f": {down.error.message}" if down.error is not None else ""
@@ -396,6 +405,8 @@ class Links:
             if not self.bus.is_up:
                 continue
             self.inbound.beat(now)
+            if not self.is_gathering:
+                self.endings.tidy(now)
             if held_up:  # what was sent to us meanwhile is not read yet, so nobody's silence means anything
                 continue
             for conversation in tuple(self.conversations.values()):

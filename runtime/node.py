@@ -341,7 +341,7 @@ class Node:
         if child is not None:
             child.terminated(event, linked=linked)
         elif self.links is not None and watcher.startswith("inbox."):
-            self.links.inbound.notify(watcher, event)
+            self.links.endings.tell(watcher, event)
 
     def put_out(self, error: CallboardError) -> None:
         """The server does not let this node in any more: its listeners end with the error, `on_put_out` hears it."""

@@ -30,6 +30,9 @@ _XDG = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME")
 # What must be free in memory, before the folders of tests go there.
 _ROOM = 6 << 30
 
+# For the teardown of a test that took up its own time.
+_TEARDOWN_S = 30.0
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before any test module is imported: what is imported reads some of this once."""
@@ -74,6 +77,25 @@ def _expected_s(item: pytest.Item) -> float:
     if (limit := item.get_closest_marker("timeout")) and limit.args:
         return limit.args[0] / 4
     return 1.0 if "integration" in item.path.parts else 0.1
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Time for what comes after a test that ran out of its own: pytest-timeout counts once, and would wait for ever."""
+    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_REAL)[0]:
+        yield
+        return
+
+    def over(*_: object) -> None:
+        pytest.fail(f"it did not come to its end within {_TEARDOWN_S:g} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, _TEARDOWN_S, _TEARDOWN_S)  # each step of it may hang
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def pytest_collection_finish() -> None:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -216,6 +217,33 @@ async def test_watches_go_on_when_the_server_comes_back(
     assert len((await watcher.ask(GetSeen())).events) == 1
     await home.stop("clerk")
     await DIARY.has("watcher saw clerk stopped")
+
+
+async def test_an_end_that_is_told_before_the_watcher_is_back_is_not_lost(
+    server: OwnServer, home: Node, away: Node, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await home.spawn(Clerk, ClerkConfig("other"), name="other")
+    watcher = await away.spawn(Clerk, ClerkConfig("watcher"), name="watcher")
+    await watcher.ask(Watch("other"))
+    await eventually(lambda: bool(home.actors["other"].watchers))
+    client, may_return = away.require_links().bus.client, anyio.Event()
+    connect = client._connect_to_server
+
+    async def connect_later(to: Any) -> None:
+        await may_return.wait()
+        await connect(to)
+
+    monkeypatch.setattr(client, "_connect_to_server", connect_later)
+    server.kill()
+    await eventually(lambda: not is_up(home) and not is_up(away))
+    await home.stop("other")
+    server.start()
+    await eventually(lambda: is_up(home))
+    await home.require_links().bus.flush()
+    assert not is_up(away)
+    may_return.set()
+    await DIARY.has("watcher saw other stopped")
+    assert len((await watcher.ask(GetSeen())).events) == 1
 
 
 async def test_who_is_gone_for_good_is_said_so_after_the_server_came_back(
