@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -140,6 +142,8 @@ class Bus:
         if self._options.url.startswith("tls://") or any(self._options.tls.files()):
             extra["tls"] = self._options.tls.context()
         self._give_up_at = asyncio.get_running_loop().time() + CONNECT_TIMEOUT_S
+        task = asyncio.current_task()
+        cancelled_before = task.cancelling() if task is not None else 0
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._client.connect(
@@ -168,6 +172,14 @@ class Bus:
             if _is_refusal(cause):
                 raise self._refused(cause) from cause
             raise NotReachable(f"{where} does not answer: {_reason(cause)}") from cause
+        except asyncio.CancelledError:
+            self._client.hang_up()
+            raise
+        if task is not None and task.cancelling() > cancelled_before:  # it was forgotten on the way: see `_on_error`
+            with anyio.CancelScope(shield=True):
+                await self._close_client()
+            await anyio.lowlevel.checkpoint_if_cancelled()  # a cancel scope's own
+            raise asyncio.CancelledError
         self._is_opening = False
         self._connected.set()
         self._sender = asyncio.get_running_loop().create_task(self._send_all())

@@ -34,7 +34,7 @@ from company import (
 )
 from own_server import OwnServer, own_server
 
-from callboard.runtime.bus import BusOptions
+from callboard.runtime.bus import Bus, BusOptions, Events, _Client
 from callboard.runtime.errors import (
     ActorStopped,
     CallboardError,
@@ -282,6 +282,30 @@ async def test_joining_ends_in_time_though_an_attempt_forgets_that_it_was_cancel
     with pytest.raises(NotReachable, match="hung up"), anyio.fail_after(20):
         async with Node(bus=BusOptions(server.url)):
             pass
+
+
+async def test_joining_is_cancelled_though_an_attempt_forgets_that_it_was(
+    server: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = anyio.Event()
+    connect = _Client._connect_to_server
+
+    async def forgetful(client: _Client, to: Any) -> None:
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        except asyncio.CancelledError:
+            await connect(client, to)
+
+    monkeypatch.setattr(_Client, "_connect_to_server", forgetful)
+    bus = Bus(BusOptions(server.url), "late", Events(*[lambda *_: None] * 5))
+    opening = asyncio.create_task(bus.open())
+    await begun.wait()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert not bus.is_up
+    assert bus.client.is_closed
 
 
 async def test_a_node_leaves_in_time_while_the_server_is_away(server: OwnServer, eventually: Eventually) -> None:
