@@ -92,10 +92,11 @@ def serve(host: socket.socket) -> None:
 
 
 def _start(host: socket.socket, plan: Plan, order: Order, filter_code: bytes, owner_shift: int | None) -> None:
+    zygote = os.getpid()
     keeper = os.fork()
     if keeper == 0:
         host.close()
-        _run(lambda: keep(plan, order, filter_code, owner_shift), order.warden)
+        _run(lambda: keep(plan, order, filter_code, owner_shift, zygote), order.warden)
     _introduce(keeper, order.warden)
     for descriptor in (order.guest, order.warden, order.stdout, order.stderr):
         os.close(descriptor)
@@ -129,8 +130,7 @@ def _die_with(parent: int) -> None:
         os._exit(0)
 
 
-def keep(plan: Plan, order: Order, filter_code: bytes, owner_shift: int | None) -> None:
-    zygote = os.getppid()
+def keep(plan: Plan, order: Order, filter_code: bytes, owner_shift: int | None, zygote: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     own_mounts = plan.has(Part.MOUNT_NAMESPACE)

@@ -346,6 +346,8 @@ async def test_code_whose_sandbox_was_killed_just_before_runs_in_another(session
     others = set(psutil.Process().children())
     async with Sandbox(SandboxConfig(limits=LIMITS)) as box:
         await box.run_python("1")
+        while not box.processes_gone():
+            await anyio.sleep(0.01)
         for spare in box._spares:  # pyright: ignore[reportPrivateUsage]
             await spare.wait_ready()
         (zygote,) = set(psutil.Process().children()) - others
