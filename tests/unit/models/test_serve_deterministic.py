@@ -109,7 +109,8 @@ async def test_in_small_chunks_and_after_giving_way(model: Model, alone: list[Sa
 
             group.start_soon(check)
             with anyio.fail_after(10):
-                while (await scheduler.ask(GetStats())).running < len(WANTED):
+                # All four are under way for a few steps only, until the first has its 24 tokens; two for most of them.
+                while (await scheduler.ask(GetStats())).running < 2:
                     pass
             for other in requests(8, ignore_eos=True, priority=1):
                 group.start_soon(answer, scheduler, other)

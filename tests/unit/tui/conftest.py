@@ -25,7 +25,7 @@ MODELS = Path.home() / ".cache" / "callboard-test"
 
 
 # Beyond it a test shows what the screen has; a busy machine may be slow.
-PATIENCE_S = 40.0
+PATIENCE_S = 45.0
 
 
 @pytest.fixture(autouse=True)
