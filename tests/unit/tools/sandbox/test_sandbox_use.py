@@ -26,6 +26,7 @@ from callboard.actors.tools.sandbox import (
     SandboxLacks,
     probe,
 )
+from callboard.runtime.processes import wait_exit
 
 
 def test_output_value_and_errors_come_apart(rig: Rig) -> None:
@@ -318,13 +319,6 @@ def test_module_that_cannot_be_preloaded_is_an_error_that_says_so(make_rig: Make
         broken.python("1")
 
 
-async def ended(process: psutil.Process) -> None:
-    """Until it has ended, whether or not its parent has taken note."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        while process.status() != psutil.STATUS_ZOMBIE:
-            await anyio.sleep(0.01)
-
-
 @pytest.mark.anyio
 async def test_zygote_that_dies_is_replaced() -> None:
     others = set(psutil.Process().children())
@@ -334,7 +328,7 @@ async def test_zygote_that_dies_is_replaced() -> None:
         below = zygote.children(recursive=True)
         zygote.kill()
         for one in below:
-            await ended(one)  # with it
+            await anyio.to_thread.run_sync(wait_exit, one, None)  # with it
         assert (await box.run_python("2")).value == "2"
         (replacement,) = set(psutil.Process().children()) - others - {zygote}
         assert replacement.is_running()
@@ -358,7 +352,7 @@ async def test_code_whose_sandbox_was_killed_just_before_runs_in_another(session
                 keeper.suspend()  # the host sees it live: it sees the end of the warden no sooner than it sends to it
                 for warden in keeper.children():
                     warden.kill()
-                    await ended(warden)
+                    await anyio.to_thread.run_sync(wait_exit, warden, None)
             assert (await box.run_python("2", session)).value == "2"
         finally:
             for keeper in keepers:
