@@ -21,6 +21,7 @@ import hypothesis
 import psutil
 import pytest
 
+from callboard.kernels.threads import prepare_process
 from callboard.runtime.processes import dying_with_us
 
 _FOLDERS = ("STATE", "DATA", "CACHE", "RUNTIME")
@@ -44,6 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Tests run beside each other: threads that spin for one that is not running would keep it from running.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    prepare_process()
     # How long one example takes says little on a machine that does other things too; each test has its own deadline.
     hypothesis.settings.register_profile("callboard", deadline=None)
     hypothesis.settings.load_profile("callboard")

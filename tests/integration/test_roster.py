@@ -43,7 +43,9 @@ async def kill_daemon(board: Board, bus: Client, *awaited: str) -> None:
             if hello["info"]["pid"] != before:
                 missing -= {hello["info"]["node"], *hello["info"]["roots"]}
             if not missing:
-                return
+                break
+    while board.info().daemon_pid == before:  # its file is written a moment after it said hello
+        await anyio.sleep(0.01)
 
 
 async def addresses(bus: Client) -> set[str]:

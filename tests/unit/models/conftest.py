@@ -17,7 +17,6 @@ from gguf import GGUFWriter
 from callboard.actors.models.store import ModelStore
 from callboard.actors.models.tokenizer import Tokenizer, TokenType, byte_alphabet
 from callboard.kernels import native
-from callboard.kernels.threads import prepare_process
 from callboard.schemas.serve import (
     Drawn,
     FailedSequence,
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).parent))  # helper modules beside the tests
 
-prepare_process()  # tests run beside each other: torch, which is imported after this, must not spin for long
 
 CONTROL = ["<|im_start|>", "<|im_end|>"]
 TEMPLATE = (

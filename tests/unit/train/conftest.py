@@ -4,7 +4,6 @@ group's ranks."""
 from __future__ import annotations
 
 import json
-import os
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -82,7 +81,6 @@ def make_config(tiny_llama: Path, chats: Path, tmp_path: Path) -> Callable[..., 
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     from rank_processes import Ranks
 
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     pair = Ranks(tmp_path_factory.mktemp("ranks"))
     yield pair
     pair.close()

@@ -18,7 +18,7 @@ from callboard.tui.session import Access
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from snapshots import check_picture, screen_text
+from snapshots import check_picture, differences, screen_text
 from tui_support import Daemon, Eventually, OpenApp, Picture, Running
 
 MODELS = Path.home() / ".cache" / "callboard-test"
@@ -26,6 +26,7 @@ MODELS = Path.home() / ".cache" / "callboard-test"
 
 # Beyond it a test shows what the screen has; a busy machine may be slow.
 PATIENCE_S = 45.0
+PICTURE_PATIENCE_S = 10.0
 
 
 @pytest.fixture(autouse=True)
@@ -109,14 +110,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def picture(request: pytest.FixtureRequest) -> Picture:
-    """`picture(it.app, "chat", [(r"\\d+ ms", "0 ms")])`: the screen is as `snapshots/chat-80x24.svg` has it.
+    """`await picture(it.app, "chat", [(r"\\d+ ms", "0 ms")])`: the screen comes to be as `snapshots/chat-80x24.svg` has
+    it. (A table is laid out anew some time after it got its rows.)
 
     The pairs replace, before it is compared, what differs from one time to the next, by a text repeated to its
     length. `--update-snapshots` or UPDATE_SNAPSHOTS=1 writes it anew.
     """
     update = bool(os.environ.get("UPDATE_SNAPSHOTS") or request.config.getoption("--update-snapshots", False))
 
-    def check(app: CallboardApp, name: str, replace: list[tuple[str, str]] | None = None) -> None:
+    async def check(app: CallboardApp, name: str, replace: list[tuple[str, str]] | None = None) -> None:
+        with anyio.move_on_after(PICTURE_PATIENCE_S):
+            while not update and differences(app, name, replace or []):
+                await anyio.sleep(0.05)
         check_picture(app, name, replace or [], update=update)
 
     return check

@@ -32,20 +32,29 @@ def normalised(svg: str) -> str:
 
 def check_picture(app: Any, name: str, replace: list[tuple[str, str]], *, update: bool) -> None:
     """Raises AssertionError where the screen is not as it was kept."""
-    width, height = app.size
-    path = FOLDER / f"{name}-{width}x{height}.svg"
-    text = screen_text(app)
-    svg = normalised(_export(app, replace))
+    path = _path(app, name)
     if update:
-        path.write_text(svg, encoding="utf-8")
-        return
-    assert path.exists(), f"no picture is kept at {path}: make it with --update-snapshots, and look at it"
-    kept = path.read_text(encoding="utf-8")
-    if kept != svg:
+        path.write_text(normalised(_export(app, replace)), encoding="utf-8")
+    elif svg := differences(app, name, replace):
         beside = path.with_suffix(".new.svg")
         beside.write_text(svg, encoding="utf-8")
+        kept = path.read_text(encoding="utf-8")
         words = difflib.unified_diff(_words(kept), _words(svg), "kept", "now", lineterm="", n=0)
-        raise AssertionError(f"{path.name} differs, see {beside}\n" + "\n".join([*words][:40]) + "\n\n" + text)
+        lines = "\n".join([*words][:40])
+        raise AssertionError(f"{path.name} differs, see {beside}\n{lines}\n\n{screen_text(app)}")
+
+
+def differences(app: Any, name: str, replace: list[tuple[str, str]]) -> str:
+    """The picture of the screen where it is not as it was kept, else ""."""
+    path = _path(app, name)
+    assert path.exists(), f"no picture is kept at {path}: make it with --update-snapshots, and look at it"
+    svg = normalised(_export(app, replace))
+    return "" if svg == path.read_text(encoding="utf-8") else svg
+
+
+def _path(app: Any, name: str) -> Path:
+    width, height = app.size
+    return FOLDER / f"{name}-{width}x{height}.svg"
 
 
 def _export(app: Any, replace: list[tuple[str, str]]) -> str:

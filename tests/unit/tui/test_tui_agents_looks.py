@@ -46,7 +46,7 @@ async def test_the_page_of_agents_looks_as_it_did(
         it.page.query_one(RunTree).focus()
         await it.pilot.press("home")
         await it.pilot.pause()
-        picture(it.app, "agents", TIMES)
+        await picture(it.app, "agents", TIMES)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
@@ -71,7 +71,7 @@ async def test_the_page_of_approvals_looks_as_it_did(
         await eventually(lambda: "5 s ago" in it.screen_text())
         await it.pilot.pause()
         try:
-            picture(it.app, "approvals", TIMES)
+            await picture(it.app, "approvals", TIMES)
         finally:  # the next picture is of one that waits, too
             await it.pilot.press("x")
             await eventually(lambda: it.page.chosen is None)

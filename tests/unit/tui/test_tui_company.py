@@ -282,8 +282,8 @@ async def test_the_page_looks_as_it_did(
         )  # fmt: skip
         it.page.add_class("-actor")
         await it.pilot.pause()
-        picture(it.app, "company")
+        await picture(it.app, "company")
         if size == (80, 24):
             await it.pilot.press("escape", "t")
             await it.pilot.pause()
-            picture(it.app, "company-tree")
+            await picture(it.app, "company-tree")

@@ -275,7 +275,7 @@ async def test_the_comparison_looks_as_it_did(
         it.app.push_screen(Comparison(COMPARED))
         await eventually(lambda: "Results side by side" in it.screen_text())
         await it.pilot.pause()
-        picture(it.app, "comparison")
+        await picture(it.app, "comparison")
 
 
 def test_what_cannot_be_compared_is_said() -> None:
@@ -336,4 +336,4 @@ async def test_the_page_looks_as_it_did(
         await it.pilot.press("d")
         await eventually(lambda: "Python package" in it.screen_text())
         await it.pilot.pause()
-        picture(it.app, "models")
+        await picture(it.app, "models")

@@ -62,7 +62,7 @@ async def test_the_page_of_chats(
                 await it.page.wish("open", "f" * 16)
                 await eventually(lambda: "storyteller" in it.screen_text() and "long, so the blue" in it.screen_text())
                 await it.pilot.pause()
-                picture(it.app, "chat")
+                await picture(it.app, "chat")
         finally:
             await bus.stop(model.address)
 
@@ -85,4 +85,4 @@ async def test_the_page_of_the_bus(
         for row in it.page.query("SparklineRow"):
             row.show([1.0, 4.0, 2.0, 8.0, 5.0], "5.0")
         await it.pilot.pause()
-        picture(it.app, "bus", TIMES)
+        await picture(it.app, "bus", TIMES)

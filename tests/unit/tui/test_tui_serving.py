@@ -249,7 +249,7 @@ async def test_the_page_looks_as_it_did(
         await eventually(lambda: bool(table(it, "requests").rows_shown) and bool(it.page.query(BlockMap)))
         await eventually(lambda: "smollm2" in it.screen_text())
         await it.pilot.pause()
-        picture(it.app, "serving")
+        await picture(it.app, "serving")
 
 
 @pytest.mark.slow

@@ -150,7 +150,7 @@ async def test_the_page_looks_as_it_did(
         form = await fill(it, eventually, "desk.echo")
         form.set_text("text", "hello")
         await it.pilot.pause()
-        picture(it.app, "tools")
+        await picture(it.app, "tools")
 
 
 async def test_the_smallest_terminal_shows_the_list(open_app: OpenApp, eventually: Eventually) -> None:

@@ -190,7 +190,7 @@ async def test_the_page_looks_as_it_did(
         await settled(it, eventually, "bold")
         it.page.query_one(Curves).metric = "loss"  # how fast it went is another each time
         await eventually(lambda: "learning rate" not in it.screen_text())
-        picture(it.app, "training")
+        await picture(it.app, "training")
 
 
 async def test_the_smallest_terminal_shows_the_jobs(trained: str, open_app: OpenApp, eventually: Eventually) -> None:

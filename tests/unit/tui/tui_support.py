@@ -69,5 +69,5 @@ class Running:
 OpenApp = Callable[..., AbstractAsyncContextManager[Running]]
 
 
-Picture = Callable[..., None]
-"""`picture(app, name, replace=[(pattern, character)])`."""
+Picture = Callable[..., Awaitable[None]]
+"""`await picture(app, name, replace=[(pattern, character)])`."""
