@@ -125,17 +125,16 @@ class DaemonChild:
         self.pid = process.pid
         error: CallboardError | None = None
         async with anyio.create_task_group() as tasks:
-            pump: anyio.CancelScope | None = None
+            pump = anyio.CancelScope(shield=True)  # made here: who waits for its start cannot be cancelled then
             try:
-                pump = await tasks.start(self._pump, process)
+                tasks.start_soon(self._pump, process, pump)
                 error = await self._converse(process)
             finally:
                 self.pid = 0
                 self._takes_signals = False
                 with anyio.CancelScope(shield=True):
                     await self._end(process)
-                    if pump is not None:
-                        pump.cancel()
+                    pump.cancel()
         if error is None and process.returncode not in (0, None):
             error = NotReachable(f"the daemon's process died ({_describe(process.returncode)})")
         return error
@@ -184,12 +183,11 @@ class DaemonChild:
                 await process.wait()
         await process.aclose()
 
-    async def _pump(self, process: anyio.abc.Process, *, task_status: anyio.abc.TaskStatus[anyio.CancelScope]) -> None:
+    async def _pump(self, process: anyio.abc.Process, scope: anyio.CancelScope) -> None:
         """What the daemon says on stderr goes to its log, to the last line, also when it is told to end."""
         assert process.stderr is not None
         lines = BufferedByteReceiveStream(process.stderr)
-        with anyio.CancelScope(shield=True) as scope:
-            task_status.started(scope)
+        with scope:
             while True:
                 try:
                     line = await lines.receive_until(b"\n", 1 << 20)
