@@ -18,16 +18,17 @@ async def test_a_daemon_whose_server_fails_while_it_is_being_started_is_ended(mo
     paths = Paths.find()
     paths.create()
     started: list[anyio.abc.Process] = []
-    async with anyio.create_task_group() as tasks:
+    child = guardian.DaemonChild(paths, 1.0, 10.0, lambda _: None)
+    failed = anyio.CancelScope()
 
-        async def whole(opening: Awaitable[anyio.abc.Process]) -> anyio.abc.Process:
-            started.append(await processes.whole(opening))
-            tasks.cancel_scope.cancel()  # as the server's error does it
-            return started[0]
+    async def whole(opening: Awaitable[anyio.abc.Process]) -> anyio.abc.Process:
+        started.append(await processes.whole(opening))
+        failed.cancel()  # as the server's error does it
+        return started[0]
 
-        monkeypatch.setattr(guardian, "whole", whole)
-        child = guardian.DaemonChild(paths, 1.0, 10.0, lambda _: None)
-        tasks.start_soon(child.supervise)
+    monkeypatch.setattr(guardian, "whole", whole)
+    with failed:
+        await child.supervise()
     assert child.ended.is_set()
     (process,) = started
     assert process.returncode is not None
