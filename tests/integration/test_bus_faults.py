@@ -437,7 +437,7 @@ async def test_a_node_that_falls_silent_is_taken_for_gone_and_welcomed_back(
     await eventually(lambda: home.name in links.peers.known)
     with monkeypatch.context() as silence:
         silence.setattr(home.links.peers, "say_hello", lambda: None)
-        with anyio.fail_after(15), pytest.raises(ActorStopped, match="no sign of life"):
+        with anyio.fail_after(5), pytest.raises(ActorStopped, match="no sign of life"):
             await away.actor("clerk").ask(Wait())
     await DIARY.has("watcher saw clerk node_down")
     await DIARY.has("clerk wait CancelledError")

@@ -71,7 +71,7 @@ async def test_an_answer_goes_on_with_the_same_tokens_after_its_replica_was_kill
                 ids += piece.token_ids
         assert ids == undisturbed
         stats = await scheduler.ask(GetStats())
-        assert stats.replica_failures >= 1  # on a machine that stands still for a while, its next life may be lost too
+        assert stats.replica_failures == 1
         assert (stats.finished, stats.failed, stats.aborted) == (2, 0, 0)
         assert await collect(scheduler, request) == undisturbed
 
