@@ -31,16 +31,16 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Endings:
-    """Of the actors of one node. `told` holds when, to which watcher, and in which words."""
+    """Of the actors of one node. `_told` holds when, to which watcher, and in which words."""
 
     def __init__(self, links: Links) -> None:
         self._links = links
-        self.told: collections.deque[tuple[float, str, bytes]] = collections.deque(maxlen=MOST_KEPT)
+        self._told: collections.deque[tuple[float, str, bytes]] = collections.deque(maxlen=MOST_KEPT)
         self._timer: asyncio.TimerHandle | None = None
 
     def tell(self, watcher: str, event: Terminated) -> None:
         frame = _encode(Frame(int(Mark.END), 0, event))
-        self.told.append((self._links.node.loop.time(), watcher, frame))
+        self._told.append((self._links.node.loop.time(), watcher, frame))
         self._links.bus.send(watcher, frame)
 
     def back(self) -> None:
@@ -51,8 +51,8 @@ class Endings:
 
     def tidy(self, now: float) -> None:
         """Called now and then while the bus is there and nobody is on the way back."""
-        while self.told and now - self.told[0][0] > KEPT_S:
-            self.told.popleft()
+        while self._told and now - self._told[0][0] > KEPT_S:
+            self._told.popleft()
 
     def close(self) -> None:
         if self._timer is not None:
@@ -64,7 +64,7 @@ class Endings:
     def _tell_again(self, waited: float) -> None:
         if not self._links.bus.is_up:
             return  # its next return begins anew
-        for _, watcher, frame in self.told:
+        for _, watcher, frame in self._told:
             self._links.bus.send(watcher, frame)
         if self._links.is_gathering:
             self._tell_again_in(2 * waited)
