@@ -25,6 +25,9 @@ from .cache import cache_folder
 SOURCES = Path(__file__).parent / "native"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 COMPILERS = ("c++", "g++", "clang++")
+# The unit for tiles (AMX), with which products with INT8 keep 16 bits of their inputs, and up to so many of these.
+TILES = frozenset(("amx_tile", "amx_int8", "amx_bf16"))
+MOST_WIDE_INPUTS = 1 << 16
 NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni")
 COMPILE_TIMEOUT_S = 300.0
 
@@ -44,7 +47,7 @@ class CWeight(ctypes.Structure):
 
 
 class CCache(ctypes.Structure):
-    """`KVCache` of native/attention.h."""
+    """`KVCache` of native/kv_cache.h."""
 
     _fields_ = (
         ("keys", ctypes.c_void_p),
@@ -148,6 +151,16 @@ def missing() -> str:
     return "" if _compiler() else "there is no C++ compiler (Debian: apt-get install g++)"
 
 
+def int8_input_bits(num_in: int) -> int:
+    """How many bits of their inputs products with INT8 keep here: 16 of each row, or 8 of each 32 of a row."""
+    return 16 if _has_tiles() and num_in <= MOST_WIDE_INPUTS else 8
+
+
+@functools.cache
+def _has_tiles() -> bool:
+    return sys.platform == "linux" and _cpu_flags() >= TILES
+
+
 @functools.cache
 def kernels() -> ctypes.CDLL:
     """The compiled kernels of inference. Raises NativeUnavailable."""
@@ -168,6 +181,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
     signatures: dict[str, tuple[type | None, tuple[type, ...]]] = {
         "cb_engine_new": (pointer, (int32,)),
         "cb_engine_free": (None, (pointer,)),
+        "cb_int8_input_bits": (int32, (int32,)),
         "cb_weight_bytes": (int64, (int32, int32, int32)),
         "cb_pack": (None, (int32, int32, int32, pointer, pointer, int32, pointer)),
         "cb_pack_codes": (None, (int32, int32, int32, pointer, pointer, pointer, pointer, int32, pointer)),

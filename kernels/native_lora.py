@@ -49,11 +49,6 @@ def takes(x: torch.Tensor, parts: Sequence[LoraPart]) -> bool:
     return all(size and size % _WIDTHS == 0 for size in widths) and native_training.takes(x)
 
 
-def pays(x: torch.Tensor) -> bool:
-    """Whether it is worth it: with tiles. Torch's own products of vectors are as good as these."""
-    return x.dtype == torch.bfloat16 and native_training.has_tiles()
-
-
 def lora_linears(x: torch.Tensor, parts: Sequence[LoraPart]) -> tuple[torch.Tensor, ...]:
     """See `ops_training.lora_linears`; x [num_tokens, num_in]."""
     adapters = [adapter for part in parts for adapter in (part.a, part.b)]
@@ -71,7 +66,8 @@ class _LoraLinears(torch.autograd.Function):
         narrowing = _packed(a)
         _call("cbt_lora_narrow", [_rows(x, low, made=low, narrowing=narrowing)])
         made = [torch.nn.functional.linear(x, dense(part.weight, x.dtype), part.bias) for part in parts]
-        packed = [_packed(_filled(part.b.to(x.dtype), rank, 1)) for part in parts]
+        filled = [_filled(part.b.to(x.dtype), rank, 1) for part in parts]
+        packed = [_packed(b) for b in filled]
         lows = low.split(rank, 1)
         tasks = [
             _rows(y, mine, widening=widening, scale=part.scale)
@@ -79,49 +75,46 @@ class _LoraLinears(torch.autograd.Function):
         ]
         _call("cbt_lora_widen", tasks)
         weights = [part.weight if isinstance(part.weight, torch.Tensor) else None for part in parts]
-        ctx.save_for_backward(x, low, *adapters, *weights)
+        ctx.save_for_backward(x, low, a, *filled, *weights)
         ctx.packed = [None if isinstance(part.weight, torch.Tensor) else part.weight for part in parts]
         ctx.scales = [part.scale for part in parts]
+        ctx.kinds = [(len(part.a), part.a.dtype, part.b.dtype) for part in parts]
         return tuple(made)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore
-        x, low, *kept = ctx.saved_tensors
+        x, low, a, *kept = ctx.saved_tensors
         count = len(grads)
-        parts = [
-            LoraPart(packed if weight is None else weight, a, b, scale)
-            for a, b, weight, packed, scale in zip(
-                kept[: 2 * count : 2], kept[1 : 2 * count : 2], kept[2 * count :], ctx.packed, ctx.scales, strict=True
-            )
-        ]
-        a = _stacked(parts, x.dtype)
+        filled, weights = kept[:count], kept[count:]
         rank = len(a) // count
         grad_low = torch.empty_like(low)
         dys = [grad.contiguous() for grad in grads]
-        packed_b = [_packed(_filled(part.b.to(x.dtype), rank, 1), deep=True) for part in parts]
+        packed_b = [_packed(b, deep=True) for b in filled]
         sums_of_b, blocks = _sums([(rank, dy.shape[1]) for dy in dys], len(x))
         tasks = [
-            _rows(dy, mine, made=made, narrowing=b, scale=part.scale, blocks=block, sums=sums)
-            for dy, mine, made, b, part, block, sums in zip(
-                dys, low.split(rank, 1), grad_low.split(rank, 1), packed_b, parts, blocks, sums_of_b, strict=True
+            _rows(dy, mine, made=made, narrowing=b, scale=scale, blocks=block, sums=sums)
+            for dy, mine, made, b, scale, block, sums in zip(
+                dys, low.split(rank, 1), grad_low.split(rank, 1), packed_b, ctx.scales, blocks, sums_of_b, strict=True
             )
         ]
         _call("cbt_lora_gradient", tasks)
         grad_x: torch.Tensor | None = None
         if ctx.needs_input_grad[0]:
-            for part, dy in zip(parts, dys, strict=True):
-                weight = dense(part.weight, x.dtype)
-                grad_x = dy @ weight if grad_x is None else grad_x.addmm_(dy, weight)
+            for weight, packed, dy in zip(weights, ctx.packed, dys, strict=True):
+                matrix = dense(packed if weight is None else weight, x.dtype)
+                grad_x = dy @ matrix if grad_x is None else grad_x.addmm_(dy, matrix)
         if grad_x is not None:
             widening = _packed(a, deep=True)
             _call("cbt_lora_widen", [_rows(grad_x, grad_low, widening=widening)])
         (sums_of_a,), blocks = _sums([(len(a), x.shape[1])], len(x))
         _call("cbt_lora_gradient", [_rows(x, grad_low, blocks=blocks[0], sums=sums_of_a)])
         made: list[torch.Tensor | None] = [grad_x, None]
-        for part, grad_a, grad_b in zip(parts, sums_of_a.split(rank), sums_of_b, strict=True):
-            made.append(grad_a[: len(part.a)].to(part.a.dtype))
-            made.append(grad_b[: part.b.shape[1]].T.mul(part.scale).to(part.b.dtype))
+        for (own, type_a, type_b), scale, grad_a, grad_b in zip(
+            ctx.kinds, ctx.scales, sums_of_a.split(rank), sums_of_b, strict=True
+        ):
+            made.append(grad_a[:own].to(type_a))
+            made.append(grad_b[:own].T.mul(scale).to(type_b))
         return tuple(made)
 
 

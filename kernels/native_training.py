@@ -89,7 +89,6 @@ def _library() -> tuple[ctypes.CDLL, int]:
         "cbt_rotary": (None, (pointer, pointer)),
         "cbt_losses": (None, (pointer, int32, pointer, int64, pointer, pointer, *(int64,) * 3, float32, int32)),
         "cbt_use_tiles": (int32, (int32,)),
-        "cbt_has_tiles": (int32, ()),
         "cbt_lora_pack": (None, (int32, pointer, int32, int32, int32, pointer)),
         "cbt_lora_narrow": (None, (pointer, pointer, int32)),
         "cbt_lora_widen": (None, (pointer, pointer, int32)),
@@ -102,11 +101,6 @@ def _library() -> tuple[ctypes.CDLL, int]:
         function.restype, function.argtypes = result, arguments
     library.cbt_use_tiles(1)
     return library, _openmp_entry()
-
-
-def has_tiles() -> bool:
-    """Whether whole tiles of bfloat16 are multiplied by AMX."""
-    return bool(_library()[0].cbt_has_tiles())
 
 
 def use_tiles(wanted: bool) -> bool:

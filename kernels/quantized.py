@@ -1,7 +1,8 @@
 """Weights, keys and values in few bits, in plain torch: the arithmetic of native/weights.h on any device.
 
-A product rounds its inputs as the native ones do (bfloat16, or int8 in groups of 32) and then multiplies them with what
-the codes stand for, some rows of the matrix at a time, so that no whole matrix is ever there in floating point.
+A product rounds its inputs as the native ones do (bfloat16, int8 in groups of 32, or 16 bits) and then multiplies them
+with what the codes stand for, some rows of the matrix at a time, so that no whole matrix is ever there in floating
+point.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .native import int8_input_bits
 from .packed_heads import NUM_GROUPS, pack_heads, turn_back, unpack_turned
 from .weights import WeightFormat
 
 GROUP = 32
 GROUP_NF4 = 64
+# Two halves of 8 bits with signs: 127 * 256 + 127.
+LARGEST_CODE = 32639
 # Values of a matrix that are there in floating point at a time: 64 MiB in float32.
 SLICE = 1 << 24
 FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
@@ -155,6 +159,8 @@ def linear(x: torch.Tensor, weight: QuantizedWeight) -> torch.Tensor:
     wide = torch.promote_types(x.dtype, torch.float32)
     if weight.format in (WeightFormat.BFLOAT16, WeightFormat.NF4):
         rounded = x.bfloat16().to(wide)
+    elif weight.format is WeightFormat.INT8 and x.device.type == "cpu" and int8_input_bits(weight.num_in) == 16:
+        rounded = _round_to_16_bits(x.to(wide))
     else:
         rounded = _round_to_int8(x.to(wide))
     return torch.cat([F.linear(rounded, rows) for rows in weight.slices(wide)], -1).to(x.dtype)
@@ -165,6 +171,12 @@ def _round_to_int8(x: torch.Tensor) -> torch.Tensor:
     groups = F.pad(x, (0, -x.shape[-1] % GROUP)).unflatten(-1, (-1, GROUP))
     top = groups.abs().amax(-1, keepdim=True)
     return ((groups * _inverse(top, 127)).round() * (top / 127)).flatten(-2)[..., : x.shape[-1]]
+
+
+def _round_to_16_bits(x: torch.Tensor) -> torch.Tensor:
+    """Each value as one of 2 * 32,639 + 1 codes, of which the largest is that of its row."""
+    top = x.abs().amax(-1, keepdim=True)
+    return (x * _inverse(top, LARGEST_CODE)).round() * (top / LARGEST_CODE)
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,12 @@ class HandlerSpec(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """What the runtime knows of an actor class. `plain` has the calls that neither stream nor run beside others."""
+    """What the runtime knows of an actor class. `plain` has the calls that neither stream nor run beside others,
+    `beside` the handlers that run beside others."""
 
     handlers: dict[type[Message], HandlerSpec]
     plain: dict[type[Message], Callable[[Any, Any], Any]]
+    beside: dict[type[Message], HandlerSpec]
     decoder: msgspec.msgpack.Decoder[Envelope[Any]]
     json_decoder: msgspec.json.Decoder[Any]
     config: type[msgspec.Struct]
@@ -203,6 +205,7 @@ def spec_of(kind: type[Actor[Any]]) -> Spec:
     return Spec(
         handlers,
         plain,
+        {message: spec for message, spec in handlers.items() if spec.concurrent},
         msgspec.msgpack.Decoder(Envelope[accepted]),
         msgspec.json.Decoder(accepted),
         config_type(kind),

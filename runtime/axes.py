@@ -34,7 +34,7 @@ def linear_axis(values: Iterable[float], *, from_zero: bool, count: int = TICKS)
     most = max(known, default=0.0)
     least = 0.0 if from_zero else min(known, default=0.0)
     # What never changes lies in the middle of an axis of its own size; zero alone begins one that ends at 1.
-    if most == least and not from_zero and most:
+    if not from_zero and most and _same(least, most):
         least, most = most - abs(most) / 2, most + abs(most) / 2
     step = nice_step((most - least) or 1, count)
     first = math.floor(least / step + 1e-9)
@@ -46,8 +46,9 @@ def tight_axis(values: Iterable[float], count: int = TICKS) -> Axis:
     """From the least value to the largest, with the round numbers between them."""
     known = list(values)
     low, high = min(known, default=0.0), max(known, default=1.0)
-    if low == high:
-        low, high = low - 0.5, high + 0.5
+    if _same(low, high):
+        half = max(0.5, abs(high) / 1e6)
+        low, high = low - half, high + half
     step = nice_step(high - low, count)
     ticks = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
     return Axis(low, high, tuple(i * step for i in ticks))
@@ -65,6 +66,11 @@ def log_axis(values: Iterable[float]) -> Axis:
         each = -(-(last - first) // (3 * 2 * TICKS))  # in powers of ten
         ranks = [rank for rank in ranks if rank % (3 * each) == 0]
     return Axis(_ranked(first), _ranked(last), tuple(map(_ranked, ranks)), log=True)
+
+
+def _same(low: float, high: float) -> bool:
+    """Whether what lies between them is no more than rounding."""
+    return high - low <= 1e-9 * max(abs(low), abs(high))
 
 
 def nice_step(span: float, count: int) -> float:

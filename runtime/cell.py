@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextvars
 import math
 import os
 import time
@@ -75,6 +76,7 @@ class Cell(Child):
         "_background",
         "_crash",
         "_children",
+        "_context",
         "_instance",
         "_limit",
         "_loop",
@@ -150,9 +152,16 @@ class Cell(Child):
         inbox = self.inbox
         if len(inbox) + self.held >= self._limit:
             self._rise()
-        inbox.append(delivery)
         waiter = self._waiter
-        if waiter is not None:
+        if waiter is None:
+            inbox.append(delivery)
+        elif (beside := self.spec.beside.get(delivery.message.__class__)) is not None and not waiter.done():
+            # The mailbox is empty and its task waits: it would do no more than this, a turn of the event loop later.
+            actor = self._instance
+            assert actor is not None, "it is what waits"
+            self._start_concurrent(actor, beside, delivery)
+        else:
+            inbox.append(delivery)
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
@@ -255,6 +264,7 @@ class Cell(Child):
 
     async def _live(self, actor: Actor[Any], ready: asyncio.Future[None] | None) -> None:
         current_place.set(self)
+        self._context = contextvars.copy_context()
         error: Exception | None = None
         try:
             if ready is not None:
@@ -424,7 +434,8 @@ class Cell(Child):
         if self._running is None:
             self._running = set()
         self._running.add(delivery)
-        delivery.task = self._loop.create_task(self._run_concurrent(actor, handler, delivery))
+        work = self._run_concurrent(actor, handler, delivery)
+        delivery.task = self._loop.create_task(work, context=self._context.copy())
         delivery.task.add_done_callback(lambda task: self._concurrent_done(task, delivery))
 
     async def _run_concurrent(self, actor: Actor[Any], handler: HandlerSpec, delivery: Delivery) -> None:

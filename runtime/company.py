@@ -24,12 +24,12 @@ from ..schemas.runtime import Ended, Terminated
 from .company_file import ActorWish, load_company, place_of
 from .company_plan import Now, difference, plan
 from .daemon_orders import DaemonReport, Saying
-from .errors import CallboardError, NameTaken, NoSuchActor, to_info
+from .errors import CallboardError, NoSuchActor, to_info
 from .files import write_private
 from .folders import Paths
 from .log import log
 from .messages import UNDECODABLE
-from .roster import NAME_PATIENCE_S, NAME_RETRY_S
+from .roster import spawn_patiently
 from .supervision import Restart
 
 if TYPE_CHECKING:
@@ -264,23 +264,16 @@ class Company:
         self._node.watch_root(wish.name)
 
     async def _spawn(self, wish: ActorWish) -> None:
-        node = self._node
-        until = anyio.current_time() + node.drain_timeout + NAME_PATIENCE_S
-        while True:
-            try:
-                await node.spawn(
-                    wish.kind,
-                    wish.config_text,
-                    name=wish.name,
-                    where=place_of(wish),
-                    restart=Restart(wish.restart),
-                )
-                return
-            except NameTaken:
-                # The process of an earlier life of the daemon is finishing what it has: its name is free then.
-                if wish.name in node.actors or anyio.current_time() > until:
-                    raise
-            await anyio.sleep(NAME_RETRY_S)
+        async def spawn() -> None:
+            await self._node.spawn(
+                wish.kind,
+                wish.config_text,
+                name=wish.name,
+                where=place_of(wish),
+                restart=Restart(wish.restart),
+            )
+
+        await spawn_patiently(self._node, wish.name, spawn)
 
     def _terminated(self, event: Terminated) -> None:
         known = self._started.get(event.address)

@@ -134,7 +134,8 @@ class Ray:
     machine is part of. None is started. `env` and `load` are as for `Process`; the files of `load` must lie under the
     same path on each Ray node, and this release of callboard must be installed there. The first start raises
     NoNodeFits where there is no room within `patience` seconds, and NotReachable where no cluster answers; a restart
-    waits for both as long as it takes. `ready_timeout` bounds the actor's own start.
+    waits for both as long as it takes. `ready_timeout` bounds what comes after: the start of Ray's process there, and
+    the actor's own.
     """
 
     num_cpus: float = 1.0

@@ -12,6 +12,7 @@ import os
 import secrets
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Driver:
         self._orders = orders
         self._report = report
         self._host: Any = None
+        self._ready_by = 0.0
         self._lock = threading.Lock()
 
     def run(self) -> int:
@@ -130,8 +132,11 @@ class Driver:
         """The Ray actor, once it runs. Raises NoNodeFits."""
         import ray
         import ray.exceptions
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         orders = self._orders
+        room = self._reserve() if self._wanted() else None
+        self._ready_by = time.monotonic() + orders.ready_timeout
         as_ray_actor: Any = ray.remote
         host = (
             as_ray_actor(RayHost)
@@ -142,6 +147,7 @@ class Driver:
                 num_gpus=orders.num_gpus,
                 memory=orders.memory or None,
                 resources=orders.resources or None,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(room, 0) if room else None,
                 max_restarts=0,  # its supervisor restarts it
                 max_task_retries=0,
                 max_concurrency=3,
@@ -149,9 +155,9 @@ class Driver:
             .remote()
         )
         try:
-            where = ray.get(host.ip.remote(), timeout=orders.patience)
+            where = ray.get(host.ip.remote(), timeout=self._left())
         except ray.exceptions.GetTimeoutError:
-            raise self._no_room() from None
+            raise self._not_ready() from None
         except ray.exceptions.RayError as error:
             raise ActorStopped(
                 f"{orders.start.name} could not be started on the Ray cluster: {_reason(error)}",
@@ -161,21 +167,34 @@ class Driver:
         log.info("%s is placed on the Ray node %s", orders.start.name, where)
         return host
 
+    def _wanted(self) -> dict[str, float]:
+        orders = self._orders
+        wanted = {"CPU": orders.num_cpus, "GPU": orders.num_gpus, "memory": float(orders.memory), **orders.resources}
+        return {name: amount for name, amount in wanted.items() if amount}
+
+    def _reserve(self) -> Any:
+        """Room on one node, kept until this driver ends: it is waited for by itself, so that a process that starts
+        slowly is not taken for a cluster that is full. Raises NoNodeFits."""
+        from ray.util.placement_group import placement_group
+
+        room: Any = placement_group([self._wanted()], name=self._orders.start.name)
+        if not room.wait(self._orders.patience):
+            raise self._no_room()
+        return room
+
     def _no_room(self) -> NoNodeFits:
         import ray
 
         orders = self._orders
-        wanted = {"CPU": orders.num_cpus, "GPU": orders.num_gpus, "memory": float(orders.memory), **orders.resources}
         total, free = ray.cluster_resources(), ray.available_resources()
         words = [
             f"{_amount(name, amount)} (it has {_amount(name, total.get(name, 0.0), bare=True)}, "
             f"{_amount(name, free.get(name, 0.0), bare=True)} free)"
-            for name, amount in wanted.items()
-            if amount
+            for name, amount in self._wanted().items()
         ]
         return NoNodeFits(
-            f"the Ray cluster at {orders.address} had no room for {orders.start.name} within {orders.patience:g} s"
-            + (f": it asks for {', '.join(words)}" if words else ""),
+            f"the Ray cluster at {orders.address} had no room for {orders.start.name} within {orders.patience:g} s: "
+            f"it asks for {', '.join(words)}",
             hint="ask for less, wait longer, or add a node: `ray start --address HOST:PORT`",
         )
 
@@ -195,20 +214,27 @@ class Driver:
             ip=ip,
             version=__version__,
         )
-        return self._ask(host.begin.remote(msgspec.msgpack.encode(brought)), orders.ready_timeout)
+        return self._ask(host.begin.remote(msgspec.msgpack.encode(brought)), self._left())
 
     def _ask(self, answer: Any, timeout: float | None) -> Report:
         """Raises ActorStopped where the Ray actor, its node or the cluster is gone, DeadlineExceeded."""
         import ray
         import ray.exceptions
 
-        name = self._orders.start.name
         try:
             return parse_report(ray.get(answer, timeout=timeout))
         except ray.exceptions.GetTimeoutError:
-            raise DeadlineExceeded(f"{name} was not ready within {timeout:g} s") from None
+            raise self._not_ready() from None
         except ray.exceptions.RayError as error:
+            name = self._orders.start.name
             raise ActorStopped(f"the Ray actor of {name} is gone: {_reason(error)}", detail=str(error)) from error
+
+    def _left(self) -> float:
+        """Seconds that are left of the time in which the actor must be ready."""
+        return max(self._ready_by - time.monotonic(), 0.0)
+
+    def _not_ready(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"{self._orders.start.name} was not ready within {self._orders.ready_timeout:g} s")
 
     # The parent
 

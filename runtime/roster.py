@@ -5,6 +5,7 @@ A clean end clears it: a fresh `up` starts with nothing that nobody asked for.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import anyio
 import msgspec
 
 from ..schemas.runtime import Spawn
-from .errors import ConfigError, NameTaken
+from .errors import ConfigError, CredentialsRefused, Disconnected, NameTaken, NotReachable
 from .files import write_private
 from .folders import Paths
 from .log import log
@@ -87,20 +88,43 @@ async def _recall_one(node: Node, roster: Roster, entry: Spawn) -> None:
     from .placement import where_of  # here, because the guardian imports this module and hosts no actors
     from .supervision import Restart
 
-    where = where_of(entry)
-    until = anyio.current_time() + node.drain_timeout + NAME_PATIENCE_S
-    while entry in roster:  # it may be stopped while it waits for its name
+    where, restart = where_of(entry), Restart(entry.restart)
+
+    async def spawn() -> None:
+        if entry in roster:  # it may be stopped while it waits for its name
+            await node.spawn(entry.kind, entry.config, name=entry.name, where=where, restart=restart)
+
+    try:
+        await spawn_patiently(node, entry.name, spawn)
+    except Exception as error:  # whatever its code raises: the others, and the daemon, go on
+        if isinstance(error, NameTaken) and entry.name in node.actors:
+            return  # somebody was faster
+        unexpected = None if isinstance(error, NameTaken) else error
+        log.error("%s is not brought back: %s", entry.name, error, exc_info=unexpected)
+
+
+async def spawn_patiently(node: Node, name: str, spawn: Callable[[], Awaitable[None]]) -> None:
+    """Spawn what an earlier life of the daemon may have run already, through what may be in its way for a moment.
+
+    The process of that life saw its parent die and is finishing what it has: its name is free then. And the bus may go
+    away just now. Raises what `spawn` does: NameTaken at once where this very node has that name.
+    """
+    patience = node.drain_timeout + NAME_PATIENCE_S
+    until = anyio.current_time() + patience
+    while True:
         try:
-            await node.spawn(entry.kind, entry.config, name=entry.name, where=where, restart=Restart(entry.restart))
-            return
-        except NameTaken as error:
-            if entry.name in node.actors:
-                return  # somebody was faster
+            return await spawn()
+        except NameTaken:
+            if name in node.actors or anyio.current_time() > until:
+                raise
+        except CredentialsRefused:
+            raise
+        except (Disconnected, NotReachable) as error:
             if anyio.current_time() > until:
-                log.error("%s is not brought back: %s", entry.name, error)
-                return
-        except Exception as error:  # whatever its code raises: the others, and the daemon, go on
-            log.error("%s is not brought back: %s", entry.name, error, exc_info=error)
-            return
-        # The process of the earlier life saw its parent die and is finishing what it has: its name is free then.
+                raise
+            log.info("%s is to be spawned again: %s", name, error)
+            bus = node.require_links().bus
+            if not bus.is_up:
+                await bus.up()
+                until = anyio.current_time() + patience
         await anyio.sleep(NAME_RETRY_S)

@@ -7,6 +7,7 @@ import enum
 import msgspec
 
 from .base import ErrorInfo, Message, Request
+from .evaluate import EvaluationResult
 from .quantize import QuantizeReport
 
 # The kind that keeps the store of a machine, and the address where the company's is.
@@ -149,14 +150,15 @@ class FineTuneResults(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelResults(msgspec.Struct, frozen=True, kw_only=True):
-    """What lies beside a model's weights about its quality. `size`: its files, in bytes. `quantized`: without `errors`.
-    `trouble`: which results are there and cannot be read, and why."""
+    """What is known of a model's quality. `size`: its files, in bytes. `quantized`: without `errors`. `evaluations`:
+    the finished ones, the oldest first. `trouble`: which results are there and cannot be read, and why."""
 
     model: str
     size: int = 0
     quantized: QuantizeReport | None = None
     fine_tuned: FineTuneResults | None = None
     trouble: str = ""
+    evaluations: tuple[EvaluationResult, ...] = ()
 
 
 class StoreComparison(Message, frozen=True, tag="models.comparison"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..runtime.errors import ActorStopped, DeadlineExceeded, NoSuchActor
-from ..schemas.serve import EngineStats, GetStats, ServedSecond
+from ..schemas.serve_stats import EngineStats, GetStats, ServedSecond
 
 if TYPE_CHECKING:
     from ..runtime.client import Client

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...runtime.errors import NameTaken, NoSuchActor
 from ...runtime.settings import load_settings
 from ...schemas.agent import ListRuns
-from ...schemas.serve import EngineStats, GetStats
+from ...schemas.serve_stats import EngineStats, GetStats
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -1,7 +1,8 @@
 """The processes that `callboard bench generate` holds against each other, ours among them.
 
 Each loads its model once and then answers orders (`peers_generate/orders.py`); while one computes, the others wait for
-a line and take no time. What a process tree held at most is read from the kernel, not asked of it.
+a line and take no time: an order is over when its contender's processes rest, which may be a while after the answer.
+What a process tree held at most is read from the kernel, not asked of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TypeVar
@@ -28,6 +30,8 @@ T = TypeVar("T")
 READY_S = 900.0
 ANSWER_S = 600.0
 STOP_S = 10.0
+# A contender rests when its processes took less than so much of a core over so long; it is waited for up to REST_S.
+RESTING_SHARE, LOOK_S, REST_S = 0.05, 0.25, 30.0
 # The last lines of what a contender said before it failed.
 LAST_LINES = 3
 
@@ -85,7 +89,7 @@ class Contender:
         self.ready = self._read(Ready, READY_S)
 
     def ask(self, order: msgspec.Struct, answer: type[T]) -> T:
-        """Raises ContenderFailed where it ended, or did not answer in time."""
+        """Raises ContenderFailed where it ended, did not answer in time, or did not rest after its answer."""
         assert self._process is not None
         assert self._process.stdin is not None
         try:
@@ -94,7 +98,27 @@ class Contender:
             raise self._failed("it has ended") from error
         result = self._read(answer, ANSWER_S)
         self.peak_bytes = max(self.peak_bytes, self._tree_peak_bytes())
+        self._rest()
         return result
+
+    def _rest(self) -> None:
+        """Wait until its processes rest: what they still do would be at the cost of whose turn is next."""
+        until = time.monotonic() + REST_S
+        used = self._cpu_seconds()
+        while time.monotonic() < until:
+            time.sleep(LOOK_S)  # nothing says when a process is idle
+            before, used = used, self._cpu_seconds()
+            if used - before < RESTING_SHARE * LOOK_S:
+                return
+        raise self._failed(f"its processes were still busy {REST_S:g} s after its answer")
+
+    def _cpu_seconds(self) -> float:
+        times = 0.0
+        for process in self._tree():
+            with contextlib.suppress(psutil.Error):
+                spent = process.cpu_times()
+                times += spent.user + spent.system
+        return times
 
     def close(self) -> None:
         if self._process is not None:

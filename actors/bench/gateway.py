@@ -23,7 +23,7 @@ from ...runtime.node import Node
 from ...runtime.placement import Process
 from ...runtime.refs import Ref
 from ...schemas.gateway import AskGateway
-from ...schemas.serve import EngineStats, GetStats
+from ...schemas.serve_stats import EngineStats, GetStats
 from . import processes
 from .errors import BenchFailed
 from .gateway_crowd import crowd, left_behind

@@ -12,7 +12,7 @@ import anyio
 
 from ...runtime.refs import Ref
 from ...schemas.gateway import AskGateway, GatewayInfo
-from ...schemas.serve import EngineStats, GetStats
+from ...schemas.serve_stats import EngineStats, GetStats
 from .errors import BenchFailed
 from .gateway_http import DONE
 from .gateway_paths import PATH, Talk, connection_to

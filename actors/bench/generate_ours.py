@@ -18,7 +18,8 @@ import msgspec
 from ...runtime.loops import backend_options
 from ...runtime.node import Node
 from ...runtime.refs import Ref
-from ...schemas.serve import CloseSession, Completion, EngineStats, Generate, GetStats, Score
+from ...schemas.serve import CloseSession, Completion, Generate, Score
+from ...schemas.serve_stats import EngineStats, GetStats
 from ..serve.engine import Engine, EngineConfig
 from .contenders import BatchAnswer, Ready, StepTimes
 from .generate_orders import (

@@ -10,7 +10,7 @@ import torch
 
 from ...kernels.grouped import GroupedInt4
 from ...kernels.weights import WeightFormat
-from ...schemas.serve import Sampling, SequenceStart, Step, StepSequence
+from ...schemas.serve_steps import Sampling, SequenceStart, Step, StepSequence
 from ..models.config import LlamaConfig
 from ..models.llama import LlamaDecoder
 from ..models.matrices import Weight
@@ -22,12 +22,12 @@ from .errors import BenchFailed
 from .kernels_meter import Ceilings, Meter
 from .kernels_rows import DTYPE
 from .kernels_sizes import Sizes
+from .random_model import SCALE, transformers_sizes
 from .report import Report
 
 # Of the share of the floor that a single stream reaches.
 STREAM_BF16, STREAM_W4 = "stream_bf16_over_floor", "stream_w4_over_floor"
 BATCH_OVER_PEER = "batch_over_transformers_cb"
-SCALE = 0.02  # of random weights, as models are initialised
 
 
 def random_weights(config: LlamaConfig, device: torch.device, group_size: int) -> Iterator[tuple[str, Weight]]:
@@ -156,20 +156,7 @@ def transformers_rates(sizes: Sizes, device: torch.device, rounds: int) -> list[
     config = sizes.model
     torch.manual_seed(0)
     with torch.device(device):
-        model: Any = transformers.LlamaForCausalLM(
-            transformers.LlamaConfig(
-                vocab_size=config.vocab_size,
-                hidden_size=config.hidden_size,
-                intermediate_size=config.intermediate_size,
-                num_hidden_layers=config.num_layers,
-                num_attention_heads=config.num_heads,
-                num_key_value_heads=config.num_kv_heads,
-                head_dim=config.head_dim,
-                max_position_embeddings=config.context_length,
-                tie_word_embeddings=config.tied_embeddings,
-                dtype=DTYPE,
-            )
-        )
+        model: Any = transformers.LlamaForCausalLM(transformers_sizes(config))
     model = model.to(DTYPE).eval()
     page = 256
     num_pages = sizes.batch * (-(-(sizes.prompt + sizes.output) // page) + 1)

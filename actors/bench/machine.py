@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from ...schemas.serve import EngineStats
+from ...schemas.serve_stats import EngineStats
 
 
 def machine_facts(*packages: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...runtime.processes import dying_with_us
@@ -28,23 +29,23 @@ def model_folder(path: Path) -> Path:
     folder = converted_folder(path)
     if not folder.exists():
         folder.parent.mkdir(exist_ok=True)
-        command = [sys.executable, "-P", "-m", __name__, str(path), str(folder)]
-        try:
-            subprocess.run(
-                dying_with_us(command),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_TIMEOUT_S,
-                check=True,
-                env={**os.environ, "HF_HUB_OFFLINE": "1"},
-            )
-        except subprocess.CalledProcessError as error:
-            last = error.stderr.strip().splitlines()[-1:] or [str(error)]
-            raise BenchFailed(f"{path} could not be converted for the peers: {last[0]}") from error
-        except subprocess.TimeoutExpired as error:
-            raise BenchFailed(f"converting {path} for the peers took over {_TIMEOUT_S:g} s") from error
+        in_own_process(__name__, (str(path), str(folder)), _TIMEOUT_S, f"converting {path} for the peers")
     return folder
+
+
+def in_own_process(module: str, arguments: Sequence[str], timeout_s: float, what: str) -> None:
+    """Run a module of ours to its end. Raises BenchFailed with the last that it said; `what` says what it did."""
+    command = dying_with_us([sys.executable, "-P", "-m", module, *arguments])
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    try:
+        subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=True, env=env
+        )
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.strip().splitlines()[-1:] or [str(error)]
+        raise BenchFailed(f"{what} failed: {last[0]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise BenchFailed(f"{what} took over {timeout_s:g} s") from error
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from ...runtime.node import Node
 from ...runtime.placement import Process
 from ...runtime.refs import Ref
 from ...runtime.tls import Tls
-from ...schemas.serve import EngineStats, GetStats
+from ...schemas.serve_stats import EngineStats, GetStats
 from . import processes
 from .errors import BenchFailed
 from .load import Run, closed_loop, open_loop

@@ -12,14 +12,12 @@ not count.
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
+import torch
 
 from .contenders import Contender
 from .errors import BenchFailed, ContenderFailed
@@ -27,32 +25,14 @@ from .generate_company import Step
 from .machine import machine_facts
 from .model_folder import model_folder
 from .report import Report
+from .train_card import CardBench
 from .train_data import write_samples
-from .train_rows import CARD, GROUPS, PROMISES, WARM_UP_STEPS, ZERO, Group, Promise, TrainOptions
+from .train_rows import CARD, GROUPS, PROMISES, WARM_UP_STEPS, ZERO, Group, TrainOptions
+from .train_turns import OURS, RATE, PeerFiles, StepsTaken, TakeSteps, our_trainer, peers
 from .train_zero import measure_zero
 
-RATE = "tokens/s"
-OURS = "ours"
 OPERATIONS = 4  # of a frozen parameter and a token
 NO_TRL = "trl was left out: --trl-python names the Python that has it"
-
-
-class TakeSteps(msgspec.Struct, frozen=True):
-    steps: int
-
-
-class StepsTaken(msgspec.Struct, frozen=True):
-    """`losses`: of each step. `matrix_rate`, operations/s, and `num_parameters` of the model: what only we say."""
-
-    seconds: float
-    tokens: int
-    losses: tuple[float, ...]
-    matrix_rate: float = 0.0
-    num_parameters: float = 0.0
-
-    @property
-    def rate(self) -> float:
-        return self.tokens / self.seconds
 
 
 @dataclass
@@ -82,11 +62,23 @@ def run(options: TrainOptions, step: Step) -> Report:
                 _report_group(group, shown, report)
         if ZERO in options.parts:
             measure_zero(options, folder, data, into, report, step)
+        why_no_card = _measure_card(options, into, report, step)
     for promise in PROMISES:
         if promise.name not in report.targets:
-            _miss(report, promise, _no_card() if promise.part == CARD else f"the part {promise.part} was left out")
+            left_out = f"the part {promise.part} was left out"
+            promise.missed(report, why_no_card or left_out if promise.part == CARD else left_out)
     report.targets = {promise.name: report.targets[promise.name] for promise in PROMISES}
     return report
+
+
+def _measure_card(options: TrainOptions, into: Path, report: Report, step: Step) -> str:
+    """Returns why nothing was measured, empty where it was."""
+    if not torch.cuda.is_available():
+        return "there is no GPU here"
+    if CARD not in options.parts:
+        return ""
+    CardBench(options, into, report, step).measure()
+    return ""
 
 
 def _measure(
@@ -112,7 +104,11 @@ def _measure(
                 lose(contender, error)
                 return None
 
-        for contender in _contenders(options, group, files):
+        folder, data, samples, into = files
+        config = options.config(group, folder, data, into / f"{group.name}-out")
+        settings, reads = options.peer_settings(group), PeerFiles(folder, samples)
+        ours = our_trainer(config, into / f"{group.name}-job")
+        for contender in (ours, *peers(group.peers, reads, settings, options)):
             step(f"{group.name}: {contender.name} loads its model")
             stack.callback(contender.close)
             try:
@@ -135,22 +131,6 @@ def _measure(
     return shown
 
 
-def _contenders(options: TrainOptions, group: Group, files: tuple[Path, Path, Path, Path]) -> Iterator[Contender]:
-    folder, data, samples, into = files
-    config = msgspec.json.encode(options.config(group, folder, data, into / f"{group.name}-out")).decode()
-    job = into / f"{group.name}-job"
-    yield Contender(OURS, [sys.executable, "-P", "-m", f"{__package__}.train_ours", config, str(job)])
-    settings = msgspec.json.encode(options.peer_settings(group)).decode()
-    programs = {"trainer": ("train_transformers", Path(sys.executable)), "trl": ("train_trl", options.trl_python)}
-    # As many threads as ours has.
-    env = {"OMP_NUM_THREADS": str(options.threads)} if options.threads else {}
-    for name in group.peers:
-        program, python = programs[name]
-        if python is not None:
-            path = Path(__file__).with_name("peers_train") / f"{program}.py"
-            yield Contender(name, [str(python), str(path), str(folder), str(samples), settings], env)
-
-
 def _report_group(group: Group, shown: Shown, report: Report) -> None:
     for name, turns in shown.turns.items():
         report.add(f"{group.name}.{name}", [turn.rate for turn in turns], RATE)
@@ -168,19 +148,9 @@ def _report_group(group: Group, shown: Shown, report: Report) -> None:
     promises = {promise.name: promise for promise in PROMISES if promise.part == group.name}
     for name, values in found.items():
         if promise := promises.pop(name, None):
-            report.add_target(name, promise.goal, promise.unit, values, at_most=promise.at_most)
+            promise.measured(report, values)
         else:
             report.add(name, values, "share" if name.endswith("share") else "x")
     for name, promise in promises.items():
         peer = "trl" if "trl" in name else "trainer"
-        _miss(report, promise, shown.lost.get(peer, NO_TRL))
-
-
-def _no_card() -> str:
-    import torch
-
-    return "this benchmark has no part for cards yet" if torch.cuda.is_available() else "there is no GPU here"
-
-
-def _miss(report: Report, promise: Promise, why: str) -> None:
-    report.miss_target(promise.name, promise.goal, promise.unit, why, at_most=promise.at_most)
+        promise.missed(report, shown.lost.get(peer, NO_TRL))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ...schemas.train import (
     OptimizerSettings,
     TrainConfig,
 )
+from .report import Report
 
 # Of one sample, drawn evenly.
 LEAST_TOKENS, MOST_TOKENS = 20, 400
@@ -44,11 +45,9 @@ GROUPS: Mapping[str, Group] = {
         Group("lora_float32", Method.LORA, "float32", ("trainer",)),
     )
 }
-# Beside the groups: two shards against one.
-ZERO = "zero"
-PARTS = (*GROUPS, ZERO)
-# What promises of cards are found in.
-CARD = "card"
+# Beside the groups: two shards against one, and a large model on a card.
+ZERO, CARD = "zero", "card"
+PARTS = (*GROUPS, ZERO, CARD)
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,12 @@ class Promise:
     unit: str
     part: str
     at_most: bool = False
+
+    def measured(self, report: Report, values: Sequence[float]) -> None:
+        report.add_target(self.name, self.goal, self.unit, values, at_most=self.at_most)
+
+    def missed(self, report: Report, why: str) -> None:
+        report.miss_target(self.name, self.goal, self.unit, why, at_most=self.at_most)
 
 
 PROMISES = (
@@ -120,7 +125,8 @@ class TrainOptions:
     def peer_settings(self, group: Group) -> dict[str, object]:
         return {
             "precision": group.precision,
-            "rank": RANK if group.method is Method.LORA else 0,
+            "rank": 0 if group.method is Method.FULL else RANK,
+            "four_bits": group.method is Method.QLORA,
             "alpha": ALPHA,
             "lr": LR,
             "samples": self.samples,

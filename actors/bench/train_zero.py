@@ -1,7 +1,7 @@
 """What a shard keeps in memory at each stage of ZeRO, beside one that trains alone, and beside the formula.
 
 `python -m callboard.actors.bench.train_zero CONFIG FOLDER RANK STORE` is one shard: it takes a step and prints what it
-keeps. Each stage is processes of its own, which meet over gloo, or NCCL on cards.
+keeps. Each stage is processes of its own, which meet over gloo, or NCCL where there is a card for each.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 import msgspec
+import torch
+from msgspec.structs import replace
 
 from ...runtime.processes import dying_with_us
 from ...schemas.train import Method, ShardSettings, TrainConfig
@@ -36,10 +38,12 @@ def measure_zero(options: TrainOptions, folder: Path, data: Path, into: Path, re
     group = GROUPS["full"]
     assert group.method is Method.FULL
     base = options.config(group, folder, data, into / "zero-out")
+    if torch.cuda.device_count() < WORLD_SIZE:
+        base = replace(base, compute=replace(base.compute, device="cpu"))
 
     def shards(count: int, stage: int) -> list[Kept]:
         step(f"{count} shard{'s' * (count > 1)} at stage {stage}")
-        config = msgspec.structs.replace(base, shards=ShardSettings(count=count, zero=stage))
+        config = replace(base, shards=ShardSettings(count=count, zero=stage))
         return _run(config, into / f"zero-{count}-{stage}", count)
 
     alone = shards(1, 1)[0]
@@ -86,7 +90,6 @@ def _run(config: TrainConfig, folder: Path, count: int) -> list[Kept]:
 
 
 def shard(config: TrainConfig, folder: Path, rank: int, store: str) -> Kept:
-    import torch
     from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUsage]
 
     from ..train.base_model import device_of, type_of

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from ...runtime.metrics import Around, prometheus
 from ...schemas.gateway import GatewayMeters
-from ...schemas.serve import EngineStats
+from ...schemas.serve_stats import EngineStats
 from .exposition_grpc import of_grpc
 from .histogram import Histogram, buckets
 from .http_meters import HttpMeter

@@ -21,7 +21,7 @@ from ...runtime.refs import Ref
 from ...runtime.served import GRPC_KIND
 from ...schemas.base import Request
 from ...schemas.gateway import AskGatewayMeters, GatewayMeters
-from ...schemas.serve import GetStats
+from ...schemas.serve_stats import GetStats
 from .endpoints import answer
 from .engines import Found, Loading
 from .exposition import CONTENT_TYPE, Observed, exposition

@@ -16,7 +16,8 @@ import anyio.to_thread
 
 from ...runtime.client import Client
 from ...runtime.errors import CallboardError, NoSuchModel
-from ...schemas.serve import ChatMessage, DescribeModel, Generate, GetStats, Token
+from ...schemas.serve import ChatMessage, DescribeModel, Generate, Token
+from ...schemas.serve_stats import GetStats
 from .asking import pieces
 from .engines import DESCRIBE_TIMEOUT_S, ENGINE, SCHEDULER
 from .reasoning import ReasoningSplitter

@@ -1,4 +1,5 @@
-"""What is known of a model's quality: the results that quantizing and training write beside the weights."""
+"""What is known of a model's quality: the results that quantizing and training write beside the weights, and the
+evaluations that are kept beside the store."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ from ...runtime.errors import NoSuchModel
 from ...runtime.messages import UNDECODABLE
 from ...schemas.models import FineTuneResults, ModelResults
 from ...schemas.quantize import QuantizeReport
+from .digest import ADAPTER
+from .evaluations import evaluations_of
 from .folder import CONFIG, is_model_folder
 from .store import ModelStore, is_path
 
@@ -19,7 +22,6 @@ T = TypeVar("T")
 # Written by `callboard quantize` and by a training run.
 REPORT = "report.json"
 TRAINING = "training.json"
-ADAPTER = "adapter_config.json"
 
 
 class _Training(msgspec.Struct, frozen=True):
@@ -41,10 +43,12 @@ def results_of(store: ModelStore, name: str) -> ModelResults:
         raise NoSuchModel(
             f"{path} is the folder of neither a model nor an adapter", hint=f"it would have {CONFIG} or {ADAPTER}"
         )
-    if path.is_file():
-        return ModelResults(model=name, size=path.stat().st_size)
-    files = [file for file in path.rglob("*") if file.is_file()]
     troubles: list[str] = []
+    evaluations = tuple(evaluations_of(store, name, troubles))
+    if path.is_file():
+        size = path.stat().st_size
+        return ModelResults(model=name, size=size, evaluations=evaluations, trouble="; ".join(troubles))
+    files = [file for file in path.rglob("*") if file.is_file()]
     training = _read(path / TRAINING, _Training, troubles)
     report = _read(path / REPORT, QuantizeReport, troubles)
     return ModelResults(
@@ -52,6 +56,7 @@ def results_of(store: ModelStore, name: str) -> ModelResults:
         size=sum(file.stat().st_size for file in files),
         quantized=msgspec.structs.replace(report, errors=()) if report is not None else None,
         fine_tuned=training.results if training is not None else None,
+        evaluations=evaluations,
         trouble="; ".join(troubles),
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...runtime.command import Command, add_bus_options, add_json_option, run_async, tls_of
+from ...runtime.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from ...schemas.quantize import Quantize, QuantizeProgress, QuantizeReport
@@ -115,17 +116,16 @@ def _on_bus(args: Namespace, request: Quantize, hear: Hear) -> QuantizeReport:
 
     async def ask() -> int:
         from ...runtime.client import connect
-        from ...runtime.supervision import Restart
+        from ...runtime.own_actor import own_actor
 
-        async with connect(args.nats or "", creds=args.creds or "", state_dir=args.state_dir, tls=tls_of(args)) as bus:
-            quantizer = await bus.spawn("quantize.run", process=True, restart=Restart.TEMPORARY)
-            try:
-                async with quantizer.stream(request) as heard:
-                    async for progress in heard:
-                        hear(progress)
-                    reports.append(heard.result)
-            finally:
-                await bus.stop(quantizer.address)
+        async with (
+            connect(args.nats or "", creds=args.creds or "", state_dir=args.state_dir, tls=tls_of(args)) as bus,
+            own_actor(bus, "quantize.run") as quantizer,
+            quantizer.stream(request) as heard,
+        ):
+            async for progress in heard:
+                hear(progress)
+            reports.append(heard.result)
         return 0
 
     run_async(ask)
@@ -134,22 +134,13 @@ def _on_bus(args: Namespace, request: Quantize, hear: Hear) -> QuantizeReport:
 
 @contextmanager
 def _progress() -> Iterator[Hear]:
-    """A bar on standard error, if somebody is there to see it."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    with progress_bar("layers") as show:
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("layers")
-
-        def show(progress: QuantizeProgress) -> None:
+        def hear(progress: QuantizeProgress) -> None:
             lost = f", {progress.error:.2%} lost" if progress.error else ""
-            bar.update(task, description=progress.stage + lost, completed=progress.done, total=progress.total)
+            show(progress.stage + lost, progress.done, progress.total)
 
-        yield show
+        yield hear
 
 
 quantize = Command("make a model small: 4-bit or 8-bit weights, calibrated on text", _configure, _run)

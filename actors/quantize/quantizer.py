@@ -20,7 +20,7 @@ import msgspec
 import torch
 from safetensors.torch import load, save
 
-from ...runtime.actor import Actor, NoConfig, handler
+from ...runtime.actor import Actor, handler
 from ...runtime.errors import NoSuchActor
 from ...runtime.exception_groups import leaves
 from ...runtime.placement import OnNode, Process, Where
@@ -47,7 +47,13 @@ START_TIMEOUT_S = 120.0
 UNHEARD = 1024
 
 
-class Quantizer(Actor[NoConfig]):
+class QuantizerConfig(msgspec.Struct, frozen=True):
+    """`once`: end with the first request, however that ends, also where whoever asked is gone by then."""
+
+    once: bool = False
+
+
+class Quantizer(Actor[QuantizerConfig]):
     """Serves `Quantize`, one at a time. What it has done stays when it is interrupted: see `WorkFolder`.
 
     Raises UsageError, NoSuchModel, ModelDamaged, UnsupportedModel, NoNodeFits, and what a group raised.
@@ -67,6 +73,8 @@ class Quantizer(Actor[NoConfig]):
             finally:
                 with anyio.CancelScope(shield=True):
                     await run.close()
+                if self.config.once:
+                    self.finish()
 
 
 class _Run:

@@ -30,9 +30,7 @@ from ...schemas.serve import (
     Detokenize,
     Embed,
     Embeddings,
-    EngineStats,
     Generate,
-    GetStats,
     ListAdapters,
     ListSessions,
     LoadAdapter,
@@ -49,6 +47,7 @@ from ...schemas.serve import (
     TokenText,
     UnloadAdapter,
 )
+from ...schemas.serve_stats import EngineStats, GetStats
 from ..models.store import ModelStore
 from ..models.tool_formats import tool_format
 from .cache_size import block_bytes, blocks_on_card, blocks_on_cpu
@@ -168,6 +167,8 @@ class Engine(Actor[EngineConfig]):
                 max_sessions=config.max_sessions,
                 session_ttl_s=config.session_ttl_s,
                 tool_format=config.tool_format,
+                compute_dtype=options.dtype,
+                kv_cache=options.kv,
             ),
             name="scheduler",
             restart=Restart.PERMANENT,

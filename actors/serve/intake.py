@@ -7,7 +7,8 @@ from functools import cached_property
 
 import msgspec
 
-from ...schemas.serve import Detokenize, Embed, Generate, Pooling, Sampling, Score, Tokenize, TokenText
+from ...schemas.serve import Detokenize, Embed, Generate, Pooling, Score, Tokenize, TokenText
+from ...schemas.serve_steps import Sampling
 from ..models.tokenizer import Tokenizer
 from .adapter_book import AdapterBook
 from .checks import check_embed, check_generate, check_score, refuse, texts_of

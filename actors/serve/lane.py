@@ -12,7 +12,7 @@ import anyio
 
 from ...runtime.errors import CallboardError, ConfigError, DeadlineExceeded, NoSuchActor
 from ...runtime.refs import Ref
-from ...schemas.serve import AskReplica, ReplicaInfo, Step, StepResult
+from ...schemas.serve_steps import AskReplica, ReplicaInfo, Step, StepResult
 from .errors import ReplicaChanged, ReplicaLost
 from .planner import MAX_IN_FLIGHT, Planner
 from .sequence import Sequence

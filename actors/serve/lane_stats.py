@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 
-from ...schemas.serve import MAX_CELLS, MAX_UNDER_WAY, LaneStats, UnderWay
+from ...schemas.serve_stats import MAX_CELLS, MAX_UNDER_WAY, LaneStats, UnderWay
 from .lane import Lane
 from .sequence import Sequence
 

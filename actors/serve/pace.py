@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from ...schemas.serve import ServedSecond
+from ...schemas.serve_stats import ServedSecond
 from .sequence import Sequence
 
 KEPT_S = 120

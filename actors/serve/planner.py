@@ -24,7 +24,7 @@ import msgspec
 
 from ...runtime.errors import CallboardError, RequestInvalid, from_info
 from ...schemas.base import ErrorInfo
-from ...schemas.serve import Drawn, FailedSequence, Step, StepResult, StepSequence
+from ...schemas.serve_steps import Drawn, FailedSequence, Step, StepResult, StepSequence
 from .blocks import BlockPool
 from .fairness import GENERATED_WEIGHT, Accounts, FairQueue
 from .leaders import Leaders

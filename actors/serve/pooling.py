@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ...schemas.serve import Pooled, Pooling
+from ...schemas.serve import Pooling
+from ...schemas.serve_steps import Pooled
 from .step_batch import Part
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ...schemas.serve import PromptLogprobs, TokenLogprob
+from ...schemas.serve import TokenLogprob
+from ...schemas.serve_steps import PromptLogprobs
 from ..models.served import ServedModel
 from .logprobs import token_logprobs
 from .step_batch import Part

@@ -15,16 +15,8 @@ import torch
 from ...kernels import ops
 from ...runtime.actor import Actor, handler
 from ...runtime.log import log
-from ...schemas.serve import (
-    Adapters,
-    AskReplica,
-    ListAdapters,
-    LoadAdapter,
-    ReplicaInfo,
-    Step,
-    StepResult,
-    UnloadAdapter,
-)
+from ...schemas.serve import Adapters, ListAdapters, LoadAdapter, UnloadAdapter
+from ...schemas.serve_steps import AskReplica, ReplicaInfo, Step, StepResult
 from ..models.device import compute_device, slower_because
 from ..models.loading import load_model, load_tokenizer
 from ..models.served import ModelOptions

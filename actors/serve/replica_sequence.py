@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ...schemas.serve import SequenceStart
+from ...schemas.serve_steps import SequenceStart
 from .grammar import GrammarState
 from .guess_pace import GuessPace
 from .token_counts import TokenCounts

@@ -11,17 +11,8 @@ import torch
 
 from ...kernels.upload import upload
 from ...runtime.errors import CallboardError
-from ...schemas.serve import (
-    Adapters,
-    Drawn,
-    FailedSequence,
-    Pooled,
-    PromptLogprobs,
-    Step,
-    StepResult,
-    StepSequence,
-    TokenLogprob,
-)
+from ...schemas.serve import Adapters, TokenLogprob
+from ...schemas.serve_steps import Drawn, FailedSequence, Pooled, PromptLogprobs, Step, StepResult, StepSequence
 from ..models.errors import NoSuchAdapter
 from ..models.served import ServedModel
 from .block_tables import BlockTables

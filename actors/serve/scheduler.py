@@ -30,10 +30,7 @@ from ...schemas.serve import (
     Detokenize,
     Embed,
     Embeddings,
-    EngineDetail,
-    EngineStats,
     Generate,
-    GetStats,
     GrammarKind,
     ListAdapters,
     ListSessions,
@@ -51,6 +48,7 @@ from ...schemas.serve import (
     TokenText,
     UnloadAdapter,
 )
+from ...schemas.serve_stats import EngineDetail, EngineStats, GetStats
 from ..models.loading import load_tokenizer
 from .adapter_book import AdapterBook
 from .admission import Admission
@@ -90,6 +88,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_sessions: int = 256
     session_ttl_s: float = 300.0
     tool_format: str = ""
+    compute_dtype: str = ""
+    kv_cache: str = ""
 
 
 @dataclass
@@ -218,6 +218,8 @@ class Scheduler(Actor[SchedulerConfig]):
             eos_id=tokenizer.eos_id,
             adapters=self._adapters.names,
             started=self._started,
+            compute_dtype=config.compute_dtype,
+            kv_cache=config.kv_cache,
         )
 
     @handler

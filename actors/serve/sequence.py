@@ -9,15 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ...runtime.errors import CallboardError
-from ...schemas.serve import (
-    Drawn,
-    FinishReason,
-    Pooling,
-    PromptLogprobs,
-    Sampling,
-    SequenceStart,
-    TokenLogprob,
-)
+from ...schemas.serve import FinishReason, Pooling, TokenLogprob
+from ...schemas.serve_steps import Drawn, PromptLogprobs, Sampling, SequenceStart
 from .text import Text
 
 if TYPE_CHECKING:

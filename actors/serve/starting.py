@@ -9,7 +9,7 @@ import anyio
 
 from ...runtime.errors import DeadlineExceeded, NameTaken, NoSuchActor
 from ...runtime.refs import Ref
-from ...schemas.serve import EngineStats, GetStats
+from ...schemas.serve_stats import EngineStats, GetStats
 
 if TYPE_CHECKING:
     from ...runtime.client import Client

@@ -10,7 +10,7 @@ import torch
 
 from ...kernels.ragged import RaggedBatch
 from ...kernels.upload import upload
-from ...schemas.serve import StepSequence
+from ...schemas.serve_steps import StepSequence
 from .block_tables import BlockTables
 from .replica_sequence import ReplicaSequence
 

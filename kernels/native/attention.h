@@ -1,133 +1,25 @@
-// Attention over a paged key/value cache whose tiles of 16 tokens are laid out for whole-register products.
-//
-//   kv format   keys of a tile and head          values of a tile and head     scales of each
-//   FLOAT32     [head_dim][16] float             [16][head_dim] float
-//   BFLOAT16    [head_dim / 2][16][2] bf16       [8][head_dim][2] bf16         (pairs of tokens)
-//   INT8        [head_dim / 4][16][4] u8 (+128)  [16][head_dim] int8           [16] float, a token and head
-//   INT4        [head_dim / 8][16][4] u8         [16][head_dim / 2] u8         see quarters.h
-//
-// A cache is [num_tiles][num_kv_heads][that]; a block of the pool is block_size / 16 tiles in a row.
+// Attention over a paged key/value cache (kv_cache.h).
 //
 // Every query row is computed as if it were alone: scores tile by tile, softmax over chunks of 1,024 keys that begin at
 // multiples of 1,024, so a result depends neither on the batch nor on how a prompt was divided.
 #pragma once
 
+#include "kv_cache.h"
 #include "linear.h"
-#include "quarters.h"
 
 namespace cb {
 
-constexpr int TILE = 16;
 constexpr int CHUNK = 1024;
 constexpr int ROWS = 6;  // query rows that share a load of keys or values
 constexpr int PREFETCH_ROWS = 4;
 constexpr float LOG2_E = 1.44269504089f;
+// Values of INT8 are multiplied by weights of 16 bits, as two halves: with a scale for a row and chunk, so that the sums
+// are of whole numbers and the same in whatever order.
+constexpr float LARGEST_WEIGHT = 65535;
+// Places of a row, in floats and in bytes: rows that lay a power of two apart would share too few lines of a cache.
+constexpr int SCORE_ROW = CHUNK + 16, CODE_ROW = CHUNK + 64;
 
-struct KVLayout {
-    int format, num_kv_heads, head_dim;
-
-    int query_bytes() const { return head_dim * (format == FLOAT32 ? 4 : format == BFLOAT16 ? 2 : 1); }
-    int64_t tile_bytes() const { return int64_t(TILE) * (format == INT4 ? head_dim / 2 : query_bytes()); }
-    int64_t at(int64_t tile, int head) const { return (tile * num_kv_heads + head) * tile_bytes(); }
-    int64_t scale_at(int64_t tile, int head) const { return (tile * num_kv_heads + head) * TILE; }
-    int64_t halves_at(int64_t tile, int head) const { return scale_at(tile, head) * 2 * QUARTERS; }
-};
-
-struct KVCache {  // of one layer
-    uint8_t* keys;
-    uint8_t* values;
-    float* key_scales;    // INT8; INT4: halves; else null
-    float* value_scales;
-
-    uint16_t* key_halves() const { return (uint16_t*)key_scales; }
-    uint16_t* value_halves() const { return (uint16_t*)value_scales; }
-};
-
-inline float quantize_row(const float* x, int n, int8_t* out) {
-    f32x16 largest = _mm512_setzero_ps();
-    for (int i = 0; i < n; i += LANES) largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
-    const float top = _mm512_reduce_max_ps(largest);
-    const f32x16 inverse = _mm512_set1_ps(top > 0 ? 127 / top : 0.0f);
-    for (int i = 0; i < n; i += LANES)
-        _mm_storeu_si128((__m128i*)(out + i),
-                         _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), inverse))));
-    return top / 127;
-}
-
-// The key and value of one token and head, [head_dim] each, into `slot`.
-inline void write_kv(const KVLayout& layout, const KVCache& cache, int64_t slot, int head, const float* key,
-                     const float* value) {
-    const int64_t tile = slot / TILE;
-    const int lane = int(slot % TILE), hd = layout.head_dim;
-    uint8_t* keys = cache.keys + layout.at(tile, head);
-    uint8_t* values = cache.values + layout.at(tile, head);
-    if (layout.format == FLOAT32) {
-        for (int d = 0; d < hd; ++d) ((float*)keys)[d * TILE + lane] = key[d];
-        std::memcpy((float*)values + lane * hd, value, hd * sizeof(float));
-    } else if (layout.format == BFLOAT16) {
-        uint16_t* k = (uint16_t*)keys;
-        uint16_t* v = (uint16_t*)values + lane / 2 * hd * 2 + lane % 2;
-        for (int d = 0; d < hd; d += 2) {
-            k[d * TILE + lane * 2] = f32_to_bf16(key[d]);
-            k[d * TILE + lane * 2 + 1] = f32_to_bf16(key[d + 1]);
-        }
-        for (int d = 0; d < hd; ++d) v[d * 2] = f32_to_bf16(value[d]);
-    } else if (layout.format == INT4) {
-        uint8_t codes[256];
-        uint16_t numbers[2 * QUARTERS];  // scales, minimums
-        pack_head(key, hd, codes, numbers);
-        uint16_t* halves = cache.key_halves() + layout.halves_at(tile, head);
-        for (int i = 0; i < 2 * QUARTERS; ++i) halves[i * TILE + lane] = numbers[i];
-        for (int d = 0; d < hd / 2; d += 4)
-            for (int i = 0; i < 4; ++i) keys[d * TILE + lane * 4 + i] = codes[d + i] | codes[hd / 2 + d + i] << 4;
-        pack_head(value, hd, codes, cache.value_halves() + layout.halves_at(tile, head) + lane * 2 * QUARTERS);
-        pack_values(codes, hd, values + lane * hd / 2);
-    } else {
-        int8_t codes[256];
-        cache.key_scales[layout.scale_at(tile, head) + lane] = quantize_row(key, hd, codes);
-        for (int d = 0; d < hd; d += 4) {
-            uint32_t four;
-            std::memcpy(&four, codes + d, 4);
-            four ^= 0x80808080;  // each + 128
-            std::memcpy(keys + d * TILE + lane * 4, &four, 4);
-        }
-        cache.value_scales[layout.scale_at(tile, head) + lane] = quantize_row(value, hd, (int8_t*)values + lane * hd);
-    }
-}
-
-// Queries of one step, turned and scaled (by log2 e too), as the scores multiply them.
-struct Queries {
-    Lines<uint8_t> data;   // [rows][head_dim] float, bf16 or int8 (INT8, INT4)
-    Lines<float> scales;   // of int8
-    Lines<int32_t> sums;   // [rows][QUARTERS] of int8, by quarters: for the keys' + 128, or their minimums
-
-    void shape(const KVLayout& layout, size_t rows) {
-        const size_t bytes = rows * layout.query_bytes();
-        if (data.size() < bytes) data.resize(bytes);
-        if (scales.size() < rows) scales.resize(rows), sums.resize(rows * QUARTERS);
-    }
-
-    void set(const KVLayout& layout, size_t row, const float* q) {
-        const int hd = layout.head_dim;
-        uint8_t* to = data.data() + row * layout.query_bytes();
-        if (layout.format == FLOAT32) {
-            std::memcpy(to, q, hd * sizeof(float));
-        } else if (layout.format == BFLOAT16) {
-            for (int d = 0; d < hd; d += LANES) store_bf16((uint16_t*)to + d, _mm512_loadu_ps(q + d));
-        } else {
-            float turned[256];
-            if (layout.format == INT4) {
-                std::memcpy(turned, q, hd * sizeof(float));
-                turn_head_back(turned, hd);
-                q = turned;
-            }
-            scales[row] = quantize_row(q, hd, (int8_t*)to);
-            sum_quarters((const int8_t*)to, hd, sums.data() + row * QUARTERS);
-        }
-    }
-};
-
-// One task: up to ROWS query rows that read the same key/value head of the same sequence.
+// One task: query rows, up to ROWS or MAX_TILE of them, that read the same key/value head of the same sequence.
 struct RowGroup {
     const KVLayout* layout;
     const KVCache* cache;
@@ -135,23 +27,53 @@ struct RowGroup {
     int tiles_per_block;
     int head;
     int num_rows;
-    const uint8_t* queries[ROWS];
-    float query_scales[ROWS];
-    const int32_t* query_sums[ROWS];  // [QUARTERS]
-    int first_key[ROWS];  // keys first_key .. last_key are seen
-    int last_key[ROWS];
-    float* out[ROWS];     // [head_dim] each
+    const uint8_t* queries[MAX_TILE];
+    float query_scales[MAX_TILE];
+    const int32_t* query_sums[MAX_TILE];  // INT4: [QUARTERS]
+    int32_t query_offsets[MAX_TILE];      // INT8: what the keys' 128 add to a product
+    int first_key[MAX_TILE];  // keys first_key .. last_key are seen
+    int last_key[MAX_TILE];
+    float* out[MAX_TILE];     // [head_dim] each
 
     int64_t tile(int index) const { return blocks[index / tiles_per_block] * tiles_per_block + index % tiles_per_block; }
 };
 
 struct AttentionScratch {
-    Lines<float> scores;     // [ROWS][CHUNK]
+    Lines<float> scores;     // [MAX_TILE][SCORE_ROW]
     Lines<uint16_t> halves;  // [ROWS][CHUNK], bf16 weights
-    Lines<float> sums;       // [ROWS][head_dim]
+    Lines<uint8_t> codes;    // [MAX_TILE][2][CODE_ROW], the halves of weights of 16 bits
+    Lines<float> sums;       // [MAX_TILE][256]
+    Lines<uint8_t> queries;  // [MAX_TILE][head_dim], side by side for tiles
+    Lines<uint8_t> values;   // [CHUNK / 4][head_dim][4], the same
     int64_t tiles[CHUNK / TILE];  // of the chunk
-    AttentionScratch() : scores(ROWS * CHUNK), halves(ROWS * CHUNK), sums(ROWS * 256) {}
+    float scales[MAX_TILE];       // of `codes`
+    AttentionScratch()
+        : scores(MAX_TILE * SCORE_ROW), halves(ROWS * CHUNK), codes(MAX_TILE * 2 * CODE_ROW), sums(MAX_TILE * 256) {}
+
+    uint8_t* high(int row) { return codes.data() + row * 2 * CODE_ROW; }
+    uint8_t* low(int row) { return high(row) + CODE_ROW; }
 };
+
+// The softmax of a row, as far as it has come.
+struct Softmax {
+    float top = -INFINITY, total = 0;
+};
+
+// Scores of a row from its products with the 16 keys of a tile, to which 128 was added.
+CB_INLINE inline f32x16 int8_scores(const RowGroup& g, int m, i32x16 products, f32x16 key_scales) {
+    const i32x16 exact = _mm512_sub_epi32(products, _mm512_set1_epi32(g.query_offsets[m]));
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(exact), _mm512_mul_ps(key_scales, _mm512_set1_ps(g.query_scales[m])));
+}
+
+// The scores of a row and tile, where those that it does not see are minus infinity.
+CB_INLINE inline f32x16 only_seen(const RowGroup& g, int m, int first_of_tile, f32x16 scores) {
+    if (first_of_tile >= g.first_key[m] && first_of_tile + TILE - 1 <= g.last_key[m]) return scores;
+    const i32x16 iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const i32x16 keys = _mm512_add_epi32(iota, _mm512_set1_epi32(first_of_tile));
+    const __mmask16 seen = _mm512_cmple_epi32_mask(keys, _mm512_set1_epi32(g.last_key[m])) &
+                           _mm512_cmpge_epi32_mask(keys, _mm512_set1_epi32(g.first_key[m]));
+    return _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, scores);
+}
 
 // Scores of M rows against one tile of keys: s[m] holds 16 of them.
 template <int FORMAT, int M>
@@ -212,18 +134,112 @@ CB_INLINE inline void score_tile(const RowGroup& g, const uint8_t* keys, int64_t
             each<M>([&](auto m) CB_INLINE { dot_int8(acc[m], k, g.queries[m] + d); });
         }
         const f32x16 scale = _mm512_loadu_ps(key_scales);
-        each<M>([&](auto m) CB_INLINE {
-            const i32x16 exact = _mm512_sub_epi32(acc[m], _mm512_set1_epi32(128 * (g.query_sums[m][0] + g.query_sums[m][1] + g.query_sums[m][2] + g.query_sums[m][3])));
-            s[m] = _mm512_mul_ps(_mm512_cvtepi32_ps(exact), _mm512_mul_ps(scale, _mm512_set1_ps(g.query_scales[m])));
-        });
+        each<M>([&](auto m) CB_INLINE { s[m] = int8_scores(g, m, acc[m], scale); });
     }
     each<M>([&](auto m) CB_INLINE { out[m] = s[m]; });
 }
 
-// INT8: the weights have the values' scales in them.
+// A chunk's scores of a row become weights for its values: of INT8 with the values' scales in them. What was summed up
+// before fades as the largest score grows.
+template <int FORMAT>
+inline void weigh(const RowGroup& g, AttentionScratch& scratch, int m, f32x16 largest, int base, int begin, int end,
+                  Softmax& softmax) {
+    const int from = begin * TILE - base, to = end * TILE - base;
+    const float old = softmax.top;
+    softmax.top = std::max(old, _mm512_reduce_max_ps(largest));
+    float* scores = scratch.scores.data() + m * SCORE_ROW;
+    uint16_t* halves = scratch.halves.data() + m * CHUNK;
+    f32x16 sum = _mm512_setzero_ps(), heaviest = sum;
+    // No key seen so far: all weights are zero, and exp2(-inf - -inf) would be none.
+    const f32x16 shift = _mm512_set1_ps(softmax.top == -INFINITY ? 0.0f : softmax.top);
+    for (int at = from; at < to; at += LANES) {
+        const f32x16 x = _mm512_sub_ps(_mm512_loadu_ps(scores + at), shift);
+        f32x16 p;
+        if constexpr (FORMAT == BFLOAT16) {
+            p = exp2_coarse(x);
+            _mm256_storeu_si256((__m256i*)(halves + at), narrow_bf16_coarse(p));
+        } else {
+            p = exp2_16(x);
+            f32x16 weight = p;
+            if constexpr (FORMAT == INT8) {
+                const float* scales = g.cache->value_scales + g.layout->scale_at(scratch.tiles[at / TILE], g.head);
+                weight = _mm512_mul_ps(p, _mm512_loadu_ps(scales));
+                heaviest = _mm512_max_ps(weight, heaviest);  // the second one where the first is no number
+            }
+            _mm512_storeu_ps(scores + at, weight);
+        }
+        sum = _mm512_add_ps(sum, p);
+    }
+    if constexpr (FORMAT == INT8) {
+        const float most = _mm512_reduce_max_ps(heaviest);
+        // Of what is smaller the inverse would be infinite.
+        const f32x16 inverse = _mm512_set1_ps(most > 1e-30f ? LARGEST_WEIGHT / most : 0.0f);
+        for (int at = from; at < to; at += LANES) {
+            const i32x16 code = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(scores + at), inverse));
+            _mm_store_si128((__m128i*)(scratch.high(m) + at), _mm512_cvtepi32_epi8(_mm512_srli_epi32(code, 8)));
+            _mm_store_si128((__m128i*)(scratch.low(m) + at), _mm512_cvtepi32_epi8(code));
+        }
+        scratch.scales[m] = most / LARGEST_WEIGHT;
+    }
+    const float fade = old == -INFINITY ? 0.0f : std::exp2(old - softmax.top);
+    softmax.total = softmax.total * fade + _mm512_reduce_add_ps(sum);
+    if (fade != 1.0f) {
+        float* sums = scratch.sums.data() + m * 256;
+        for (int d = 0; d < g.layout->head_dim; d += LANES)
+            _mm512_storeu_ps(sums + d, _mm512_mul_ps(_mm512_loadu_ps(sums + d), _mm512_set1_ps(fade)));
+    }
+}
+
+inline void finish_row(const RowGroup& g, const AttentionScratch& scratch, int m, const Softmax& softmax) {
+    const f32x16 factor = _mm512_set1_ps(1.0f / softmax.total);
+    for (int d = 0; d < g.layout->head_dim; d += LANES)
+        _mm512_storeu_ps(g.out[m] + d, _mm512_mul_ps(_mm512_loadu_ps(scratch.sums.data() + m * 256 + d), factor));
+}
+
+// What a chunk's products with the halves of a row's weights add to its sums.
+CB_INLINE inline f32x16 add_halves(f32x16 sums, i32x16 high, i32x16 low, float scale) {
+    const f32x16 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_set1_ps(256), _mm512_cvtepi32_ps(low));
+    return _mm512_fmadd_ps(sum, _mm512_set1_ps(scale), sums);
+}
+
+// The same as `add_values`, of INT8.
+template <int M, int V>
+inline void add_int8_values(const RowGroup& g, AttentionScratch& scratch, int base, int begin, int end, int d) {
+    const int hd = g.layout->head_dim;
+    i32x16 high[M][V], low[M][V];
+    each<M>([&](auto m) CB_INLINE {
+        each<V>([&](auto v) CB_INLINE { high[m][v] = low[m][v] = _mm512_setzero_si512(); });
+    });
+    for (int index = begin; index < end; ++index) {
+        const int at = index * TILE - base;
+        const uint8_t* values = g.cache->values + g.layout->at(scratch.tiles[at / TILE], g.head) + d * 4;
+        for (int key = 0; key < TILE; key += 4, values += hd * 4) {
+            i32x16 b[V];
+            each<V>([&](auto v) CB_INLINE { b[v] = _mm512_loadu_si512(values + v * 64); });
+            each<M>([&](auto m) CB_INLINE {
+                int32_t fours[2];
+                std::memcpy(fours, scratch.high(m) + at + key, 4);
+                std::memcpy(fours + 1, scratch.low(m) + at + key, 4);
+                const i32x16 h = _mm512_set1_epi32(fours[0]), l = _mm512_set1_epi32(fours[1]);
+                each<V>([&](auto v) CB_INLINE {
+                    dot_int8(high[m][v], h, b[v]);
+                    dot_int8(low[m][v], l, b[v]);
+                });
+            });
+        }
+    }
+    each<M>([&](auto m) CB_INLINE {
+        each<V>([&](auto v) CB_INLINE {
+            float* sums = scratch.sums.data() + m * 256 + d + v * LANES;
+            _mm512_storeu_ps(sums, add_halves(_mm512_loadu_ps(sums), high[m][v], low[m][v], scratch.scales[m]));
+        });
+    });
+}
+
 // sums[m][d .. d + 16 V) += weights x values over the tiles [begin, end), which lie in the chunk that starts at `base`.
 template <int FORMAT, int M, int V>
 inline void add_values(const RowGroup& g, AttentionScratch& scratch, int base, int begin, int end, int d) {
+    if constexpr (FORMAT == INT8) return add_int8_values<M, V>(g, scratch, base, begin, end, d);
     const KVLayout& layout = *g.layout;
     const int hd = layout.head_dim;
     f32x16 acc[M][V];
@@ -252,7 +268,7 @@ inline void add_values(const RowGroup& g, AttentionScratch& scratch, int base, i
                 f32x16 b[V];
                 if constexpr (FORMAT == FLOAT32) {
                     each<V>([&](auto v) CB_INLINE { b[v] = _mm512_loadu_ps((const float*)values + key * hd + d + v * LANES); });
-                } else if constexpr (FORMAT == INT4) {
+                } else {
                     const __m128i numbers = _mm_loadu_si128(
                         (const __m128i*)(g.cache->value_halves() + layout.halves_at(tile, g.head) + key * 2 * QUARTERS));
                     const f32x16 quarters = _mm512_castps256_ps512(_mm256_cvtph_ps(numbers));
@@ -263,14 +279,9 @@ inline void add_values(const RowGroup& g, AttentionScratch& scratch, int base, i
                             _mm512_permutexvar_ps(_mm512_add_epi32(quarter[v], _mm512_set1_epi32(QUARTERS)), quarters);
                         b[v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(value_codes(values + key * hd / 2, at, hd)), scale, minimum);
                     });
-                } else {
-                    each<V>([&](auto v) CB_INLINE {
-                        const __m128i codes = _mm_loadu_si128((const __m128i*)(values + key * hd + d + v * LANES));
-                        b[v] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
-                    });
                 }
                 each<M>([&](auto m) CB_INLINE {
-                    const float* p = scratch.scores.data() + m * CHUNK + at + key;
+                    const float* p = scratch.scores.data() + m * SCORE_ROW + at + key;
                     each<V>([&](auto v) CB_INLINE { dot_f32(acc[m][v], b[v], p); });
                 });
             }
@@ -281,27 +292,33 @@ inline void add_values(const RowGroup& g, AttentionScratch& scratch, int base, i
     });
 }
 
+// `body(base, begin, end)` for each chunk of keys that a row sees, from key `base` on, and the tiles [begin, end) in it;
+// the rows' sums are zero before the first.
+template <class Body>
+CB_INLINE inline void each_chunk(const RowGroup& g, int num_rows, AttentionScratch& scratch, Body&& body) {
+    int first = INT_MAX, last = 0;
+    for (int m = 0; m < num_rows; ++m) {
+        first = std::min(first, g.first_key[m]);
+        last = std::max(last, g.last_key[m]);
+        std::fill_n(scratch.sums.data() + m * 256, g.layout->head_dim, 0.0f);
+    }
+    for (int base = first / CHUNK * CHUNK; base <= last; base += CHUNK) {
+        const int begin = std::max(base, first / TILE * TILE) / TILE;
+        const int end = (std::min(base + CHUNK, last + 1) + TILE - 1) / TILE;
+        for (int index = begin; index < end; ++index) scratch.tiles[index - base / TILE] = g.tile(index);
+        body(base, begin, end);
+    }
+}
+
 template <int FORMAT, int M>
 void attend_rows(const RowGroup& g, AttentionScratch& scratch) {
     const KVLayout& layout = *g.layout;
     const int hd = layout.head_dim;
-    float top[M], total[M];
-    int first = INT_MAX, last = 0;
-    for (int m = 0; m < M; ++m) {
-        top[m] = -INFINITY;
-        total[m] = 0;
-        first = std::min(first, g.first_key[m]);
-        last = std::max(last, g.last_key[m]);
-        std::fill_n(scratch.sums.data() + m * 256, hd, 0.0f);
-    }
-    const i32x16 iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    for (int base = first / CHUNK * CHUNK; base <= last; base += CHUNK) {
-        const int begin = std::max(base, first / TILE * TILE) / TILE;
-        const int end = (std::min(base + CHUNK, last + 1) + TILE - 1) / TILE;
+    Softmax softmax[M];
+    each_chunk(g, M, scratch, [&](int base, int begin, int end) CB_INLINE {
         f32x16 largest[M];
         for (int m = 0; m < M; ++m) largest[m] = _mm512_set1_ps(-INFINITY);
         const int first_tile = base / TILE;
-        for (int index = begin; index < end; ++index) scratch.tiles[index - first_tile] = g.tile(index);
         for (int index = begin; index < end; ++index) {
             const int64_t tile = scratch.tiles[index - first_tile];
             // What is read next lies in blocks that no hardware foresees. A prompt finds them in the cache.
@@ -314,57 +331,19 @@ void attend_rows(const RowGroup& g, AttentionScratch& scratch) {
             score_tile<FORMAT, M>(g, g.cache->keys + layout.at(tile, g.head), tile, s);
             const int key = index * TILE;
             each<M>([&](auto m) CB_INLINE {
-                if (key < g.first_key[m] || key + TILE - 1 > g.last_key[m]) {
-                    const i32x16 keys = _mm512_add_epi32(iota, _mm512_set1_epi32(key));
-                    const __mmask16 seen =
-                        _mm512_cmple_epi32_mask(keys, _mm512_set1_epi32(g.last_key[m])) &
-                        _mm512_cmpge_epi32_mask(keys, _mm512_set1_epi32(g.first_key[m]));
-                    s[m] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, s[m]);
-                }
+                s[m] = only_seen(g, m, key, s[m]);
                 largest[m] = _mm512_max_ps(largest[m], s[m]);
-                _mm512_storeu_ps(scratch.scores.data() + m * CHUNK + key - base, s[m]);
+                _mm512_storeu_ps(scratch.scores.data() + m * SCORE_ROW + key - base, s[m]);
             });
         }
-        for (int m = 0; m < M; ++m) {
-            const float old = top[m];
-            top[m] = std::max(old, _mm512_reduce_max_ps(largest[m]));
-            float* scores = scratch.scores.data() + m * CHUNK;
-            uint16_t* halves = scratch.halves.data() + m * CHUNK;
-            f32x16 sum = _mm512_setzero_ps();
-            const float* value_scales = g.cache->value_scales;
-            // No key seen so far: all weights are zero, and exp2(-inf - -inf) would be none.
-            const f32x16 shift = _mm512_set1_ps(top[m] == -INFINITY ? 0.0f : top[m]);
-            for (int at = begin * TILE - base; at < end * TILE - base; at += LANES) {
-                const f32x16 x = _mm512_sub_ps(_mm512_loadu_ps(scores + at), shift);
-                f32x16 p;
-                if constexpr (FORMAT == BFLOAT16) {
-                    p = exp2_coarse(x);
-                    _mm256_storeu_si256((__m256i*)(halves + at), narrow_bf16_coarse(p));
-                } else {
-                    p = exp2_16(x);
-                    f32x16 weight = p;
-                    if constexpr (FORMAT == INT8)
-                        weight = _mm512_mul_ps(p, _mm512_loadu_ps(value_scales + layout.scale_at(scratch.tiles[at / TILE], g.head)));
-                    _mm512_storeu_ps(scores + at, weight);
-                }
-                sum = _mm512_add_ps(sum, p);
-            }
-            const float fade = old == -INFINITY ? 0.0f : std::exp2(old - top[m]);
-            total[m] = total[m] * fade + _mm512_reduce_add_ps(sum);
-            if (fade != 1.0f) {
-                float* sums = scratch.sums.data() + m * 256;
-                for (int d = 0; d < hd; d += LANES)
-                    _mm512_storeu_ps(sums + d, _mm512_mul_ps(_mm512_loadu_ps(sums + d), _mm512_set1_ps(fade)));
-            }
-        }
+        for (int m = 0; m < M; ++m) weigh<FORMAT>(g, scratch, m, largest[m], base, begin, end, softmax[m]);
+        constexpr int WIDTH = FORMAT == INT8 && M > 3 ? 2 : 4;  // whose sums fit in registers
         int d = 0;
-        for (; d + 64 <= hd; d += 64) add_values<FORMAT, M, 4>(g, scratch, base, begin, end, d);
+        for (; d + WIDTH * LANES <= hd; d += WIDTH * LANES) add_values<FORMAT, M, WIDTH>(g, scratch, base, begin, end, d);
         for (; d < hd; d += LANES) add_values<FORMAT, M, 1>(g, scratch, base, begin, end, d);
-    }
+    });
     for (int m = 0; m < M; ++m) {
-        for (int d = 0; d < hd; d += LANES)
-            _mm512_storeu_ps(g.out[m] + d, _mm512_mul_ps(_mm512_loadu_ps(scratch.sums.data() + m * 256 + d),
-                                                         _mm512_set1_ps(1.0f / total[m])));
+        finish_row(g, scratch, m, softmax[m]);
         if constexpr (FORMAT == INT4) turn_head_back(g.out[m], hd);
     }
 }

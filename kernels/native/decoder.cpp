@@ -2,7 +2,7 @@
 // after each, in threads of our own. Also single products, for tests and for models of other shapes.
 #include <map>
 
-#include "attention.h"
+#include "attention_tiles.h"
 #include "likeliest.h"
 #include "sampling.h"
 
@@ -47,6 +47,8 @@ struct Batch {
     const int32_t* adapters;      // [num_tokens]: index + 1 of each token's adapter, 0 for none; null if none has one
 };
 
+constexpr int ROWS_OF_A_PART = 64;  // at least, where rows are divided among threads
+
 struct Task {  // of attention
     int32_t seq, head, first_row, num_rows;
 };
@@ -77,7 +79,7 @@ public:
             row_stage(thread, m, [&](int i, int) { rows.set(i, x + int64_t(i) * w.k, w.k, w.order); });
             each_panel(w, rows, thread, [&](int panel, const uint8_t* next) {
                 const int column = panel * PANEL;
-                linear_panel(w, rows, mine.output(column), panel, next);
+                linear_panel(w, rows, {0, m}, mine.output(column), panel, next);
                 mine.take(m, column, w.n - column);
             });
         });
@@ -89,7 +91,7 @@ public:
 private:
     void prepare(const Model& model, const Batch& batch) {
         const int tokens = batch.num_tokens;
-        layout = {model.kv_format, model.num_kv_heads, model.head_dim};
+        layout = {model.kv_format, model.num_kv_heads, model.head_dim, model.num_layers};
         const size_t q_size = size_t(model.num_heads) * model.head_dim;
         const size_t kv_size = size_t(model.num_kv_heads) * model.head_dim;
         grow(residual, size_t(tokens) * model.hidden);
@@ -100,16 +102,20 @@ private:
         for (int l = 0; l < model.num_layers; ++l) {
             const Layer& layer = model.layers[l];
             for (const Weight* w : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down})
-                inputs[{w->k, Rows::form(w->format)}].shape(tokens, w->k, w->format);
+                inputs[{w->k, Rows::form(w->format, w->k)}].shape(tokens, w->k, w->format);
         }
         // Rows of a task: the heads that share a key/value head, for as many tokens as fit.
         tasks.clear();
         const int group = model.num_heads / model.num_kv_heads;
+        attention_on_tiles = false;
         for (int seq = 0; seq < batch.num_seqs; ++seq) {
             const int num_rows = int(batch.query_starts[seq + 1] - batch.query_starts[seq]) * group;
-            for (int first = 0; first < num_rows; first += ROWS)
+            const bool tiles = num_rows > ROWS && attends_on_tiles(layout);
+            attention_on_tiles |= tiles;
+            const int most = tiles ? MAX_TILE : ROWS;
+            for (int first = 0; first < num_rows; first += most)
                 for (int head = 0; head < model.num_kv_heads; ++head)
-                    tasks.push_back({seq, head, first, std::min(ROWS, num_rows - first)});
+                    tasks.push_back({seq, head, first, std::min(most, num_rows - first)});
         }
         // The longest first: what is claimed last should be short.
         std::stable_sort(tasks.begin(), tasks.end(), [&](const Task& a, const Task& b) {
@@ -139,7 +145,7 @@ private:
             product(layer.qkv, inputs_of(layer.qkv), {wide.data(), qkv_size, STORE}, thread);
             adapt(batch, layer.lora[0], layer.qkv, normed.data(), wide.data(), qkv_size, thread);
             row_stage(thread, tokens, [&](int i, int) { turn_and_write(model, layer, batch, i); });
-            pool.stage(thread, int(tasks.size()), [&](int i, int id) { attention_task(model, layer, batch, i, id); });
+            attention_stage(model, layer, batch, thread);
             quantize_stage(attended.data(), tokens, layer.o, thread);
             product(layer.o, inputs_of(layer.o), {residual.data(), hidden, ADD}, thread);
             adapt(batch, layer.lora[1], layer.o, attended.data(), residual.data(), hidden, thread);
@@ -168,6 +174,15 @@ private:
     // A stage with a task for each row. Many are claimed in blocks: rows of a block write to the same lines.
     template <class Task>
     void row_stage(int thread, int num_rows, Task&& task) {
+        if (in_parts(num_rows)) {
+            const int blocks = (part(num_rows, 0).end + BLOCK_ROWS - 1) / BLOCK_ROWS;
+            pool.stage_in_parts(thread, blocks, [&](int index, int block, int id) {
+                const Span span = part(num_rows, index);
+                const int first = span.begin + block * BLOCK_ROWS, end = std::min(span.end, first + BLOCK_ROWS);
+                for (int i = first; i < end; ++i) task(i, id);
+            });
+            return;
+        }
         const int rows = num_rows >= BLOCK_ROWS * pool.num_threads() ? BLOCK_ROWS : 1;
         pool.stage(thread, (num_rows + rows - 1) / rows, [&](int block, int id) {
             const int end = std::min(num_rows, (block + 1) * rows);
@@ -175,8 +190,29 @@ private:
         });
     }
 
+    // Many rows are divided among the threads, so that what a thread writes is mostly what it reads in the next stage: to
+    // fetch it from another core takes longer than to read the weights once for each thread.
+    bool in_parts(int num_rows) const { return num_rows >= ROWS_OF_A_PART * pool.num_threads() && pool.num_threads() > 1; }
+
+    // A multiple of 16 rows for each thread, of the last ones fewer.
+    Span part(int num_rows, int index) const {
+        const int rows = round_up((num_rows + pool.num_threads() - 1) / pool.num_threads(), MAX_TILE);
+        return {std::min(num_rows, index * rows), std::min(num_rows, (index + 1) * rows)};
+    }
+
     void product(const Weight& w, const Rows& x, const Output& out, int thread) {
-        each_panel(w, x, thread, [&](int panel, const uint8_t* next) { linear_panel(w, x, out, panel, next); });
+        if (!in_parts(x.m)) {
+            each_panel(w, x, thread, [&](int panel, const uint8_t* next) {
+                linear_panel(w, x, {0, x.m}, out, panel, next);
+            });
+            return;
+        }
+        const int panels = num_panels(w.n);
+        const int64_t bytes = panel_bytes(w.format, w.k);
+        const PanelTiles tiles(rows_of_tiles(w, x), in_groups(w));
+        pool.stage_in_parts(thread, panels, [&](int index, int panel, int) {
+            linear_panel(w, x, part(x.m, index), out, panel, panel + 1 < panels ? w.data + (panel + 1) * bytes : nullptr);
+        });
     }
 
     // A stage with a task for each panel, which gets the one that its thread will probably take next.
@@ -185,7 +221,7 @@ private:
         // Threads take panels in turns, more or less.
         const int panels = num_panels(w.n), ahead = pool.num_threads();
         const int64_t bytes = panel_bytes(w.format, w.k);
-        const GroupTiles tiles(rows_of_tiles(w, x));
+        const PanelTiles tiles(rows_of_tiles(w, x), in_groups(w));
         pool.stage(thread, panels, [&](int panel, int) {
             task(panel, panel + ahead < panels ? w.data + (panel + ahead) * bytes : nullptr);
         });
@@ -255,6 +291,11 @@ private:
         }
     }
 
+    void attention_stage(const Model& model, const Layer& layer, const Batch& batch, int thread) {
+        const PanelTiles tiles(attention_on_tiles ? MAX_TILE : 0, false);
+        pool.stage(thread, int(tasks.size()), [&](int i, int id) { attention_task(model, layer, batch, i, id); });
+    }
+
     void attention_task(const Model& model, const Layer& layer, const Batch& batch, int index, int thread) {
         const Task& task = tasks[index];
         const int hd = model.head_dim, group = model.num_heads / model.num_kv_heads;
@@ -271,11 +312,13 @@ private:
             g.queries[m] = queries.data.data() + row * layout.query_bytes();
             g.query_scales[m] = queries.scales[row];
             g.query_sums[m] = queries.sums.data() + row * QUARTERS;
+            g.query_offsets[m] = 128 * std::accumulate(g.query_sums[m], g.query_sums[m] + QUARTERS, 0);
             g.last_key[m] = int(batch.positions[token]);
             g.first_key[m] = layer.window ? std::max(0, g.last_key[m] - layer.window + 1) : 0;
             g.out[m] = attended.data() + row * hd;
         }
-        attend(g, scratch[thread].attention);
+        if (g.num_rows > ROWS) attend_on_tiles(g, scratch[thread].attention);
+        else attend(g, scratch[thread].attention);
     }
 
     // y[i] += B (A x[i]) for each row with an adapter.
@@ -313,7 +356,7 @@ private:
 
     // Where the rows of x for a product are kept. Weights of one model may differ in k and in format, and a stage must
     // not resize what another thread reads; so there is one for each length and form. Made by `prepare`.
-    Rows& inputs_of(const Weight& w) { return inputs.at({w.k, Rows::form(w.format)}); }
+    Rows& inputs_of(const Weight& w) { return inputs.at({w.k, Rows::form(w.format, w.k)}); }
 
     struct Scratch {
         AttentionScratch attention;
@@ -335,6 +378,7 @@ private:
     std::map<std::pair<int, int>, Rows> inputs;
     Queries queries;
     std::vector<Task> tasks;
+    bool attention_on_tiles = false;  // some of them
     std::vector<Scratch> scratch;
 };
 
@@ -367,6 +411,9 @@ extern "C" {
 
 void* cb_engine_new(int32_t num_threads) { return new cb::Engine(num_threads); }
 void cb_engine_free(void* engine) { delete (cb::Engine*)engine; }
+
+// How many bits inputs of a product with INT8 keep.
+int32_t cb_int8_input_bits(int32_t k) { return cb::Rows::form(cb::INT8, k) == cb::HALVES ? 16 : 8; }
 
 int64_t cb_weight_bytes(int32_t format, int32_t n, int32_t k) { return cb::weight_bytes(format, n, k); }
 

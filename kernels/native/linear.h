@@ -1,11 +1,11 @@
-// y = x W^T for every weight format: rows of x are brought into the form that the format multiplies (bf16, or int8 with a
-// scale for 32 of them), then tiles of up to 12 rows by one panel of 32 columns are kept in registers.
+// y = x W^T for every weight format: rows of x are brought into the form that the format multiplies (rows.h), then tiles
+// of up to 12 rows by one panel of 32 columns are kept in registers, or of 16 and 32 rows on the unit for tiles.
 //
 // Each output is one sum along K in one order, whatever the number of rows: results do not depend on the batch.
 #pragma once
 
 #include "pool.h"
-#include "tile_sums.h"
+#include "whole_tiles.h"
 
 namespace cb {
 
@@ -85,6 +85,37 @@ inline void sum_int8(const uint8_t* panel, const Rows& x, int first, const float
     each<M>([&](auto m) CB_INLINE {
         out.v[m][0] = _mm512_mul_ps(total[m][0], s0);
         out.v[m][1] = _mm512_mul_ps(total[m][1], s1);
+    });
+}
+
+template <int M>
+inline void sum_halves(const uint8_t* panel, const Rows& x, int first, const float* scales, const uint8_t* next,
+                       Acc<M>& out) {
+    const uint8_t* a = x.row(first);
+    const int64_t stride = 2 * int64_t(x.k);
+    i32x16 high[M][2], low[M][2];
+    each<M>([&](auto m) CB_INLINE {
+        const int32_t* offsets = x.offsets.data() + 2 * (first + m);
+        high[m][0] = high[m][1] = _mm512_set1_epi32(offsets[0]);
+        low[m][0] = low[m][1] = _mm512_set1_epi32(offsets[1]);
+    });
+    for (int k = 0; k < x.k; k += GROUP) {
+        if (next) prefetch_far(next + int64_t(k) * PANEL, GROUP * PANEL);
+#pragma GCC unroll 8
+        for (int step = 0; step < GROUP / 4; ++step, panel += 128, a += 4) {
+            const i32x16 b0 = _mm512_loadu_si512(panel), b1 = _mm512_loadu_si512(panel + 64);
+            each<M>([&](auto m) CB_INLINE {
+                dot_int8(high[m][0], b0, a + m * stride);
+                dot_int8(high[m][1], b1, a + m * stride);
+                dot_int8(low[m][0], b0, a + m * stride + x.k);
+                dot_int8(low[m][1], b1, a + m * stride + x.k);
+            });
+        }
+    }
+    each<M>([&](auto m) CB_INLINE {
+        each<2>([&](auto half) CB_INLINE {
+            out.v[m][half] = of_halves(high[m][half], low[m][half], x, first + m, scales + half * LANES);
+        });
     });
 }
 
@@ -203,8 +234,11 @@ inline void finish_tile(const Weight& w, const Output& out, int panel, int first
     }
 }
 
+inline bool in_groups(const Weight& w) { return w.format == INT4; }
+
 inline bool on_tiles(const Weight& w, const Rows& x) {
-    return (w.format == INT8 || w.format == INT4) && x.for_tiles;
+    if (w.format == BFLOAT16) return tiles_allowed();  // its sums are not those of registers
+    return x.for_tiles && (in_groups(w) || x.format == HALVES);
 }
 
 // Rows of the tiles that a thread must have for a product; 0: none.
@@ -217,7 +251,9 @@ void compute_tile(const Weight& w, const Rows& x, const Output& out, int panel, 
     if (w.format == FLOAT32) sum_float32<M>(data, x, first, acc);
     else if (w.format == BFLOAT16) sum_bfloat16<M>(data, x, first, acc);
     else if constexpr (M <= MAX_SUMS) {
-        if (w.format == INT8) sum_int8<M>(data, x, first, int8_scales(w) + panel * PANEL, next, acc);
+        const float* scales = int8_scales(w) + panel * PANEL;
+        if (w.format == INT8 && x.format == HALVES) sum_halves<M>(data, x, first, scales, next, acc);
+        else if (w.format == INT8) sum_int8<M>(data, x, first, scales, next, acc);
         else if (w.format == INT4) sum_int4<M>(data, x, first, next, acc);
         else sum_nf4<M>(data, x, first, acc);
     }
@@ -235,41 +271,60 @@ inline TileFunction tile_function(int rows) {
     return functions[rows];
 }
 
-// A panel for M rows from `first` on, of which `rows` are there.
+// INT4 for M rows from `first` on, of which `rows` are there.
 template <int M>
-void compute_on_tiles(const Weight& w, const Rows& x, const Output& out, int panel, int first, int rows,
-                      const uint8_t* codes, Ahead next) {
-    const uint8_t* data = w.data + int64_t(panel) * panel_bytes(w.format, w.k);
+void compute_groups(const Weight& w, const Rows& x, const Output& out, int panel, int first, int rows,
+                    const uint8_t* codes, Ahead next) {
     Acc<M> acc;
-    if (w.format == INT8) sum_on_tiles<INT8, M>(codes, data, x, first, int8_scales(w) + panel * PANEL, next, acc);
-    else sum_on_tiles<INT4, M>(codes, data, x, first, nullptr, next, acc);
+    sum_on_tiles<M>(codes, w.data + int64_t(panel) * panel_bytes(INT4, w.k), x, first, next, acc);
     finish_tile<M>(w, out, panel, first, acc, rows);
 }
 
-inline void panel_on_tiles(const Weight& w, const Rows& x, const Output& out, int panel, const uint8_t* next) {
-    // All of them fetch: what comes from memory comes slower than it is multiplied.
-    const int tiles = (x.m + MAX_TILE - 1) / MAX_TILE;
-    const int share = round_up((w.format == INT8 ? GROUP * PANEL : GROUP_BYTES) / tiles, 64);
+// The rows [begin, end) of a product that are computed at once; begin is a multiple of 16.
+struct Span {
+    int begin, end;
+};
+
+inline void panel_on_tiles(const Weight& w, const Rows& x, Span span, const Output& out, int panel, const uint8_t* next) {
     const uint8_t* data = w.data + int64_t(panel) * panel_bytes(w.format, w.k);
-    const uint8_t* codes = w.format == INT8 ? data : unpack_int4(data, x.k);
-    for (int first = 0; first < x.m; first += MAX_TILE) {
+    const int block = w.format == BFLOAT16 ? 2 * MAX_TILE : MAX_TILE;
+    const int blocks = (span.end - span.begin + block - 1) / block;
+    // All of them fetch: what comes from memory comes slower than it is multiplied.
+    const int step = in_groups(w) ? GROUP_BYTES : STEP_PANEL;
+    const int steps = in_groups(w) ? x.k / GROUP : int(panel_bytes(w.format, w.k) / STEP_PANEL);
+    const int share = round_up(step / blocks, 64);
+    const uint8_t* codes = in_groups(w) ? unpack_int4(data, x.k) : nullptr;
+    for (int first = span.begin; first < span.end; first += block) {
         Ahead ahead;
-        if (next) ahead = {next, share}, next += share * (x.k / GROUP);
-        const int rows = std::min(MAX_TILE, x.m - first);
-        if (rows <= BLOCK_ROWS) compute_on_tiles<BLOCK_ROWS>(w, x, out, panel, first, rows, codes, ahead);
-        else compute_on_tiles<MAX_TILE>(w, x, out, panel, first, rows, codes, ahead);
+        if (next) ahead = {next, share}, next += int64_t(share) * steps;
+        const int rows = std::min(block, span.end - first);
+        if (w.format == BFLOAT16) {
+            bf16_by_panel(data, x, first, rows, ahead, [&](Acc<MAX_TILE>& acc, int at, int count) CB_INLINE {
+                finish_tile<MAX_TILE>(w, out, panel, at, acc, count);
+            });
+        } else if (w.format == INT8) {
+            Acc<MAX_TILE> acc;
+            halves_by_panel(data, x, first, rows, int8_scales(w) + panel * PANEL, ahead, acc);
+            finish_tile<MAX_TILE>(w, out, panel, first, acc, rows);
+        } else if (rows <= BLOCK_ROWS) {
+            compute_groups<BLOCK_ROWS>(w, x, out, panel, first, rows, codes, ahead);
+        } else {
+            compute_groups<MAX_TILE>(w, x, out, panel, first, rows, codes, ahead);
+        }
     }
 }
 
-// One panel for all rows, in tiles of nearly equal size, so that none is left with a single row. During the last one the
+// One panel for some rows, in tiles of nearly equal size, so that none is left with a single row. During the last one the
 // panel `next` is fetched (null: none), which this thread will probably read: memory is then never idle.
-inline void linear_panel(const Weight& w, const Rows& x, const Output& out, int panel, const uint8_t* next) {
-    if (on_tiles(w, x)) return panel_on_tiles(w, x, out, panel, next);
+inline void linear_panel(const Weight& w, const Rows& x, Span span, const Output& out, int panel, const uint8_t* next) {
+    const int64_t m = span.end - span.begin;
+    if (m <= 0) return;
+    if (on_tiles(w, x)) return panel_on_tiles(w, x, span, out, panel, next);
     const int most = w.format == FLOAT32 || w.format == BFLOAT16 ? MAX_IN_REGISTERS : MAX_SUMS;
-    const int num_tiles = (x.m + most - 1) / most;
+    const int num_tiles = int((m + most - 1) / most);
     for (int tile = 0; tile < num_tiles; ++tile) {
-        const int first = int(int64_t(x.m) * tile / num_tiles), end = int(int64_t(x.m) * (tile + 1) / num_tiles);
-        tile_function(end - first)(w, x, out, panel, first, tile == num_tiles - 1 ? next : nullptr);
+        const int first = int(m * tile / num_tiles), end = int(m * (tile + 1) / num_tiles);
+        tile_function(end - first)(w, x, out, panel, span.begin + first, tile == num_tiles - 1 ? next : nullptr);
     }
 }
 

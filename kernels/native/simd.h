@@ -115,6 +115,11 @@ CB_INLINE inline void dot_int8(i32x16& acc, i32x16 b, const void* a) {
     asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(b), "m"(*(const int32_t(*)[1])a));
 }
 
+// acc[i] += sum over j < 4 of a[4i + j] (unsigned) * b[4i + j] (signed)
+CB_INLINE inline void dot_int8(i32x16& acc, i32x16 a, i32x16 b) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
+}
+
 // acc[i] += a[0] * b[2i] + a[1] * b[2i + 1], of bf16
 CB_INLINE inline void dot_bf16(f32x16& acc, i32x16 b, const void* a) {
 #ifdef __AVX512BF16__

@@ -1,5 +1,5 @@
-// The sums of a panel on the tile unit, INT8 and INT4: bit for bit those that linear.h makes in registers, whatever the
-// number of rows, since whole numbers have one sum and the groups are added up in the same order.
+// The sums of a panel of INT4 on the tile unit: bit for bit those that linear.h makes in registers, whatever the number of
+// rows, since whole numbers have one sum and the groups are added up in the same order.
 #pragma once
 
 #include "rows.h"
@@ -21,10 +21,9 @@ inline f32x16 load_half(const uint16_t* from) { return _mm512_cvtph_ps(_mm256_lo
 
 // A half of the panel after the other. A group takes three steps: it is multiplied, its sums are
 // stored, and they are added up. While that is done for a group, the next two are in the steps before. `codes` is the
-// panel as INT8 lies, for INT4 too, whose scales and minimums are in `panel`.
-template <int FORMAT, int M>
-inline void sum_on_tiles(const uint8_t* codes, const uint8_t* panel, const Rows& x, int first, const float* scales,
-                         Ahead next, Acc<M>& out) {
+// panel as INT8 lies; scales and minimums are in `panel`.
+template <int M>
+inline void sum_on_tiles(const uint8_t* codes, const uint8_t* panel, const Rows& x, int first, Ahead next, Acc<M>& out) {
     alignas(64) int32_t even[MAX_TILE * LANES], odd[MAX_TILE * LANES];
     const int64_t groups = x.k / GROUP;  // an even number, as k is padded
     for (int half = 0; half < 2; ++half) {
@@ -39,20 +38,13 @@ inline void sum_on_tiles(const uint8_t* codes, const uint8_t* panel, const Rows&
             a += GROUP, b += GROUP * PANEL;
         };
         const auto add = [&](const int32_t* sums) CB_INLINE {
-            f32x16 scale, low;
-            if constexpr (FORMAT == INT4)
-                scale = load_half(halves), low = load_half(halves + PANEL), halves += GROUP_BYTES / 2;
+            const f32x16 scale = load_half(halves), low = load_half(halves + PANEL);
+            halves += GROUP_BYTES / 2;
             each<M>([&](auto m) CB_INLINE {
                 const Rows::Block* block = m < BLOCK_ROWS ? upper : lower;
                 const i32x16 sum = _mm512_load_si512(sums + m * LANES);
-                f32x16 part;
-                if constexpr (FORMAT == INT4) {
-                    const f32x16 least = _mm512_mul_ps(_mm512_set1_ps(block->sums[m % BLOCK_ROWS]), low);
-                    part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, least);
-                } else {
-                    const i32x16 offset = _mm512_set1_epi32(block->offsets[m % BLOCK_ROWS]);
-                    part = _mm512_cvtepi32_ps(_mm512_add_epi32(sum, offset));
-                }
+                const f32x16 least = _mm512_mul_ps(_mm512_set1_ps(block->sums[m % BLOCK_ROWS]), low);
+                const f32x16 part = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, least);
                 dot_f32(total[m], part, block->scales + m % BLOCK_ROWS);
             });
             ++upper, ++lower;
@@ -72,10 +64,7 @@ inline void sum_on_tiles(const uint8_t* codes, const uint8_t* panel, const Rows&
         store_sums<1>(odd);
         add(even);
         add(odd);
-        each<M>([&](auto m) CB_INLINE {
-            if constexpr (FORMAT == INT4) out.v[m][half] = total[m];
-            else out.v[m][half] = _mm512_mul_ps(total[m], _mm512_loadu_ps(scales + half * LANES));
-        });
+        each<M>([&](auto m) CB_INLINE { out.v[m][half] = total[m]; });
     }
 }
 

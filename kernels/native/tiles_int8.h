@@ -1,4 +1,4 @@
-// Products of int8 on the unit for tiles: of 32 inputs at a time, in whole numbers.
+// Products of int8 on the unit for tiles in groups of 32 inputs, and what the tiles are in products with panels.
 //
 // A panel of INT8 lies as the unit wants its second factor: a group of 32 inputs is 8 rows of 4 inputs for each of 16
 // columns, twice. The first factor is rows of x as they are. Groups have a scale each, so their sums leave the tiles at
@@ -14,14 +14,18 @@ namespace cb {
 
 constexpr bool HAVE_TILES = true;
 
-// 0 and 1 are sums [rows][16], 2 and 3 rows of x [rows][32 bytes], 4 and 5 half of a panel's group [8][64 bytes]. Of no
-// rows it does nothing.
-class GroupTiles : TileScope {
+// In groups: 0 and 1 are sums [rows][16], 2 and 3 rows of x [rows][32 bytes], 4 and 5 half of a panel's group [8][64
+// bytes]. Along the whole of K: 0 to 3 sums, 4 and 5 rows of x [rows][64 bytes], 6 and 7 half of a panel's step [16][64
+// bytes]. Of no rows it does nothing.
+class PanelTiles : TileScope {
 public:
-    explicit GroupTiles(int rows) {
+    PanelTiles(int rows, bool in_groups) {
         if (!rows) return;
         TileShapes shapes;
-        for (int tile = 0; tile < 6; ++tile) shapes.shape(tile, tile < 4 ? rows : 8, tile == 2 || tile == 3 ? 32 : 64);
+        for (int tile = 0; tile < 8; ++tile) {
+            if (in_groups) shapes.shape(tile, tile < 4 ? rows : 8, tile == 2 || tile == 3 ? 32 : 64);
+            else shapes.shape(tile, tile < 6 ? rows : 16, 64);
+        }
         take(shapes);
     }
 };
@@ -52,9 +56,9 @@ CB_INLINE inline void store_sums(int32_t* to) {
 
 constexpr bool HAVE_TILES = false;
 
-struct GroupTiles {
-    explicit GroupTiles(int) {}
-    ~GroupTiles() {}
+struct PanelTiles {
+    PanelTiles(int, bool) {}
+    ~PanelTiles() {}
 };
 
 template <int SLOT>

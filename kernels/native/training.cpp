@@ -135,8 +135,6 @@ int32_t cbt_use_tiles(int32_t wanted) {
     return cb::use_tiles;
 }
 
-int32_t cbt_has_tiles() { return cb::use_tiles; }
-
 // x [rows][n] as a right matrix whose lanes are the rows, or with `deep` one whose depth they are. Multiples of 16, n of 32.
 void cbt_lora_pack(int32_t is_bf16, const void* x, int32_t rows, int32_t n, int32_t deep, uint32_t* out) {
     cb::with_type(is_bf16, [&](auto* type) {

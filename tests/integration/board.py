@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,16 +18,13 @@ from callboard.runtime.processes import find_by_variable, wait_exit
 
 COMMAND = [sys.executable, "-m", "callboard.runtime.cli"]
 
-_COMPILED = Path.home() / ".cache" / "callboard-test" / "native"
-
 
 def with_compiled_kernels(cache: Path) -> Path:
-    """`cache`, a folder of a test's own, with what all tests share: kernels take half a minute to compile, and their
-    names say what they are of."""
-    _COMPILED.mkdir(parents=True, exist_ok=True)
+    """`cache`, a folder of a test's own, with what is compiled in the one that all tests have (tests/conftest.py)."""
+    compiled = (Path(os.environ["CALLBOARD_CACHE_DIR"]) / "native").resolve(strict=True)
     cache.mkdir(parents=True, exist_ok=True)
     if not (cache / "native").exists():
-        (cache / "native").symlink_to(_COMPILED)
+        (cache / "native").symlink_to(compiled)
     return cache
 
 
@@ -101,6 +100,17 @@ class Board:
             left.kill()
 
 
+@contextmanager
+def running(base: Path, **environment: str) -> Iterator[Board]:
+    """A board below `base` whose daemon runs until the end of the block."""
+    board = Board.at(base, **environment)
+    try:
+        board.up()
+        yield board
+    finally:
+        board.close()
+
+
 class LogWatch:
     """Follows a log through `callboard logs -f`, so that a test can await what happens. Its last line is seen first."""
 
@@ -128,4 +138,18 @@ def install(site: Path, module: str, source: str, **kinds: str) -> Path:
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
     lines = "".join(f"{kind} = {module}:{name}\n" for kind, name in kinds.items())
     (info / "entry_points.txt").write_text(f"[callboard.actors]\n{lines}")
+    return site
+
+
+def install_antics(site: Path, **kinds: str) -> Path:
+    """The package of antics.py; without `kinds` those that do no harm."""
+    source = (Path(__file__).parent / "antics.py").read_text()
+    return install(site, "antics", source, **kinds or {"narrow": "Narrow", "wide": "Wide", "fragile": "Fragile"})
+
+
+def install_toolbox(site: Path, *others: str) -> Path:
+    """The package of toolbox.py, announced as the tools `box`; `others`: more lines like `NAME = MODULE:ATTRIBUTE`."""
+    install(site, "toolbox", (Path(__file__).parent / "toolbox.py").read_text())
+    lines = "\n".join(["[callboard.tools]", "box = toolbox", *others])
+    (site / "toolbox-1.0.dist-info" / "entry_points.txt").write_text(f"{lines}\n")
     return site

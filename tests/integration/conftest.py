@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +16,7 @@ from callboard.runtime.node import Node
 sys.path.insert(0, str(Path(__file__).parent))
 
 from own_server import OwnServer, own_server
+from unit_helpers import unit_helper
 
 
 @pytest.fixture
@@ -63,10 +63,4 @@ def long_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _write_tiny_model(path: Path, **options: Any) -> Path:
-    place = Path(__file__).parents[1] / "unit" / "models" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("conftest_of_models", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.write_tiny_model(path, **options)
+    return unit_helper("models/conftest.py").write_tiny_model(path, **options)

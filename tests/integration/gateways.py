@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 
 from callboard.actors.gateway.config import GatewayConfig
 from callboard.actors.gateway.gateway import Gateway
 from callboard.actors.serve.engine import Engine, EngineConfig
 from callboard.runtime.node import Node
 from callboard.schemas.gateway import AskGateway
-from callboard.schemas.serve import EngineStats, GetStats
+from callboard.schemas.serve_stats import EngineStats, GetStats
 
 
 async def start_engine(node: Node, model: Path, name: str = "engine", **options: Any) -> None:
@@ -42,3 +43,12 @@ async def idle(node: Node, engine: str = "engine") -> EngineStats:
                 assert stats.free_blocks == stats.num_blocks
                 return stats
             await anyio.sleep(0.01)
+
+
+@pytest.fixture
+async def url(node: Node, long_path: Path) -> AsyncIterator[str]:
+    """Of a gateway before the engine of a tiny model."""
+    await start_engine(node, long_path)
+    async with gateway(node) as url:
+        yield url
+    await idle(node)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +13,7 @@ import pytest
 from board import Board
 from nats.aio.msg import Msg
 from own_server import OwnServer
+from unit_helpers import unit_helper
 from workers import own_workers
 
 import callboard
@@ -45,13 +44,7 @@ HELLO = Generate(messages=(ChatMessage("user", "hello"),))
 @pytest.fixture(scope="module")
 def http() -> ModuleType:
     """The tests' own HTTP endpoint."""
-    place = Path(__file__).parents[1] / "unit" / "agent" / "endpoint.py"
-    spec = importlib.util.spec_from_file_location("agent_endpoint", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return unit_helper("agent/endpoint.py")
 
 
 async def test_a_scripted_model_in_its_own_process_answers_over_the_bus(node: Node) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +12,7 @@ import msgspec
 import pytest
 from agent_play import Shown, Tools, events_of, until_over
 from own_server import OwnServer
+from unit_helpers import unit_helper
 
 from callboard.actors.agent.following import show
 from callboard.actors.agent.runs import Runs
@@ -32,13 +31,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(scope="module")
 def http() -> ModuleType:
     """The tests' own HTTP endpoint."""
-    place = Path(__file__).parents[1] / "unit" / "agent" / "endpoint.py"
-    spec = importlib.util.spec_from_file_location("agent_endpoint", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return unit_helper("agent/endpoint.py")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import msgspec
 import psutil
 import pytest
 from antics import Done, FragileConfig, Hold, Open
-from board import Board, gone, install
+from board import Board, gone, install_antics, running
 
 import callboard
 from callboard import Message, Restart
@@ -38,8 +38,6 @@ from callboard.schemas.runtime import Tapped
 
 anyio_test = pytest.mark.anyio
 
-ANTICS = (Path(__file__).parent / "antics.py").read_text()
-
 
 class News(Message, frozen=True, tag="test.news"):
     text: str
@@ -52,11 +50,8 @@ class Weather(Message, frozen=True, tag="test.weather"):
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     base = tmp_path_factory.mktemp("client")
-    site = install(base / "site", "antics", ANTICS, narrow="Narrow", wide="Wide", fragile="Fragile")
-    board = Board.at(base, PYTHONPATH=str(site))
-    board.up()
-    yield board
-    board.close()
+    with running(base, PYTHONPATH=str(install_antics(base / "site"))) as board:
+        yield board
 
 
 @pytest.fixture

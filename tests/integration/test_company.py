@@ -11,19 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from board import Board, install
+from board import Board, install_antics
 
 import callboard
 from callboard.runtime.daemon_info import find_daemon
 from callboard.schemas.bench import Add
 
-ANTICS = (Path(__file__).parent / "antics.py").read_text()
-
 
 @pytest.fixture
 def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
-    kinds = {"fragile": "Fragile", "gated": "Gated", "blocker": "Blocker"}
-    site = install(tmp_path / "site", "antics", ANTICS, **kinds)
+    site = install_antics(tmp_path / "site", fragile="Fragile", gated="Gated", blocker="Blocker")
     board = Board.at(tmp_path, PYTHONPATH=str(site))
     for name, value in board.environment.items():
         monkeypatch.setenv(name, value)

@@ -11,24 +11,17 @@ import anthropic
 import httpx2
 import jsonschema
 import pytest
-from gateways import gateway, idle, start_engine
+from gateways import url
 
 from callboard.runtime.node import Node
 from callboard.schemas.serve import ChatMessage, Generate
 
+__all__ = ["url"]  # a fixture
 pytestmark = pytest.mark.anyio
 
 SAY: Any = [{"role": "user", "content": "hello"}]
 CITY = {"type": "object", "properties": {"city": {"enum": ["Delft", "Oslo"]}}, "required": ["city"]}
 WEATHER: Any = {"name": "weather", "description": "d", "input_schema": CITY}
-
-
-@pytest.fixture
-async def url(node: Node, long_path: Path) -> AsyncIterator[str]:
-    await start_engine(node, long_path)
-    async with gateway(node) as url:
-        yield url
-    await idle(node)
 
 
 @pytest.fixture

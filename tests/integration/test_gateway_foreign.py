@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import anyio.to_thread
@@ -15,6 +13,7 @@ import pytest
 import torch
 from foreign import PEERS, output, python_of
 from gateways import gateway, idle, start_engine
+from unit_helpers import unit_helper
 
 from callboard.runtime.node import Node
 from callboard.schemas.serve import ChatMessage, Embed, Generate
@@ -22,20 +21,10 @@ from callboard.schemas.serve import ChatMessage, Embed, Generate
 pytestmark = [pytest.mark.anyio, pytest.mark.foreign, pytest.mark.timeout(1200)]
 
 
-def tiny_models() -> ModuleType:
-    place = Path(__file__).parents[1] / "unit" / "train" / "tiny_models.py"
-    spec = importlib.util.spec_from_file_location("tiny_models_of_training", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random model as transformers saves it, whose preferences are far apart."""
-    return tiny_models().write_model(
+    return unit_helper("train/tiny_models.py").write_model(
         tmp_path_factory.mktemp("model") / "tiny", initializer_range=0.3, num_hidden_layers=3
     )
 

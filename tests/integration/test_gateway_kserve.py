@@ -14,7 +14,8 @@ import pytest
 from gateways import gateway, idle, start_engine
 
 from callboard.runtime.node import Node
-from callboard.schemas.serve import ChatMessage, Completion, Generate, GetStats
+from callboard.schemas.serve import ChatMessage, Completion, Generate
+from callboard.schemas.serve_stats import GetStats
 
 pytestmark = pytest.mark.anyio
 

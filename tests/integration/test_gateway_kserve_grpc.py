@@ -23,7 +23,8 @@ from callboard.actors.gateway.kserve.proto import health_pb2, inference_pb2, ref
 from callboard.runtime.errors import ConfigError
 from callboard.runtime.node import Node
 from callboard.schemas.gateway import AskGateway
-from callboard.schemas.serve import Generate, GetStats
+from callboard.schemas.serve import Generate
+from callboard.schemas.serve_stats import GetStats
 
 pytestmark = pytest.mark.anyio
 

@@ -12,26 +12,19 @@ import httpx2
 import jsonschema
 import openai
 import pytest
-from gateways import gateway, idle, start_engine
+from gateways import gateway, idle, start_engine, url
 
 from callboard.actors.models.loading import load_tokenizer
 from callboard.actors.serve.intake import Intake
 from callboard.runtime.node import Node
 from callboard.schemas.serve import ChatMessage, Generate, Score
 
+__all__ = ["url"]  # a fixture
 pytestmark = pytest.mark.anyio
 
 SAY: Any = [{"role": "user", "content": "hello"}]
 CITY = {"type": "object", "properties": {"city": {"enum": ["Delft", "Oslo"]}}, "required": ["city"]}
 WEATHER: Any = {"type": "function", "function": {"name": "weather", "description": "d", "parameters": CITY}}
-
-
-@pytest.fixture
-async def url(node: Node, long_path: Path) -> AsyncIterator[str]:
-    await start_engine(node, long_path)
-    async with gateway(node) as url:
-        yield url
-    await idle(node)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import httpx2
 import jsonschema
 import openai
 import pytest
-from gateways import gateway, idle, start_engine
+from gateways import gateway, idle, start_engine, url
 from own_server import own_server
 
 from callboard.actors.gateway.config import GatewayConfig
@@ -23,19 +23,12 @@ from callboard.runtime.node import Node
 from callboard.schemas.gateway import AskGateway
 from callboard.schemas.serve import ChatMessage, Generate
 
+__all__ = ["url"]  # a fixture
 pytestmark = pytest.mark.anyio
 
 CITY = {"type": "object", "properties": {"city": {"enum": ["Delft", "Oslo"]}}, "required": ["city"]}
 LONG: Any = {"ignore_eos": True}
 WEATHER: Any = {"type": "function", "name": "weather", "description": "d", "parameters": CITY, "strict": True}
-
-
-@pytest.fixture
-async def url(node: Node, long_path: Path) -> AsyncIterator[str]:
-    await start_engine(node, long_path)
-    async with gateway(node) as url:
-        yield url
-    await idle(node)
 
 
 def client_of(url: str) -> openai.AsyncOpenAI:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import random
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import pytest
 from board import Board
 from gateways import gateway, start_engine
 from own_server import OwnServer
+from unit_helpers import unit_helper
 
 import callboard
 from callboard.actors.gateway.config import FineTuningSettings, GatewayConfig
@@ -152,10 +151,7 @@ async def test_an_upload_that_is_wrong_is_refused(
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    unit = str(Path(__file__).parents[1] / "unit" / "train")
-    if unit not in sys.path:
-        sys.path.insert(0, unit)
-    return importlib.import_module("tiny_models").write_model(tmp_path_factory.mktemp("base") / "tiny")
+    return unit_helper("train/tiny_models.py").write_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture

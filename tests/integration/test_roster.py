@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import anyio
 import pytest
 from antics import Begun, FragileConfig, Hold
-from board import Board, install
+from board import Board, install_antics
+from own_server import own_server
 
 import callboard
 from callboard import Restart
+from callboard.runtime.bus import BusOptions
 from callboard.runtime.client import Client
-from callboard.runtime.errors import ActorStopped
+from callboard.runtime.errors import ActorStopped, NotReachable
+from callboard.runtime.node import Node
+from callboard.runtime.roster import Roster, recall, spawn_patiently
 from callboard.schemas.bench import Add, Count
+from callboard.schemas.runtime import Spawn
 
 pytestmark = pytest.mark.anyio
-
-ANTICS = (Path(__file__).parent / "antics.py").read_text()
 
 
 @pytest.fixture
 def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
-    site = install(tmp_path / "site", "antics", ANTICS, narrow="Narrow", wide="Wide", fragile="Fragile")
-    board = Board.at(tmp_path, PYTHONPATH=str(site))
+    board = Board.at(tmp_path, PYTHONPATH=str(install_antics(tmp_path / "site")))
     for name, value in board.environment.items():
         monkeypatch.setenv(name, value)
     yield board
@@ -144,3 +146,36 @@ async def test_a_foreground_daemon_that_was_killed_leaves_its_roster_to_the_next
             if "kept" in hello["info"]["roots"]:
                 break
         assert await bus.actor("kept").ask(Add(1)) == Count(1)
+
+
+async def test_what_is_brought_back_while_the_bus_is_away_waits_for_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, eventually: Callable[[Callable[[], bool]], Awaitable[None]]
+) -> None:
+    caplog.set_level("INFO", "callboard")
+    roster = Roster(tmp_path / "roster.json")
+    roster.add(Spawn("counter", "kept"))
+    with own_server(tmp_path) as server:
+        async with Node(bus=BusOptions(server.url), drain_timeout=0.5) as node, anyio.create_task_group() as tasks:
+            server.kill()
+            await eventually(lambda: not node.require_links().bus.is_up)
+            tasks.start_soon(recall, node, roster)
+            await eventually(lambda: "kept is to be spawned again" in caplog.text)
+            server.start()
+            await eventually(lambda: "kept" in node.actors)
+            assert await node.actor("kept").ask(Add(1)) == Count(1)
+    assert "is not brought back" not in caplog.text
+
+
+async def test_what_cannot_start_for_want_of_something_else_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bus is there all the time: that its own start reaches nobody is no reason to wait for ever."""
+    monkeypatch.setattr("callboard.runtime.roster.NAME_PATIENCE_S", 0.3)
+    with own_server(tmp_path) as server:
+        async with Node(bus=BusOptions(server.url), drain_timeout=0.1) as node:
+
+            async def start() -> None:
+                raise NotReachable("what it needs is not there")
+
+            with pytest.raises(NotReachable):
+                await spawn_patiently(node, "lonely", start)

@@ -17,7 +17,8 @@ import pytest
 from callboard.actors.serve.engine import Engine, EngineConfig
 from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
-from callboard.schemas.serve import EngineStats, Generate, GetStats, Grammar, GrammarKind
+from callboard.schemas.serve import Generate, Grammar, GrammarKind
+from callboard.schemas.serve_stats import EngineStats, GetStats
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from board import Board, install
-from toolbox import THIS_FILE
+from board import Board, install_toolbox, running
 
 from callboard.actors.tools.adapters.callee import callee, framework
 from callboard.runtime.errors import UsageError
@@ -28,12 +27,8 @@ slow = pytest.mark.foreign
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     base = tmp_path_factory.mktemp("adapters")
-    site = install(base / "site", "toolbox", Path(THIS_FILE).read_text())
-    (site / "toolbox-1.0.dist-info" / "entry_points.txt").write_text("[callboard.tools]\nbox = toolbox\n")
-    board = Board.at(base, PYTHONPATH=str(site))
-    board.up()
-    yield board
-    board.close()
+    with running(base, PYTHONPATH=str(install_toolbox(base / "site"))) as board:
+        yield board
 
 
 def python_of(name: str) -> Path:

@@ -15,8 +15,7 @@ import anyio
 import PIL.Image
 import psutil
 import pytest
-from board import Board, install
-from toolbox import THIS_FILE
+from board import Board, install_toolbox, running
 
 import callboard
 from callboard.actors.tools.client import OpenedTool, list_tools
@@ -44,15 +43,10 @@ def which() -> str:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     base = tmp_path_factory.mktemp("tools")
-    site = install(base / "site", "toolbox", Path(THIS_FILE).read_text())
+    site = install_toolbox(base / "site", "adder = toolbox:calculator", "broken = toolbox_broken:tools")
     (site / "toolbox_broken.py").write_text("raise RuntimeError('this package is broken')\n")
-    (site / "toolbox-1.0.dist-info" / "entry_points.txt").write_text(
-        "[callboard.tools]\nbox = toolbox\nadder = toolbox:calculator\nbroken = toolbox_broken:tools\n"
-    )
-    board = Board.at(base, PYTHONPATH=str(site))
-    board.up()
-    yield board
-    board.close()
+    with running(base, PYTHONPATH=str(site)) as board:
+        yield board
 
 
 @pytest.fixture

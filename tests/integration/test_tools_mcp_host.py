@@ -21,13 +21,12 @@ import httpx2
 import mcp_types
 import psutil
 import pytest
-from board import COMMAND, Board, install
+from board import COMMAND, Board, install_toolbox, running
 from mcp.client.client import Client as Host
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp_antics import PIXEL
-from toolbox import THIS_FILE
 
 import callboard
 from callboard.actors.models.store import ModelStore
@@ -49,12 +48,8 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     base = tmp_path_factory.mktemp("mcp")
-    site = install(base / "site", "toolbox", Path(THIS_FILE).read_text())
-    (site / "toolbox-1.0.dist-info" / "entry_points.txt").write_text("[callboard.tools]\nbox = toolbox\n")
-    board = Board.at(base, PYTHONPATH=str(site))
-    board.up()
-    yield board
-    board.close()
+    with running(base, PYTHONPATH=str(install_toolbox(base / "site"))) as board:
+        yield board
 
 
 @asynccontextmanager

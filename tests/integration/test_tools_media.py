@@ -14,7 +14,7 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 import pytest
-from board import Board
+from board import Board, running
 
 import callboard
 from callboard import Audio, Image
@@ -46,10 +46,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
         f'[tools.paint]\nmodel = "{painter}"\ndevice = "cpu"\n[tools.detect]\nmodel = "{detector}"\n'
         f'[tools.segment]\nmodel = "{detector}"\n'
     )
-    board = Board.at(base, XDG_CONFIG_HOME=str(base / "config"), OMP_NUM_THREADS="1")
-    board.up()
-    yield board
-    board.close()
+    with running(base, XDG_CONFIG_HOME=str(base / "config"), OMP_NUM_THREADS="1") as board:
+        yield board
 
 
 @pytest.fixture

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from training import SHARD, config, followed, install_standin, same_bits, steps, unbroken, until_step, weights, written
+from training import config, followed, jobs, node, same_bits, steps, unbroken, until_step, weights, written
 
 from callboard.actors.data.errors import NoSuchData
 from callboard.actors.train.job_folder import JobFolder, Wish
-from callboard.actors.train.jobs import Jobs, JobsConfig
 from callboard.runtime.bus import BusOptions
 from callboard.runtime.client import Client
 from callboard.runtime.errors import ConfigError
@@ -33,19 +31,8 @@ from callboard.schemas.train import (
     TrainProgress,
 )
 
+__all__ = ["jobs", "node"]  # fixtures
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
-
-
-@pytest.fixture
-async def node(nats_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
-    monkeypatch.setenv("PYTHONPATH", str(install_standin(tmp_path / "site")))
-    async with Node(bus=BusOptions(nats_server.url), drain_timeout=4.0) as node:
-        yield node
-
-
-@pytest.fixture
-async def jobs(node: Node, tmp_path: Path) -> Ref:
-    return await node.spawn(Jobs, JobsConfig(str(tmp_path / "jobs"), SHARD), name="train")
 
 
 async def test_a_run_is_followed_to_its_end_and_published(jobs: Ref, node: Node, tmp_path: Path) -> None:

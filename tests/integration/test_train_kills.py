@@ -6,9 +6,8 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import anyio
 import psutil
@@ -20,6 +19,8 @@ from training import (
     config,
     followed,
     install_standin,
+    jobs,
+    node,
     same_bits,
     shards_of,
     steps,
@@ -31,8 +32,7 @@ from training import (
 
 import callboard
 from callboard.actors.train.follow import JOBS, KIND, follow_job
-from callboard.actors.train.jobs import Jobs, JobsConfig
-from callboard.runtime.bus import BusOptions
+from callboard.actors.train.jobs import JobsConfig
 from callboard.runtime.daemon_info import find_daemon
 from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
@@ -46,21 +46,10 @@ from callboard.schemas.train import (
     TrainNote,
 )
 
+__all__ = ["jobs", "node"]  # fixtures
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
 TWO = ShardSettings(count=2)
-
-
-@pytest.fixture
-async def node(nats_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
-    monkeypatch.setenv("PYTHONPATH", str(install_standin(tmp_path / "site")))
-    async with Node(bus=BusOptions(nats_server.url), drain_timeout=4.0) as node:
-        yield node
-
-
-@pytest.fixture
-async def jobs(node: Node, tmp_path: Path) -> Ref:
-    return await node.spawn(Jobs, JobsConfig(str(tmp_path / "jobs"), SHARD), name="train")
 
 
 def check_whole(end: TrainJob, heard: list[TrainEvent], num_steps: int = 12) -> None:
@@ -194,7 +183,7 @@ async def test_kills_at_any_moment_change_nothing(board: Board, tmp_path: Path, 
                     chosen = chance.choice(names)
                     for process in board.processes():
                         with contextlib.suppress(psutil.NoSuchProcess):
-                            if process.name() == chosen or process.cmdline()[-1] == chosen:
+                            if process.name() == chosen or process.cmdline()[-1:] == [chosen]:
                                 process.kill()
                     if chosen == "daemon" and (info := find_daemon(board.paths)) is not None:
                         with contextlib.suppress(ProcessLookupError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -17,6 +16,7 @@ import msgspec
 import pytest
 from board import Board
 from training import attempts, losses, same_bits, shards_of, steps, written
+from unit_helpers import unit_helper
 
 import callboard
 from callboard.actors.train.follow import ensure_jobs, follow_job
@@ -43,17 +43,6 @@ WORDS = ["red", "blue", "old", "new", "tree", "stone", "river", "sings", "falls"
 STEPS = 24
 
 
-def tiny_models() -> Any:
-    """A helper of the unit tests."""
-    place = Path(__file__).parents[1] / "unit" / "train" / "tiny_models.py"
-    spec = importlib.util.spec_from_file_location("tiny_models_of_training", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
     site = tmp_path / "site"
@@ -69,7 +58,8 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
 
 @pytest.fixture
 def make_config(tmp_path: Path) -> Callable[..., TrainConfig]:
-    model, data, chance = tiny_models().write_model(tmp_path / "tiny"), tmp_path / "chats.json", random.Random(3)
+    tiny_models = unit_helper("train/tiny_models.py")
+    model, data, chance = tiny_models.write_model(tmp_path / "tiny"), tmp_path / "chats.json", random.Random(3)
     said = [" ".join(chance.choices(WORDS, k=chance.randint(2, 12))) for _ in range(80)]
     data.write_text(json.dumps([{"instruction": said[i], "input": "", "output": said[i + 1]} for i in range(0, 80, 2)]))
 
@@ -100,22 +90,33 @@ async def kill(board: Board, bus: Any, job: str, what: str) -> None:
                 if actor.address == f"train-{job}":
                     os.kill(actor.pid, signal.SIGKILL)
         case shard:
-            os.kill((await shards_of(bus, job))[int(shard)].pid, signal.SIGKILL)
+            while len(shards := await shards_of(bus, job)) <= int(shard):
+                await anyio.sleep(0.01)  # a group that is just being made
+            os.kill(shards[int(shard)].pid, signal.SIGKILL)
 
 
 async def trained(board: Board, bus: Any, job: str, config: TrainConfig, kills: dict[int, str]) -> list[TrainEvent]:
     """Follow it to its end, and kill something after each of these steps, where it is held."""
+
+    def groups_until(step: int) -> int:
+        """Each kill ends a group, but that of the server."""
+        return 1 + sum(what != "server" for at, what in kills.items() if at < step)
+
     gates = Path(config.out).parent / f"{job}-gates"
     gates.mkdir()
     options = msgspec.json.encode({"folder": str(gates), "steps": list(kills)}).decode()
     config = msgspec.structs.replace(config, hooks=(HookSettings("train_gates:Gates", options),))
     jobs = await ensure_jobs(bus)
-    await jobs.ask(RunTraining(config, job))
+    folder = (await jobs.ask(RunTraining(config, job))).folder
     heard: list[TrainEvent] = []
     ends: list[TrainJob] = []
     async with anyio.create_task_group() as tasks:
 
         async def kill_now(step: int) -> None:
+            # A group may get as far as this before it hears that its coordinator or the daemon was killed: that one is
+            # held here until it ends, and the kill is meant for the next.
+            while attempts(folder) < groups_until(step):
+                await anyio.sleep(0.01)
             await kill(board, bus, job, kills[step])
             (gates / str(step)).touch()
 
@@ -127,7 +128,7 @@ async def trained(board: Board, bus: Any, job: str, config: TrainConfig, kills: 
         ends.append(await follow_job(bus, job, hear))
     assert (ends[0].state, ends[0].error) == (JobState.FINISHED, None)
     why = [event.text for event in heard if isinstance(event, TrainNote)]
-    assert attempts(ends[0].folder) == 1 + sum(what != "server" for what in kills.values()), why
+    assert attempts(folder) == groups_until(STEPS), why
     assert steps(heard) == steps(written(ends[0])) == list(range(1, STEPS + 1))
     return heard
 

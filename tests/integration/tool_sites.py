@@ -6,7 +6,6 @@ on two hosts.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 from board import Board
+from unit_helpers import unit_helper
 
 from callboard.actors.tools.deploy.gather import Gathered, gather
 from callboard.actors.tools.deploy.keys import Signer, new_signer
@@ -177,14 +177,7 @@ async def value(bus: Client, address: str, **arguments: object) -> object:
 
 
 def make_wheel(folder: Path, name: str, version: str, modules: dict[str, str]) -> Path:
-    """By the helper of the unit tests."""
-    place = Path(__file__).parents[1] / "unit" / "tools" / "deploy_wheels.py"
-    spec = importlib.util.spec_from_file_location("deploy_wheels", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.make_wheel(folder, name, version, modules)
+    return unit_helper("tools/deploy_wheels.py").make_wheel(folder, name, version, modules)
 
 
 def _drain(process: subprocess.Popen[str], log: Path) -> None:

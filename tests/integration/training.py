@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import pytest
 import torch
 from board import install
 from train_standin import Standin
 
 from callboard.actors.train.events import read_all
 from callboard.actors.train.job_folder import JobFolder
+from callboard.actors.train.jobs import Jobs, JobsConfig
+from callboard.runtime.bus import BusOptions
 from callboard.runtime.client import Client
 from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
@@ -53,6 +57,18 @@ def config(out: Path, *does: str, **options: Any) -> TrainConfig:
         "samples": SampleSettings(prompts=does),
     }
     return TrainConfig(**{**wanted, **options})
+
+
+@pytest.fixture
+async def node(nats_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
+    monkeypatch.setenv("PYTHONPATH", str(install_standin(tmp_path / "site")))
+    async with Node(bus=BusOptions(nats_server.url), drain_timeout=4.0) as node:
+        yield node
+
+
+@pytest.fixture
+async def jobs(node: Node, tmp_path: Path) -> Ref:
+    return await node.spawn(Jobs, JobsConfig(str(tmp_path / "jobs"), SHARD), name="train")
 
 
 class Unbroken(NamedTuple):

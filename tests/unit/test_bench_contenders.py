@@ -60,6 +60,42 @@ def test_a_contender_answers_orders_whatever_it_prints() -> None:
         assert peer.peak_bytes > 1 << 20
 
 
+# One that goes on with something for so many seconds after its answer.
+BUSY = """
+import threading, time
+from orders import Batch, Outcome, serve
+
+def spin():
+    until = time.process_time() + SECONDS
+    while time.process_time() < until:
+        pass
+
+def load():
+    def answer(batch):
+        threading.Thread(target=spin, daemon=True).start()
+        return Outcome(0.5, [list(range(batch.output)) for _ in batch.prompts()], [])
+    return answer
+
+serve(load, "msgspec")
+"""
+
+
+def test_a_turn_ends_when_the_contenders_processes_rest() -> None:
+    with ExitStack() as stack:
+        peer = started(BUSY.replace("SECONDS", "1.0"), stack)
+        peer.ask(PeerBatch(1, 4, 7, seed=1, vocab_size=50), BatchAnswer)
+        (process,) = peer._tree()
+        assert sum(process.cpu_times()[:2]) >= 1.0
+
+
+def test_a_contender_that_never_rests_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "REST_S", 1.0)
+    with ExitStack() as stack:
+        peer = started(BUSY.replace("SECONDS", "60.0"), stack)
+        with pytest.raises(ContenderFailed, match=r"still busy 1 s after its answer"):
+            peer.ask(PeerBatch(1, 4, 7, seed=1, vocab_size=50), BatchAnswer)
+
+
 @pytest.mark.parametrize(
     ("program", "words"),
     [

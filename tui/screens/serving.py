@@ -11,15 +11,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Static, TabbedContent, TabPane
 
-from ...schemas.serve import (
-    AdapterInfo,
-    EngineDetail,
-    EngineStats,
-    LaneStats,
-    ListAdapters,
-    LoadAdapter,
-    UnloadAdapter,
-)
+from ...schemas.serve import AdapterInfo, ListAdapters, LoadAdapter, UnloadAdapter
+from ...schemas.serve_stats import EngineDetail, EngineStats, LaneStats
 from ..census import short_rate, short_size, short_time
 from ..serving_figures import (
     RECENT_S,

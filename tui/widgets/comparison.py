@@ -9,13 +9,15 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.widgets import DataTable, Label, Static
+from textual.widgets import Label, Static
 
 from ...schemas.models import FineTuneResults, ModelResults
 from ...schemas.quantize import QuantizeReport
 from ..census import short_size
 from ..styles import beside
 from .dialog import Dialog
+from .evaluation_lines import evaluation_lines, evaluation_remarks
+from .fitted_table import FittedTable
 from .safe_text import plain, plain_line
 
 NONE = "\u2013"
@@ -50,12 +52,17 @@ def figures_of(results: Sequence[ModelResults]) -> list[tuple[str, tuple[str, ..
         lines.append((title, tuple(NONE if one.quantized is None else show(one.quantized) for one in results)))
     for title, say in _FINE_TUNED:
         lines.append((title, tuple(NONE if one.fine_tuned is None else say(one.fine_tuned) for one in results)))
+    lines += evaluation_lines(results, NONE)
     return [line for line in lines if set(line[1]) != {NONE}]
 
 
 def remarks_on(results: Sequence[ModelResults]) -> list[str]:
     """What the figures do not say: who has none, and which of them must not be compared."""
-    remarks = [f"{one.model} has no results: none were written with it" for one in results if _is_bare(one)]
+    remarks = [
+        f"{one.model} has no results: none were written with it, and no evaluation is kept"
+        for one in results
+        if _is_bare(one)
+    ]
     remarks += [f"{one.model}: {one.trouble}" for one in results if one.trouble]
     reports = [one.quantized for one in results if one.quantized is not None]
     if len({(one.calibration, one.held_out_tokens, f"{one.perplexity_before:.3f}") for one in reports}) > 1:
@@ -63,7 +70,7 @@ def remarks_on(results: Sequence[ModelResults]) -> list[str]:
     tuned = [one.fine_tuned for one in results if one.fine_tuned is not None]
     if len({(one.task, one.evaluated_on) for one in tuned if one.evaluation_loss is not None}) > 1:
         remarks.append("the evaluation losses are of different samples or tasks")
-    return remarks
+    return remarks + evaluation_remarks(results)
 
 
 class Comparison(Dialog[None]):
@@ -81,11 +88,11 @@ class Comparison(Dialog[None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog-box"):
             yield Label("Results side by side", classes="dialog-question")
-            yield DataTable[Text](cursor_type="row", zebra_stripes=True, id="figures")
+            yield FittedTable(cursor_type="row", zebra_stripes=True, id="figures")
             yield Static(plain("\n".join(remarks_on(self._results))), classes="dialog-detail")
 
     def on_mount(self) -> None:
-        table = self.query_one("#figures", DataTable)
+        table = self.query_one("#figures", FittedTable)
         table.add_column("")
         for one in self._results:
             table.add_column(plain_line(one.model, limit=COLUMN_LIMIT))
@@ -101,7 +108,7 @@ class Comparison(Dialog[None]):
 
 
 def _is_bare(one: ModelResults) -> bool:
-    return one.quantized is None and one.fine_tuned is None and not one.trouble
+    return one.quantized is None and one.fine_tuned is None and not one.evaluations and not one.trouble
 
 
 def _loss(value: float | None) -> str:

@@ -13,6 +13,7 @@ from textual.message import Message
 from textual.widgets import DataTable
 
 from ..styles import beside
+from .fitted_table import FittedTable
 from .safe_text import plain_line
 
 Cell = str | int | float | bool | Text | None
@@ -44,7 +45,7 @@ class Column:
         return text
 
 
-class LiveTable(DataTable[Text]):
+class LiveTable(FittedTable):
     """`show(rows)` takes the whole truth by keys, and changes what differs.
 
     `/` filters: a row stays while each word typed occurs in one of its cells. `s` and a click on a title sort, `S`
@@ -180,9 +181,7 @@ sorts by the next column, `S` turns the order round, and a click on a title sort
         keys = {row_key: places[str(row_key.value)] for row_key in self.rows}
         ordered = sorted(keys, key=keys.__getitem__)
         self._row_locations = type(self._row_locations)({key: place for place, key in enumerate(ordered)})
-        self._update_count += 1
-        self._clear_caches()
-        self.refresh()
+        self.draw_again()
 
     def _wanted(self) -> list[str]:
         """The keys of the rows to show, in order."""
@@ -209,9 +208,7 @@ sorts by the next column, `S` turns the order round, and a click on a title sort
         self._sort, self._reverse = column, reverse
         for number in range(len(self.columns_shown)):
             self.ordered_columns[number].label = self._label(number)
-        self._update_count += 1
-        self._clear_caches()
-        self.refresh()
+        self.draw_again()
         self._draw()
 
     def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:

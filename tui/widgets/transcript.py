@@ -81,11 +81,9 @@ class Entry:
 
     def make(self, plainly: bool = False) -> Widget:
         if self.kind == "answer" and not plainly:
-            self.widget = AnswerText(str(self.text), open_links=False, classes="turn-answer")
-        else:
-            shown = self.text if isinstance(self.text, Text) else plain(self.text)
-            self.widget = Static(shown, classes=f"turn-{self.kind}", markup=False)
-        return self.widget
+            return AnswerText(str(self.text), open_links=False, classes="turn turn-answer")
+        shown = self.text if isinstance(self.text, Text) else plain(self.text)
+        return Static(shown, classes=f"turn turn-{self.kind}", markup=False)
 
 
 class Transcript(VerticalScroll, can_focus=True):
@@ -222,10 +220,10 @@ class Transcript(VerticalScroll, can_focus=True):
             before = entry.widget
             if entry.is_plain and before is not None and before.is_attached:
                 after = entry.make()
-                after.add_class("turn")
                 with self.app.batch_update():
                     await self.mount(after, after=before)
                     await before.remove()
+                entry.widget = after
                 if entry is self._entries[-1] and isinstance(after, AnswerText):
                     self._stream = Markdown.get_stream(after)
                 await asyncio.sleep(0)  # keys come first
@@ -241,8 +239,8 @@ class Transcript(VerticalScroll, can_focus=True):
         self, entries: Sequence[Entry], before: Widget | None = None, *, plainly: bool = False
     ) -> None:
         widgets = [entry.make(plainly) for entry in entries]
-        for widget in widgets:
-            widget.add_class("turn")
+        for entry, widget in zip(entries, widgets, strict=True):
+            entry.widget = widget
         if widgets:
             await self.mount_all(widgets, before=before)
 

@@ -1,7 +1,8 @@
 """transformers' own Trainer, with PEFT's LoRA or over all weights.
 
 `python train_transformers.py FOLDER SAMPLES SETTINGS`, SETTINGS a JSON object of `precision`, `rank` (0: all weights),
-`alpha`, `lr`, `samples` of a step and `rows` of a batch.
+`alpha`, `lr`, `samples` of a step, `rows` of a batch, and `four_bits`: QLoRA as PEFT and bitsandbytes describe it,
+with activations computed again and, on a card, an optimizer in eight bits whose state moves to the host's memory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 
 import peft
 import torch
-from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, TrainerCallback, TrainingArguments
+from transformers.training_args import OptimizerNames
 from turns import Turns, read_samples
 
 
@@ -55,10 +57,26 @@ def padded(samples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     return {"input_ids": rows("input_ids", 0), "labels": rows("labels", -100), "attention_mask": mask}
 
 
+def in_four_bits(folder: str, dtype: torch.dtype) -> Any:
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    device = 0 if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, quantization_config=config, device_map={"": device}
+    )
+    return peft.prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
 def main() -> None:
     folder, samples, settings = sys.argv[1], read_samples(sys.argv[2]), json.loads(sys.argv[3])
     turns = Turns()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, settings["precision"]))
+    dtype, four_bits, card = getattr(torch, settings["precision"]), settings["four_bits"], torch.cuda.is_available()
+    packages = ("transformers", "peft", "torch", *(("bitsandbytes",) if four_bits else ()))
+    model = in_four_bits(folder, dtype) if four_bits else AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     if settings["rank"]:
         lora = peft.LoraConfig(
             r=settings["rank"], lora_alpha=settings["alpha"], target_modules="all-linear", task_type="CAUSAL_LM"
@@ -75,8 +93,10 @@ def main() -> None:
             weight_decay=0.0,
             max_grad_norm=1.0,
             train_sampling_strategy="sequential",
-            use_cpu=not torch.cuda.is_available(),
-            bf16=False,
+            use_cpu=not card,
+            bf16=four_bits,  # its norms and embeddings are in float32
+            gradient_checkpointing=four_bits,
+            gradient_checkpointing_kwargs={"use_reentrant": False} if four_bits else None,
             logging_strategy="no",
             save_strategy="no",
             report_to="none",
@@ -84,7 +104,9 @@ def main() -> None:
             remove_unused_columns=False,
             dataloader_pin_memory=False,
         )
-        waiting = Waiting(turns, ("transformers", "peft", "torch"))
+        if four_bits and card:
+            arguments.optim = OptimizerNames.PAGED_ADAMW_8BIT
+        waiting = Waiting(turns, packages)
         trainer = Counting(model, arguments, data_collator=padded, train_dataset=samples, callbacks=[waiting])
         trainer.waiting = waiting
         trainer.train()

@@ -10,7 +10,8 @@ import mcp_types
 from ....runtime.errors import CallboardError, RequestInvalid
 from ....runtime.foreign_schema import BadSchema, BadValue, ForeignSchema
 from ....runtime.log import log
-from ....schemas.serve import ChatMessage, EngineStats, Generate, GetStats
+from ....schemas.serve import ChatMessage, Generate
+from ....schemas.serve_stats import EngineStats, GetStats
 from ..errors import ToolArguments
 from .offered import Offer, Say, host_name
 

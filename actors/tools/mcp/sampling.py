@@ -11,7 +11,8 @@ import mcp_types
 from ....runtime.errors import CallboardError
 from ....runtime.log import log
 from ....schemas.question import Answered, AskQuestion, Outcome
-from ....schemas.serve import ChatMessage, FinishReason, Generate, GetStats
+from ....schemas.serve import ChatMessage, FinishReason, Generate
+from ....schemas.serve_stats import GetStats
 from .config import SamplingPolicy, ServerConfig
 
 if TYPE_CHECKING:

@@ -17,14 +17,8 @@ from gguf import GGUFWriter
 from callboard.actors.models.store import ModelStore
 from callboard.actors.models.tokenizer import Tokenizer, TokenType, byte_alphabet
 from callboard.kernels import native
-from callboard.schemas.serve import (
-    Drawn,
-    FailedSequence,
-    SequenceStart,
-    Step,
-    StepSequence,
-    TokenLogprob,
-)
+from callboard.schemas.serve import TokenLogprob
+from callboard.schemas.serve_steps import Drawn, FailedSequence, SequenceStart, Step, StepSequence
 
 if TYPE_CHECKING:
     from callboard.actors.models.llama import LlamaDecoder

@@ -15,7 +15,7 @@ from random_models import make_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from callboard.kernels import checkpoint_formats
+from callboard.kernels import checkpoint_formats, native
 from callboard.kernels.channels import ChannelInt8
 from callboard.kernels.grouped import GroupedInt4
 
@@ -170,14 +170,14 @@ def gptq_parts(matrix: GroupedInt4, version: int) -> Tensors:
     }
 
 
-def round_inputs(model: Any, group: int = 0) -> Any:
-    """Let a model of transformers round what enters its products to int8, as those of quantized weights do: a scale for
-    `group` inputs in the order that the product has them in, or for a whole row."""
+def round_inputs(model: Any, group: int = 0, largest: int = 127) -> Any:
+    """Let a model of transformers round what enters its products, as those of quantized weights do, to codes up to
+    `largest`: a scale for `group` inputs in the order that the product has them in, or for a whole row."""
 
     def rounded(module: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         order = getattr(module, "order", torch.arange(args[0].shape[-1]))
         groups = args[0][..., order].unflatten(-1, (-1, group or len(order)))
-        steps = groups.abs().amax(-1, keepdim=True) / 127
+        steps = groups.abs().amax(-1, keepdim=True) / largest
         values = ((groups / steps).round() * steps).nan_to_num().flatten(-2)
         return (torch.empty_like(values).index_copy_(-1, order, values),)
 
@@ -187,12 +187,20 @@ def round_inputs(model: Any, group: int = 0) -> Any:
     return model
 
 
-def as_native(model: Any) -> Any:
+def round_inputs_of_int8(model: Any) -> Any:
+    """As products with weights in int8 round them on this machine."""
+    return round_inputs(model, 0, 32639) if native.int8_input_bits(1) == 16 else round_inputs(model, 32)
+
+
+def as_native(model: Any, layout: str) -> Any:
     """The same with what the native kernels round in a model of few bits: inputs, and the vocabulary's matrices."""
     for module in (model.model.embed_tokens, model.lm_head):
         steps = module.weight.detach().abs().amax(1, keepdim=True) / 127
         module.weight.data = (module.weight.detach() / steps).round().nan_to_num() * steps
-    round_inputs(model, 32)
+    if layout in FOUR_BITS:
+        round_inputs(model, 32)
+    else:
+        round_inputs_of_int8(model)
     hook = next(iter(model.model.layers[0].mlp.gate_proj._forward_pre_hooks.values()))
     model.lm_head.register_forward_pre_hook(hook)
     return model

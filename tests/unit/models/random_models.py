@@ -99,9 +99,20 @@ def assert_same(actual: list[torch.Tensor], expected: list[torch.Tensor], tolera
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
-def as_internlm2(folder: Path, group: int = 2, head_dim: int = 8) -> None:
-    """Give a LLaMA in `folder` the names and the fused projection of InternLM2."""
-    names = {
+def broken_weights(weights: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Of two layers or more, each in a way of its own; named after what is said of it."""
+    name = "model.layers.1.mlp.up_proj.weight"
+    return {
+        "missing": {key: value for key, value in weights.items() if key != name},
+        "no place": {**weights, "model.layers.1.mlp.sideways.weight": weights[name]},
+        "shape": {**weights, name: weights[name].T.contiguous()},
+        "not finite": {**weights, name: weights[name].clone().fill_(float("nan"))},
+    }
+
+
+def internlm2_name(name: str) -> str:
+    """What InternLM2 calls a tensor that LLaMA calls `name`."""
+    for theirs, ours in {
         "model.embed_tokens": "model.tok_embeddings",
         "lm_head": "output",
         "input_layernorm": "attention_norm",
@@ -110,7 +121,13 @@ def as_internlm2(folder: Path, group: int = 2, head_dim: int = 8) -> None:
         "mlp.gate_proj": "feed_forward.w1",
         "mlp.up_proj": "feed_forward.w3",
         "mlp.down_proj": "feed_forward.w2",
-    }
+    }.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
+def as_internlm2(folder: Path, group: int = 2, head_dim: int = 8) -> None:
+    """Give a LLaMA in `folder` the names and the fused projection of InternLM2."""
     weights = load_file(folder / "model.safetensors")
     renamed: dict[str, torch.Tensor] = {}
     for name, tensor in weights.items():
@@ -122,9 +139,7 @@ def as_internlm2(folder: Path, group: int = 2, head_dim: int = 8) -> None:
                 rows += [part[head * head_dim : (head + 1) * head_dim] for part in (k, v)]
             renamed[name.replace("self_attn.q_proj", "attention.wqkv")] = torch.cat(rows)
         elif "k_proj" not in name and "v_proj" not in name:
-            for theirs, ours in names.items():
-                name = name.replace(theirs, ours)
-            renamed[name] = tensor
+            renamed[internlm2_name(name)] = tensor
     save_file(renamed, folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "internlm2", "bias": config["attention_bias"], "attention_bias": None}

@@ -16,7 +16,9 @@ from callboard.actors.serve.runner import Runner
 from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
 from callboard.schemas.base import Message
-from callboard.schemas.serve import Completion, EngineStats, Generate, GetStats, Step, StepResult
+from callboard.schemas.serve import Completion, Generate
+from callboard.schemas.serve_stats import EngineStats, GetStats
+from callboard.schemas.serve_steps import Step, StepResult
 
 
 def through_the_wire(message: Message) -> Message:

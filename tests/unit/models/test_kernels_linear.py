@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from callboard.kernels import linears, nf4, ops_linear, planar
+from callboard.kernels import linears, native, nf4, ops_linear, planar
 from callboard.kernels.channels import ChannelInt8, Fp8Weight, quantize_rows
 from callboard.kernels.grouped import GroupedInt4, to_q4_1, unpack_nibbles
 from callboard.kernels.linears import Weight
@@ -246,9 +246,10 @@ def rounded_inputs(x: torch.Tensor, weight: Weight) -> torch.Tensor:
         return x.double()
     if weight.format in (WeightFormat.BFLOAT16, WeightFormat.NF4):
         return x.bfloat16().double()
-    groups = x.float().unflatten(1, (-1, 32))
+    wide = weight.format is WeightFormat.INT8 and native.int8_input_bits(x.shape[1]) == 16
+    groups, largest = (x.float()[:, None], 32639) if wide else (x.float().unflatten(1, (-1, 32)), 127)
     top = groups.abs().amax(-1, keepdim=True)
-    return ((groups * (torch.full_like(top, 127) / top)).round().double() * (top.double() / 127)).flatten(1)
+    return ((groups * (torch.full_like(top, largest) / top)).round().double() * (top.double() / largest)).flatten(1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -5,36 +5,19 @@ Tolerance: in bfloat16 a result is rounded a few times, to 8 bits of the largest
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kernel_paths import path
 
 from callboard.kernels import native_lora, native_training, ops_training, reference_losses
 from callboard.kernels.lora_train import LoraPart
 from callboard.kernels.quantized import QuantizedWeight
 from callboard.kernels.weights import WeightFormat
 
+__all__ = ["path"]  # a fixture
 UNITS = {torch.float32: 1e-5, torch.bfloat16: 1.5e-2}
-
-
-@pytest.fixture(params=["native", "vectors", "torch"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """`vectors`: natively without tiles, where torch is as good and is asked otherwise."""
-    monkeypatch.setattr(native_lora, "pays", lambda x: True)
-    if request.param == "torch":
-        monkeypatch.setattr(native_training, "takes", lambda *tensors: False)
-    elif why := native_training.unavailable():
-        pytest.skip(why)
-    elif request.param == "vectors":
-        if not native_training.use_tiles(True):
-            pytest.skip("this processor has no tiles, so this is what `native` tries")
-        native_training.use_tiles(False)
-    yield request.param
-    if request.param == "vectors":
-        native_training.use_tiles(True)
 
 
 def layers(widths: list[int], num_in: int, ranks: list[int], dtype: torch.dtype, *, bias: bool) -> list[LoraPart]:
@@ -136,11 +119,10 @@ def test_only_the_input_and_the_low_side_are_saved(path: str) -> None:
     assert of_tokens == ({(50, 96), (50, 16)} if path == "torch" else {(50, 96), (50, 32)})
 
 
-def test_threads_and_torchs_own_tiles_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_and_torchs_own_tiles_change_no_bit() -> None:
     """Torch's products set the tiles' shapes too, in the same threads: each finds its own again."""
     if why := native_training.unavailable():
         pytest.skip(why)
-    monkeypatch.setattr(native_lora, "pays", lambda x: True)
     before, runs = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):

@@ -46,6 +46,10 @@ def as_multiplied(x: torch.Tensor, format: WeightFormat) -> torch.Tensor:
         return x.double()
     if format in (WeightFormat.BFLOAT16, WeightFormat.NF4):
         return x.bfloat16().double()
+    if format is WeightFormat.INT8 and native.kernels().cb_int8_input_bits(x.shape[1]) == 16:
+        top = x.abs().amax(-1, keepdim=True)
+        codes = (x * torch.where(top > 0, torch.full_like(top, 32639) / top, 0)).round()
+        return codes.double() * (top / 32639).double()
     groups = torch.nn.functional.pad(x, (0, -x.shape[1] % GROUP)).unflatten(1, (-1, GROUP))
     top = groups.abs().amax(-1, keepdim=True)
     codes = (groups * torch.where(top > 0, torch.full_like(top, 127) / top, 0)).round()
@@ -104,6 +108,22 @@ def test_rounding_the_inputs_costs_little(format: WeightFormat, engine: NativeEn
     assert (engine.linear(x, weight).double() - exact).norm() < ACTIVATIONS[format] * exact.norm()
 
 
+def test_it_is_known_without_them_how_many_bits_of_inputs_are_kept() -> None:
+    """So that torch rounds them alike."""
+    for num_in in (1, 576, native.MOST_WIDE_INPUTS, native.MOST_WIDE_INPUTS + 1):
+        assert native.kernels().cb_int8_input_bits(num_in) == native.int8_input_bits(num_in)
+
+
+def test_more_inputs_than_halves_of_16_bits_can_be_added_up_for_have_8(engine: NativeEngine) -> None:
+    torch.manual_seed(0)
+    for num_in in (native.MOST_WIDE_INPUTS, native.MOST_WIDE_INPUTS + 1):
+        # As large as sums can be: all codes are the largest.
+        weight = packed(torch.ones(2, num_in), WeightFormat.INT8)
+        x = torch.ones(9, num_in) * torch.tensor([1.0, -1.0, 0.5] * 3)[:, None]
+        exact = (x.double() @ whole(weight).T).float()
+        torch.testing.assert_close(engine.linear(x, weight), exact, rtol=1e-3, atol=0)
+
+
 def test_one_far_larger_input_spoils_no_more_than_its_group(engine: NativeEngine) -> None:
     torch.manual_seed(8)
     x, matrix = torch.randn(9, 640), torch.randn(70, 640)
@@ -123,6 +143,19 @@ def test_a_rows_product_is_the_same_in_any_company_and_with_any_threads(format: 
         engine = NativeEngine(num_threads)
         for count in range(1, 41):
             assert torch.equal(engine.linear(x[40 - count :], weight), together[40 - count :]), (num_threads, count)
+
+
+@pytest.mark.parametrize("format", WeightFormat)
+def test_so_are_those_of_rows_that_threads_divide(format: WeightFormat) -> None:
+    torch.manual_seed(1)
+    x = torch.randn(300, 150)
+    weight = packed(torch.randn(100, 150), format, torch.randn(100))
+    together = NativeEngine(1).linear(x, weight)
+    assert torch.equal(NativeEngine(1).linear(x[:7], weight), together[:7])
+    for num_threads in (2, 3, 4):
+        engine = NativeEngine(num_threads)
+        for count in (128, 129, 192, 193, 255, 257, 300):  # from 64 for each
+            assert torch.equal(engine.linear(x[300 - count :], weight), together[300 - count :]), (num_threads, count)
 
 
 @pytest.mark.parametrize("format", WeightFormat)

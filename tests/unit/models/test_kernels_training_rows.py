@@ -7,12 +7,13 @@ rows. So some units in the last place of the type, of the largest number of each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kernel_paths import path
 
 from callboard.kernels import (
     cross_entropy,
@@ -23,26 +24,11 @@ from callboard.kernels import (
     reference_attention,
 )
 
+__all__ = ["path"]  # a fixture
 Op = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 UNITS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 DTYPES = (torch.float32, torch.bfloat16)
 anything = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture(params=["native", "vectors", "torch"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """`vectors`: natively, as processors do that have no tiles."""
-    if request.param == "torch":
-        monkeypatch.setattr(native_training, "takes", lambda *tensors: False)
-    elif why := native_training.unavailable():
-        pytest.skip(why)
-    elif request.param == "vectors":
-        if not native_training.use_tiles(True):
-            pytest.skip("this processor has no tiles, so this is what `native` tries")
-        native_training.use_tiles(False)
-    yield request.param
-    if request.param == "vectors":
-        native_training.use_tiles(True)
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

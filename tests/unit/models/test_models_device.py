@@ -36,7 +36,7 @@ from callboard.kernels.ragged import RaggedBatch
 from callboard.kernels.weights import WeightFormat
 from callboard.runtime.errors import ConfigError
 from callboard.runtime.node import Node
-from callboard.schemas.serve import AskReplica
+from callboard.schemas.serve_steps import AskReplica
 
 TURING = Card("a card of the 20 series", (7, 5))
 AMPERE = Card("a card of the 30 series", (8, 6))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from plain_transformers import reference_tokens, transformers_model
+from random_models import broken_weights
 from transformers import LlamaForCausalLM
 
 from callboard.actors.models.config import LlamaConfig
@@ -92,13 +93,6 @@ def test_missing_unknown_misshapen_and_infinite_weights_are_damage(tiny_path: Pa
     with GGUFFile(tiny_path) as file:
         config = LlamaConfig.from_gguf(file)
         weights = dict(gguf_weights(file, config))
-    name = "model.layers.1.mlp.up_proj.weight"
-    broken = {
-        "missing": {key: value for key, value in weights.items() if key != name},
-        "no place": {**weights, "model.layers.1.mlp.sideways.weight": weights[name]},
-        "shape": {**weights, name: weights[name].T.contiguous()},
-        "not finite": {**weights, name: weights[name].clone().fill_(float("nan"))},
-    }
-    for complaint, candidate in broken.items():
+    for complaint, candidate in broken_weights(weights).items():
         with pytest.raises(ModelDamaged, match=complaint):
             LlamaDecoder(config, torch.float32).load_weights(candidate.items())

@@ -12,7 +12,8 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
+from peft_adapters import save_adapter
 from safetensors.torch import load_file, save_file
 
 from callboard.actors.models.errors import NoSuchAdapter, UnsupportedModel
@@ -63,19 +64,6 @@ def save_base(kind: str, folder: Path) -> Any:
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     model.save_pretrained(folder)
     return model
-
-
-def save_adapter(base: Path, folder: Path, options: dict[str, Any], seed: int = 1) -> Path:
-    """An adapter with random matrices, saved by PEFT."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    torch.manual_seed(seed)
-    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(0.3 * torch.randn_like(parameter))
-    adapted.save_pretrained(str(folder))
-    return folder
 
 
 @torch.inference_mode()

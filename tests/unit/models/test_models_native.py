@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from random_models import LEAN, NATIVE_SIZES, TEXTS, VOCAB, assert_same, expected_logits, make_model
+from random_models import LEAN, NATIVE_SIZES, TEXTS, VOCAB, assert_same, broken_weights, expected_logits, make_model
 
 from callboard.actors.models.errors import NoSuchAdapter
 from callboard.actors.models.loading import load_decoder, load_model
@@ -148,14 +148,18 @@ def test_each_format_computes_the_model_that_its_weights_are(
         assert off > 3 * sum(float((one - other).norm()) for one, other in zip(actual, expected, strict=True))
 
 
+# Heads of multiples of 64 dimensions meet keys and values in int8 on the unit for tiles, where there is one.
+KV_AND_HEADS = [*((kv, 16) for kv in KV_TOLERANCE), ("int8", 64), ("int8", 128)]
+
+
 @pytest.mark.parametrize("weights", list(WeightFormat))
-@pytest.mark.parametrize("kv", KV_TOLERANCE)
+@pytest.mark.parametrize(("kv", "head_dim"), KV_AND_HEADS)
 @pytest.mark.parametrize("window", [None, 21])
 def test_a_tokens_numbers_are_the_same_in_any_company(
-    weights: str, kv: str, window: int | None, tmp_path: Path, serve: Serve
+    weights: str, kv: str, head_dim: int, window: int | None, tmp_path: Path, serve: Serve
 ) -> None:
     """To the last bit: alone or in a batch, however a prompt is divided, whatever the blocks and the threads."""
-    make_model("Mistral", {**NATIVE_SIZES, "sliding_window": window}, tmp_path)
+    make_model("Mistral", {**NATIVE_SIZES, "head_dim": head_dim, "sliding_window": window}, tmp_path)
     texts = [*TEXTS, random_text(70)]
     together = serve(load(tmp_path, weights=weights, kv=kv, threads=1), texts, chunk=6)
     for threads, chunk, block_size in ((1, 5, 32), (2, 64, 16), (3, 17, 16)):
@@ -166,9 +170,9 @@ def test_a_tokens_numbers_are_the_same_in_any_company(
             assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize("kv", KV_TOLERANCE)
-def test_long_contexts_do_not_depend_on_their_division(kv: str, tmp_path: Path, serve: Serve) -> None:
-    make_model("Mistral", {**LONG, **NATIVE_SIZES, "sliding_window": 1050}, tmp_path)
+@pytest.mark.parametrize(("kv", "head_dim"), KV_AND_HEADS)
+def test_long_contexts_do_not_depend_on_their_division(kv: str, head_dim: int, tmp_path: Path, serve: Serve) -> None:
+    make_model("Mistral", {**LONG, **NATIVE_SIZES, "head_dim": head_dim, "sliding_window": 1050}, tmp_path)
     model = load(tmp_path, kv=kv)
     texts = [random_text(1600), random_text(9), random_text(1030)]
     expected = serve(model, texts, chunk=2000)
@@ -177,11 +181,11 @@ def test_long_contexts_do_not_depend_on_their_division(kv: str, tmp_path: Path, 
             assert torch.equal(serve(model, [text], chunk=chunk)[0], logits)
 
 
-@pytest.mark.parametrize("kv", KV_TOLERANCE)
+@pytest.mark.parametrize(("kv", "head_dim"), KV_AND_HEADS)
 def test_what_lies_in_a_block_from_before_does_not_matter(
-    kv: str, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    kv: str, head_dim: int, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_model("Mistral", {**NATIVE_SIZES, "sliding_window": 9}, tmp_path)
+    make_model("Mistral", {**NATIVE_SIZES, "head_dim": head_dim, "sliding_window": 9}, tmp_path)
     model = load(tmp_path, kv=kv)
     clean = serve(model, TEXTS, chunk=6)
 
@@ -195,7 +199,7 @@ def test_what_lies_in_a_block_from_before_does_not_matter(
             else:
                 array[:] = 200
         for scales in cache.scales:
-            scales[:] = 3e4
+            scales[:] = np.nan if kv == "int8" else 3e4
         return cache
 
     monkeypatch.setattr(model, "new_cache", used_cache)
@@ -306,14 +310,7 @@ def test_missing_unknown_misshapen_and_infinite_weights_are_damage(tmp_path: Pat
     reference = make_model("Llama", NATIVE_SIZES, tmp_path)
     weights = dict(reference.state_dict())
     config = load(tmp_path).config
-    name = "model.layers.1.mlp.up_proj.weight"
-    broken = {
-        "missing": {key: value for key, value in weights.items() if key != name},
-        "no place": {**weights, "model.layers.1.mlp.sideways.weight": weights[name]},
-        "shape": {**weights, name: weights[name].T.contiguous()},
-        "not finite": {**weights, name: weights[name].clone().fill_(float("nan"))},
-    }
-    for complaint, candidate in broken.items():
+    for complaint, candidate in broken_weights(weights).items():
         with pytest.raises(ModelDamaged, match=complaint):
             NativeDecoder(config, WeightFormat.FLOAT32, WeightFormat.FLOAT32, 1).load_weights(candidate.items())
 

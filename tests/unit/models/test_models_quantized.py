@@ -204,7 +204,9 @@ def test_other_families_compute_what_they_kept(weights: str, name: str, tmp_path
     """Against transformers, whose linear layers have the weights that the format makes of them."""
     kind, options = IN_TRANSFORMERS[name]
     reference_model = make_model(kind, {"hidden_size": 64, "initializer_range": 0.1, **options}, tmp_path)
-    model = load_model(tmp_path, ModelOptions(dtype="float32", weights=weights, kv="int8"))
+    # A router may choose another expert for the least that a cache loses.
+    kv = "float32" if name == "mixtral" else "int8"
+    model = load_model(tmp_path, ModelOptions(dtype="float32", weights=weights, kv=kv))
     assert isinstance(model, TransformersModel)
     kept = {name: one for name, one in model._modules.items() if isinstance(one, QuantizedLinear)}
     assert len(kept) >= 8

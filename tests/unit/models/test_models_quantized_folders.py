@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from quantized_folders import CONFIGS, FOUR_BITS, as_native, compressed, gptq_parts, round_inputs, write_folder
-from random_models import TEXTS, assert_same, expected_logits, make_model
+from quantized_folders import (
+    CONFIGS,
+    FOUR_BITS,
+    as_native,
+    compressed,
+    gptq_parts,
+    round_inputs,
+    round_inputs_of_int8,
+    write_folder,
+)
+from random_models import TEXTS, assert_same, expected_logits, internlm2_name, make_model
 from safetensors.torch import load_file, save_file
 
 from callboard.actors.models.errors import UnsupportedModel
@@ -55,7 +64,7 @@ def as_computed(model: Any, layout: str) -> Any:
     """The model of transformers with inputs rounded as products of this layout round them."""
     if layout in FOUR_BITS:
         return model
-    return round_inputs(model, 0 if layout == "int" else 32)
+    return round_inputs(model) if layout == "int" else round_inputs_of_int8(model)
 
 
 def agree(actual: list[torch.Tensor], expected: list[torch.Tensor], layout: str) -> None:
@@ -105,7 +114,7 @@ def test_the_native_decoder_keeps_the_codes(layout: str, tmp_path: Path, serve: 
             # Scales and codes are the same; the minimum of a group of four bits is rounded to half.
             error = (packed.rows(places) - expected.detach()).abs()
             assert (error <= expected.abs().max() * (2**-11 if layout in FOUR_BITS else 1e-6)).all()
-    assert distance(serve(decoder, TEXTS, chunk=5), expected_logits(as_native(model))) < SAME
+    assert distance(serve(decoder, TEXTS, chunk=5), expected_logits(as_native(model, layout))) < SAME
 
 
 @pytest.mark.parametrize("layout", ["awq", "gptq_act_order", "pack_zeros", "int", "naive"])
@@ -211,7 +220,7 @@ def test_a_fused_projection_is_divided_by_heads(tmp_path: Path, monkeypatch: pyt
         fused = GroupedInt4(codes, scales, zeros)
         made = checkpoint_formats.to_compressed_int4(fused)
         tensors |= {f"model.layers.{layer}.attention.wqkv.{name}": tensor for name, tensor in made.items()}
-    save_file({_internlm2(name): tensor for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    save_file({internlm2_name(name): tensor for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
     config |= {"model_type": "internlm2", "bias": False, "attention_bias": None}
     (tmp_path / "config.json").write_text(json.dumps(config))
     decoder = load(tmp_path, monkeypatch, "pack_zeros")
@@ -221,21 +230,6 @@ def test_a_fused_projection_is_divided_by_heads(tmp_path: Path, monkeypatch: pyt
 
 
 _PACKED = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
-
-
-def _internlm2(name: str) -> str:
-    for theirs, ours in {
-        "model.embed_tokens": "model.tok_embeddings",
-        "lm_head": "output",
-        "input_layernorm": "attention_norm",
-        "post_attention_layernorm": "ffn_norm",
-        "self_attn.o_proj": "attention.wo",
-        "mlp.gate_proj": "feed_forward.w1",
-        "mlp.up_proj": "feed_forward.w3",
-        "mlp.down_proj": "feed_forward.w2",
-    }.items():
-        name = name.replace(theirs, ours)
-    return name
 
 
 def test_parts_of_a_matrix_may_lie_in_several_files(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -11,10 +12,11 @@ import torch
 
 from callboard.actors.quantize.layer_group import LayerGroup
 from callboard.actors.quantize.prepare import prepare
-from callboard.actors.quantize.quantizer import Quantizer
+from callboard.actors.quantize.quantizer import Quantizer, QuantizerConfig
 from callboard.actors.quantize.run import run
 from callboard.runtime.errors import CallboardError, UsageError
 from callboard.runtime.node import Node
+from callboard.runtime.supervision import Restart
 from callboard.schemas.base import Message
 from callboard.schemas.quantize import Quantize, QuantizeLayers, QuantizeProgress
 
@@ -79,6 +81,20 @@ async def test_what_was_done_before_a_cancelled_request_is_not_done_again(
     run(job, tokens.calibration, tokens.held_out)
     for shard in (tmp_path / "unbroken").glob("*.safetensors"):
         assert shard.read_bytes() == (tmp_path / "out" / shard.name).read_bytes()
+
+
+@pytest.mark.parametrize("is_heard_out", [False, True])
+async def test_one_that_is_there_for_one_request_ends_with_it(
+    tiny_path: Path, tmp_path: Path, eventually: Callable[[Callable[[], bool]], Awaitable[None]], is_heard_out: bool
+) -> None:
+    async with Node("test", round_trip=through_the_wire) as node:
+        quantizer = await node.spawn(Quantizer, QuantizerConfig(once=True), name="once", restart=Restart.TEMPORARY)
+        async with quantizer.stream(request(tiny_path, tmp_path / "out")) as stream:
+            async for _ in stream:
+                if not is_heard_out:
+                    break
+        await eventually(lambda: "once" not in node.actors)
+    assert (tmp_path / "out").exists() == is_heard_out
 
 
 async def test_layers_that_a_model_does_not_have_are_refused(tiny_path: Path, tmp_path: Path) -> None:

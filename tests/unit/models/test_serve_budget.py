@@ -12,7 +12,7 @@ from serving import serving
 from callboard.actors.models.loading import load_config, load_model
 from callboard.actors.models.served import ModelOptions
 from callboard.actors.serve.cache_size import MIB, kv_bytes
-from callboard.schemas.serve import GetStats
+from callboard.schemas.serve_stats import GetStats
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,8 @@ import pytest
 from serving import answers, idle, requests, serving
 
 from callboard.actors.serve.blocks import BlockPool
-from callboard.schemas.serve import EngineDetail, Generate, GetStats
+from callboard.schemas.serve import Generate
+from callboard.schemas.serve_stats import EngineDetail, GetStats
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,8 @@ import pytest
 from serving import Flaky, answer, idle, requests, serving
 
 from callboard.runtime.refs import Ref
-from callboard.schemas.serve import EngineStats, Generate, GetStats, TokenLogprob
+from callboard.schemas.serve import Generate, TokenLogprob
+from callboard.schemas.serve_stats import EngineStats, GetStats
 
 pytestmark = pytest.mark.anyio
 

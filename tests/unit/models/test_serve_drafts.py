@@ -22,7 +22,8 @@ from callboard.actors.serve.grammar import grammar_compiler
 from callboard.actors.serve.guess_pace import LONGEST_REST, GuessPace
 from callboard.actors.serve.runner import Runner
 from callboard.runtime.errors import ConfigError
-from callboard.schemas.serve import Grammar, GrammarKind, Sampling, SequenceStart, Step, StepSequence
+from callboard.schemas.serve import Grammar, GrammarKind
+from callboard.schemas.serve_steps import Sampling, SequenceStart, Step, StepSequence
 
 Drive = Callable[..., Any]
 NUM_BLOCKS, BLOCK_SIZE, NUM_DRAFT = 128, 4, 5

@@ -17,7 +17,8 @@ from callboard.actors.serve.replica import Replica
 from callboard.runtime.errors import ConfigError, DeadlineExceeded, ModelDamaged, NoSuchModel, RequestInvalid
 from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
-from callboard.schemas.serve import ChatMessage, FinishReason, Generate, GetStats
+from callboard.schemas.serve import ChatMessage, FinishReason, Generate
+from callboard.schemas.serve_stats import GetStats
 
 pytestmark = pytest.mark.anyio
 

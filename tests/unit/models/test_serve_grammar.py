@@ -19,7 +19,8 @@ from callboard.actors.serve.errors import GrammarFailed
 from callboard.actors.serve.grammar import GrammarCompiler, check_grammar, grammar_compiler
 from callboard.actors.serve.runner import Runner
 from callboard.runtime.errors import RequestInvalid
-from callboard.schemas.serve import Grammar, GrammarKind, Sampling, SequenceStart
+from callboard.schemas.serve import Grammar, GrammarKind
+from callboard.schemas.serve_steps import Sampling, SequenceStart
 
 Drive = Callable[..., Any]
 EOS = 1
@@ -148,7 +149,7 @@ def test_a_grammar_that_may_go_on_does_so_where_stop_tokens_are_ignored(
 
 
 def test_a_step_sent_ahead_of_the_end_draws_nothing(runner: Runner, tokenizer: Tokenizer) -> None:
-    from callboard.schemas.serve import Step, StepSequence
+    from callboard.schemas.serve_steps import Step, StepSequence
 
     one = start(tokenizer, Grammar(GrammarKind.REGEX, "[ab]"))
     length = len(one.token_ids)

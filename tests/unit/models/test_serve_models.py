@@ -9,7 +9,8 @@ import anyio
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
+from peft_adapters import save_adapter
 from serving import answer, serving
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -37,6 +38,7 @@ SIZES: dict[str, Any] = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 KINDS: dict[str, dict[str, Any]] = {
     "Qwen3": {},
     "Mistral": {"sliding_window": 6},
@@ -57,18 +59,6 @@ def save_model(kind: str, folder: Path) -> Path:
     config = getattr(transformers, f"{kind}Config")(vocab_size=backend.get_vocab_size(), **{**SIZES, **KINDS[kind]})
     getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
     backend.save(str(folder / "tokenizer.json"))
-    return folder
-
-
-def save_adapter(base: Path, folder: Path, seed: int) -> Path:
-    torch.manual_seed(seed)
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(0.3 * torch.randn_like(parameter))
-    adapted.save_pretrained(str(folder))
     return folder
 
 
@@ -112,7 +102,7 @@ async def test_a_folder_is_served_with_the_tokens_of_transformers(base: Path) ->
 
 
 async def test_each_request_has_its_own_adapter(base: Path, tmp_path: Path) -> None:
-    adapters = {name: save_adapter(base, tmp_path / name, seed) for seed, name in enumerate(("one", "two"))}
+    adapters = {name: save_adapter(base, tmp_path / name, LORA, seed) for seed, name in enumerate(("one", "two"))}
     names = ["one", "", "two", "one"]
     expected = [greedy(base, text, 8, adapters.get(name)) for text, name in zip(TEXTS, names, strict=True)]
     async with serving(base, max_batch_tokens=16, max_running=8) as scheduler:

@@ -23,16 +23,8 @@ from callboard.runtime.errors import ConfigError, HandlerFailed
 from callboard.runtime.node import Node
 from callboard.runtime.refs import Ref
 from callboard.schemas.base import Message
-from callboard.schemas.serve import (
-    AskReplica,
-    ListAdapters,
-    LoadAdapter,
-    SequenceStart,
-    Step,
-    StepResult,
-    StepSequence,
-    UnloadAdapter,
-)
+from callboard.schemas.serve import ListAdapters, LoadAdapter, UnloadAdapter
+from callboard.schemas.serve_steps import AskReplica, SequenceStart, Step, StepResult, StepSequence
 
 pytestmark = pytest.mark.anyio
 

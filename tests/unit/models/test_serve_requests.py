@@ -21,19 +21,16 @@ from callboard.runtime.refs import Ref
 from callboard.schemas.serve import (
     AdapterInfo,
     CloseSession,
-    Drawn,
     Embed,
-    FailedSequence,
     Generate,
-    GetStats,
     ListAdapters,
     LoadAdapter,
     Pooling,
     Score,
-    Step,
-    StepResult,
     UnloadAdapter,
 )
+from callboard.schemas.serve_stats import GetStats
+from callboard.schemas.serve_steps import Drawn, FailedSequence, Step, StepResult
 
 pytestmark = pytest.mark.anyio
 

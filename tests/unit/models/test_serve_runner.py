@@ -20,7 +20,8 @@ from callboard.actors.serve.draft_ngram import NgramDrafter
 from callboard.actors.serve.grammar import grammar_compiler
 from callboard.actors.serve.runner import Runner
 from callboard.kernels.ragged import RaggedBatch
-from callboard.schemas.serve import Pooling, Sampling, SequenceStart, Step, StepSequence
+from callboard.schemas.serve import Pooling
+from callboard.schemas.serve_steps import Sampling, SequenceStart, Step, StepSequence
 
 Drive = Callable[..., Any]
 

@@ -15,7 +15,7 @@ from callboard.actors.serve.replica_sequence import ReplicaSequence
 from callboard.actors.serve.sampling import uniform
 from callboard.actors.serve.token_counts import TokenCounts
 from callboard.kernels import reference
-from callboard.schemas.serve import Sampling, SequenceStart
+from callboard.schemas.serve_steps import Sampling, SequenceStart
 
 VOCAB_SIZE = 40
 token = st.integers(0, VOCAB_SIZE - 1)

@@ -13,7 +13,8 @@ from callboard.actors.models.loading import load_tokenizer
 from callboard.actors.models.store import ModelStore
 from callboard.actors.models.tokenizer import Tokenizer
 from callboard.kernels import native
-from callboard.schemas.serve import ChatMessage, Generate, GetStats
+from callboard.schemas.serve import ChatMessage, Generate
+from callboard.schemas.serve_stats import GetStats
 
 pytestmark = pytest.mark.anyio
 

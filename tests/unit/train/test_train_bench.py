@@ -7,15 +7,20 @@ import os
 import subprocess
 import sys
 from argparse import ArgumentParser
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from callboard.actors.bench import train_options
 from callboard.actors.bench.contenders import Contender
-from callboard.actors.bench.train import StepsTaken, TakeSteps
+from callboard.actors.bench.kernels_sizes import LLAMA_7B
+from callboard.actors.bench.report import Report
+from callboard.actors.bench.train_card import SMALL_CARD, CardBench, Lengths
 from callboard.actors.bench.train_data import write_samples
-from callboard.actors.bench.train_rows import LEAST_TOKENS, MOST_TOKENS, PROMISES
+from callboard.actors.bench.train_rows import CARD, LEAST_TOKENS, MOST_TOKENS, PROMISES, TrainOptions
+from callboard.actors.bench.train_turns import StepsTaken, TakeSteps
 from callboard.runtime.errors import UsageError
 
 COMMAND = str(Path(sys.executable).with_name("callboard"))
@@ -100,3 +105,29 @@ def test_it_reports_every_target(tiny_llama: Path) -> None:
     for group, tolerance in (("lora", 0.02), ("full", 0.02), ("lora_float32", 1e-3)):
         ours, theirs = (losses[f"{group}_first_loss.{name}"] for name in ("ours", "trainer"))
         assert ours == pytest.approx(theirs, rel=tolerance), group
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # five processes that import torch
+def test_the_part_of_cards_runs_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    sizes = replace(
+        LLAMA_7B, hidden_size=128, intermediate_size=256, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=32
+    )
+    options = TrainOptions(tmp_path, threads=1).quick()
+    report = Report("train", {"versions": {}})
+    watched = iter([1_000, 2_000, SMALL_CARD + 1, 4_000, 5_000])
+
+    def watch() -> Callable[[Contender], int]:
+        return lambda contender: int(next(watched)) if contender.peak_bytes else 0
+
+    bench = CardBench(options, tmp_path, report, print, "cpu", sizes, Lengths(64, (64, 96, 128, 512)), watch)
+    bench.measure()
+    assert set(report.targets) == {promise.name for promise in PROMISES if promise.part == CARD}
+    figures = {name: figure.value for name, figure in report.results.items()}
+    assert figures["qlora_7b_peak_gb"] == 1e-6
+    assert figures["qlora_7b_ctx_in_8gb"] == 96  # 128 did not fit, and nothing longer was tried
+    assert figures["qlora_7b_tokens_over_peft"] > 0
+    # Both begin with the same weights in the same four bits.
+    ours, theirs = (figures[f"qlora_7b_first_loss.{name}"] for name in ("ours", "trainer"))
+    assert ours == pytest.approx(theirs, rel=1e-3)

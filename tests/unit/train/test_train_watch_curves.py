@@ -12,7 +12,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 from watched_runs import progress, run_events
@@ -254,6 +254,8 @@ VALUES = st.lists(st.floats(-1e9, 1e9).filter(lambda x: x == 0 or abs(x) > 1e-9)
 
 
 @given(VALUES)
+@example([1e9, 999_999_999.999_999_9])  # the same, but for rounding
+@example([-1e-8, -1e-8 * (1 + 1e-15)])
 def test_an_axis_reaches_over_its_values_with_few_ticks(values: list[float]) -> None:
     for axis in (linear_axis(values, from_zero=False), tight_axis(values)):
         assert axis.low < axis.high

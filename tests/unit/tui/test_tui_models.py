@@ -16,6 +16,7 @@ from tui_support import Daemon, Eventually, OpenApp, Picture, Running
 from callboard.actors.models.store import ModelStore
 from callboard.actors.quantize.prepare import prepare
 from callboard.actors.quantize.run import run as quantize
+from callboard.schemas.evaluate import EvaluationResult, MetricValue
 from callboard.schemas.models import (
     FineTuneResults,
     InstalledModel,
@@ -225,8 +226,21 @@ def fill_store(data: Path, scratch: Path) -> QuantizeReport:
     return report
 
 
+def evaluations(acc: float, acc_norm: float, bits: float | None = None) -> tuple[EvaluationResult, ...]:
+    """On two thousand questions and, of who was asked it, on a text."""
+    arc = EvaluationResult(
+        id="3f2a", task="arc", data="arc-easy.jsonl", questions="0" * 64, samples=2_376, num_left_out=2,
+        metrics=(MetricValue("acc", acc, 0.0101), MetricValue("acc_norm", acc_norm, 0.0102)),
+    )  # fmt: skip
+    text = EvaluationResult(
+        id="77c0", task="perplexity", data="book.txt", questions="1" * 64, samples=31,
+        metrics=(MetricValue("token_perplexity", 2**bits * 7, 0.4), MetricValue("bits_per_byte", bits, 0.011)),
+    ) if bits is not None else None  # fmt: skip
+    return (arc,) if text is None else (arc, text)
+
+
 COMPARED = (
-    ModelResults(model="smollm2", size=98_362_432),
+    ModelResults(model="smollm2", size=98_362_432, evaluations=evaluations(0.5412, 0.4907, 1.031)),
     *(
         ModelResults(
             model=f"smollm2-{method}{bits}",
@@ -238,9 +252,11 @@ COMPARED = (
                 perplexity_before=17.216, perplexity_after=perplexity, token_agreement=agreement, errors=(),
                 seconds=9.0,
             ),
+            evaluations=evaluations(*shares),
         )
-        for method, bits, after, weight, perplexity, agreement in (
-            ("gptq", 4, 118_000_000, 7.01, 19.402, 0.861), ("smooth", 8, 163_000_000, 9.69, 17.244, 0.974),
+        for method, bits, after, weight, perplexity, agreement, shares in (
+            ("gptq", 4, 118_000_000, 7.01, 19.402, 0.861, (0.5231, 0.4802, 1.072)),
+            ("smooth", 8, 163_000_000, 9.69, 17.244, 0.974, (0.5408, 0.4899, 1.032)),
         )
     ),
     ModelResults(
@@ -250,6 +266,7 @@ COMPARED = (
             base="smollm2", task="sft", method="lora", steps=1_200, training_loss=1.0871, evaluation_loss=1.1423,
             samples=9_600, evaluated_on=400, tokens=2_457_600,
         ),
+        evaluations=evaluations(0.5669, 0.5126),
     ),
 )  # fmt: skip
 
@@ -279,13 +296,36 @@ async def test_the_comparison_looks_as_it_did(
 
 
 def test_what_cannot_be_compared_is_said() -> None:
-    remarks = remarks_on(COMPARED)
-    assert remarks == ["smollm2 has no results: none were written with it"]
+    assert remarks_on(COMPARED) == []
+    bare = ModelResults(model="bare", size=1)
+    assert remarks_on((bare, *COMPARED)) == [
+        "bare has no results: none were written with it, and no evaluation is kept"
+    ]
     (gptq, smooth) = COMPARED[1:3]
     assert gptq.quantized is not None
     other = msgspec.structs.replace(gptq, quantized=msgspec.structs.replace(gptq.quantized, perplexity_before=9.0))
     assert any("how much each grew" in line for line in remarks_on((other, smooth)))
     assert ("training loss", ("\u2013",) * 3) not in figures_of(COMPARED[:3])
+
+
+def test_evaluations_stand_in_lines_of_the_same_questions() -> None:
+    lines = dict(figures_of(COMPARED))
+    assert lines["arc (arc-easy.jsonl): acc"] == ("54.1% ± 1.0%", "52.3% ± 1.0%", "54.1% ± 1.0%", "56.7% ± 1.0%")
+    assert lines["arc (arc-easy.jsonl): samples"] == ("2,376, 2 left out",) * 4
+    assert lines["perplexity (book.txt): bits_per_byte"][2:] == ("1.032 ± 0.011", "\u2013")
+    (first, *_) = COMPARED
+    (arc, _) = first.evaluations
+    other = msgspec.structs.replace(arc, questions="2" * 64, shots=5, metrics=(MetricValue("acc", 1.0),))
+    again = msgspec.structs.replace(arc, questions="3" * 64)
+    asked = msgspec.structs.replace(first, model="asked otherwise", evaluations=(other, again))
+    lines = dict(figures_of((first, asked)))
+    assert lines["arc (arc-easy.jsonl), 5 examples: acc"] == ("\u2013", "100.0%")
+    assert lines["arc (arc-easy.jsonl), questions 333333: acc"] == ("\u2013", "54.1% ± 1.0%")
+    assert [line for line in remarks_on((first, asked)) if "asked in several ways" in line]
+    # Of the same questions the last evaluation is what a model can do now.
+    later = msgspec.structs.replace(arc, metrics=(MetricValue("acc", 0.25),))
+    twice = msgspec.structs.replace(first, evaluations=(arc, later))
+    assert dict(figures_of((twice,)))["arc (arc-easy.jsonl): acc"] == ("25.0%",)
 
 
 def test_a_bar_is_as_long_as_what_is_done() -> None:

@@ -15,15 +15,9 @@ from textual.widgets import Input, TabbedContent
 from tui_support import Daemon, Eventually, OpenApp, Picture, Running
 
 from callboard.runtime.errors import CallboardError
-from callboard.schemas.serve import (
-    EngineDetail,
-    EngineStats,
-    Generate,
-    LaneStats,
-    ReplicaInfo,
-    ServedSecond,
-    UnderWay,
-)
+from callboard.schemas.serve import Generate
+from callboard.schemas.serve_stats import EngineDetail, EngineStats, LaneStats, ServedSecond, UnderWay
+from callboard.schemas.serve_steps import ReplicaInfo
 from callboard.tui.screens import serving as page
 from callboard.tui.serving_figures import Served
 from callboard.tui.widgets.block_map import SIGNS, BlockMap, shrunk

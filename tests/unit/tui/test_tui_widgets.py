@@ -51,6 +51,15 @@ async def test_only_cells_that_differ_are_drawn_again() -> None:
         assert shown(app.table) == [["first", "1"], ["second", "3"]]
 
 
+async def test_a_row_that_was_drawn_before_it_was_measured_is_drawn_again_in_full() -> None:
+    app = Board()
+    async with app.run_test() as pilot:
+        app.table.show({"a": ("somewhat longer than its title", 1_234_567)})
+        assert "longer" not in app.table.render_line(1).text  # as the screen may be drawn just then
+        await pilot.pause()
+        assert app.table.render_line(1).text.split() == ["somewhat", "longer", "than", "its", "title", "1,234,567"]
+
+
 async def test_the_cursor_stays_with_its_row_when_others_come_and_go_before_it() -> None:
     app = Board(sort=1)
     async with app.run_test() as pilot:
