@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from agent_play import company, events_of, play, until_over
 from own_server import OwnServer
 
 from callboard.actors.agent.errors import NoSuchRun
-from callboard.actors.agent.runs import Runs, RunsConfig
-from callboard.runtime.event_log import list_logs
+from callboard.actors.agent.runs import JOURNALS, Runs, RunsConfig
+from callboard.runtime.event_log import EventLog, list_logs
 from callboard.runtime.node import Node
 from callboard.runtime.settings import AgentSettings, Settings
 from callboard.schemas.agent import (
@@ -25,6 +26,7 @@ from callboard.schemas.agent import (
     PruneRuns,
     RunInfo,
 )
+from callboard.schemas.agent_journal import JournalRecord, Moved
 from callboard.schemas.agent_parts import AgentTool, Effect, PolicyRule, RunStatus, Verdict
 
 pytestmark = pytest.mark.anyio
@@ -47,10 +49,13 @@ async def logs(node: Node) -> set[str]:
 
 
 async def parked(node: Node, run: str) -> None:
-    """Until the run has moved into its own log."""
+    """Until the run has moved into its own log and the journal says so: what is written in between moves once more."""
+    journal = await EventLog.open(node, f"{JOURNALS}0", JournalRecord)
     with anyio.fail_after(20):
-        while run not in await logs(node):
-            await anyio.lowlevel.checkpoint()
+        async with contextlib.aclosing(journal.follow()) as records:
+            async for record in records:
+                if isinstance(record.value, Moved) and record.value.info.run == run:
+                    return
 
 
 async def test_runs_that_are_over_go_with_their_logs_and_those_that_wait_stay(
