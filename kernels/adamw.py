@@ -10,7 +10,7 @@ import torch
 
 from .blockwise8 import BLOCK, Blockwise8, Moment
 
-# Values that are there in floating point at a time, where moments are unpacked.
+# Values at a time: what is made on the way stays small, in memory and in caches.
 SLICE = 1 << 20
 
 
@@ -97,9 +97,8 @@ def adamw_step(
     flat, flat_grad = param.view(-1), grad.view(-1)
     flat_master = None if master is None else master.view(-1)
     keep, size, root = hyper.factors(step)
-    span = SLICE if isinstance(first, Blockwise8) or param.dtype != wide else max(1, param.numel())
-    for begin in range(0, param.numel(), span):
-        part = slice(begin, min(begin + span, param.numel()))
+    for begin in range(0, param.numel(), SLICE):
+        part = slice(begin, min(begin + SLICE, param.numel()))
         values = flat[part].to(wide) if flat_master is None else flat_master[part]
         g = flat_grad[part].to(wide)
         if grad_scale is not None:

@@ -39,6 +39,7 @@ class CLoraRows(ctypes.Structure):
         ("n", ctypes.c_int64),
         ("rank", ctypes.c_int32),
         ("is_bf16", ctypes.c_int32),
+        ("turned", ctypes.c_int32),
         ("scale", ctypes.c_float),
     )
 
@@ -91,11 +92,12 @@ class _LoraLinears(torch.autograd.Function):
         grad_low = torch.empty_like(low)
         dys = [grad.contiguous() for grad in grads]
         packed_b = [_packed(b, deep=True) for b in filled]
-        sums_of_b, blocks = _sums([(rank, dy.shape[1]) for dy in dys], len(x))
+        grads_of_b = [torch.empty(dy.shape[1], own) for dy, (own, _, _) in zip(dys, ctx.kinds, strict=True)]
+        blocks = [_blocks(len(x), rank, dy.shape[1]) for dy in dys]
         tasks = [
-            _rows(dy, mine, made=made, narrowing=b, scale=scale, blocks=block, sums=sums)
+            _rows(dy, mine, made=made, narrowing=b, scale=scale, blocks=block, sums=sums, turned=sums.shape[1])
             for dy, mine, made, b, scale, block, sums in zip(
-                dys, low.split(rank, 1), grad_low.split(rank, 1), packed_b, ctx.scales, blocks, sums_of_b, strict=True
+                dys, low.split(rank, 1), grad_low.split(rank, 1), packed_b, ctx.scales, blocks, grads_of_b, strict=True
             )
         ]
         _call("cbt_lora_gradient", tasks)
@@ -107,14 +109,12 @@ class _LoraLinears(torch.autograd.Function):
         if grad_x is not None:
             widening = _packed(a, deep=True)
             _call("cbt_lora_widen", [_rows(grad_x, grad_low, widening=widening)])
-        (sums_of_a,), blocks = _sums([(len(a), x.shape[1])], len(x))
-        _call("cbt_lora_gradient", [_rows(x, grad_low, blocks=blocks[0], sums=sums_of_a)])
+        sums_of_a = torch.empty(a.shape)
+        blocks_of_a = _blocks(len(x), *a.shape)
+        _call("cbt_lora_gradient", [_rows(x, grad_low, blocks=blocks_of_a, sums=sums_of_a)])
         made: list[torch.Tensor | None] = [grad_x, None]
-        for (own, type_a, type_b), scale, grad_a, grad_b in zip(
-            ctx.kinds, ctx.scales, sums_of_a.split(rank), sums_of_b, strict=True
-        ):
-            made.append(grad_a[:own].to(type_a))
-            made.append(grad_b[:own].T.mul(scale).to(type_b))
+        for (own, type_a, type_b), grad_a, grad_b in zip(ctx.kinds, sums_of_a.split(rank), grads_of_b, strict=True):
+            made += (grad_a[:own].to(type_a), grad_b.to(type_b))
         return tuple(made)
 
 
@@ -140,10 +140,9 @@ def _packed(x: torch.Tensor, *, deep: bool = False) -> torch.Tensor:
     return out
 
 
-def _sums(shapes: list[tuple[int, int]], num_rows: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Room for sums over rows [rank, n] in float32, and for those of each block of rows."""
-    num_blocks = -(-num_rows // _BLOCK_ROWS)
-    return [torch.empty(shape) for shape in shapes], [torch.empty(num_blocks, *shape) for shape in shapes]
+def _blocks(num_rows: int, rank: int, n: int) -> torch.Tensor:
+    """Room for the sums of each block of rows, in float32."""
+    return torch.empty(-(-num_rows // _BLOCK_ROWS), rank, n)
 
 
 def _rows(
@@ -155,14 +154,16 @@ def _rows(
     widening: torch.Tensor | None = None,
     blocks: torch.Tensor | None = None,
     sums: torch.Tensor | None = None,
+    turned: int = 0,
     scale: float = 1.0,
 ) -> CLoraRows:
-    """`wide` [num_rows, n], `low` and `made` [num_rows, rank]. Nothing here is kept alive."""
+    """`wide` [num_rows, n], `low` and `made` [num_rows, rank]; `sums` [rank, n] or, scaled, [n, turned]. Nothing here
+    is kept alive."""
     pointers = (None if x is None else x.data_ptr() for x in (narrowing, widening, blocks, sums))
     to = CRows() if made is None else CRows(made.data_ptr(), made.stride(0))
     return CLoraRows(
         CRows(wide.data_ptr(), wide.stride(0)), CRows(low.data_ptr(), low.stride(0)), to, *pointers,
-        *wide.shape, low.shape[1], int(wide.dtype == torch.bfloat16), scale,
+        *wide.shape, low.shape[1], int(wide.dtype == torch.bfloat16), turned, scale,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from ...kernels import native_training
 from ...schemas.train import TrainConfig, TrainEvent, TrainProgress
 from ..train.base_model import device_of, type_of
 from ..train.group import alone
+from ..train.shard_run import prepare_to_compute
 from ..train.trainer import Trainer
 from .peers_train.turns import Turns
 
@@ -27,6 +28,7 @@ RATE_SECONDS = 0.5
 
 
 def main(config: TrainConfig, folder: Path) -> None:
+    prepare_to_compute(config.compute, 1)
     device = device_of(config.compute)
     trainer = Trainer.build(config, "bench", folder, alone(device))
     dtype = type_of(config.compute, device)

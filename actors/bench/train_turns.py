@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from ...kernels.threads import process_env
 from ...schemas.train import TrainConfig
 from .contenders import Contender
 from .train_rows import TrainOptions
@@ -36,9 +37,10 @@ class StepsTaken(msgspec.Struct, frozen=True):
 
 
 def our_trainer(config: TrainConfig, job: Path, env: Mapping[str, str] | None = None) -> Contender:
-    """`job`: a folder for what a run keeps."""
+    """`job`: a folder for what a run keeps. The process waits for its threads as a shard's does."""
     encoded = msgspec.json.encode(config).decode()
-    return Contender(OURS, [sys.executable, "-P", "-m", f"{__package__}.train_ours", encoded, str(job)], env)
+    command = [sys.executable, "-P", "-m", f"{__package__}.train_ours", encoded, str(job)]
+    return Contender(OURS, command, {**process_env(), **(env or {})})
 
 
 @dataclass(frozen=True)

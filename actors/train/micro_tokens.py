@@ -12,8 +12,8 @@ from ...schemas.train import TrainConfig
 from .group import Group
 from .needs import Plan
 
-# More rows make products no faster: a processor's caches are full, a card's cores are busy.
-_MOST = {"cpu": 2048, "cuda": 16384}
+# With so many rows a card is busy, and what a processor does between its products counts for little.
+_MOST = {"cpu": 4096, "cuda": 16384}
 # Where a sample's length is not limited, so many tokens are to fit at least.
 _LEAST = 256
 # The part of what is free that a run may count on.

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ...kernels.freed_memory import keep_freed_memory
 from ...kernels.threads import prepare_process
 from ...schemas.train import ComputeSettings, ShardEnd, ShardReady, StartShard, StopShard, TrainEvent
 from .attempts import LOCK_PATIENCE_S
@@ -60,7 +61,7 @@ class ShardRun:
             if order.rank == 0:
                 self._open.enter_context(self._folder.lock(LOCK_PATIENCE_S))
             self._folder.check_attempt(order.attempt)
-            use_threads(order.config.compute, order.local_count)
+            prepare_to_compute(order.config.compute, order.local_count)
             self._loop = self._build(order)
             if order.checkpoint:
                 self._loop.load(Path(order.checkpoint))
@@ -122,8 +123,9 @@ def device_of(compute: ComputeSettings, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank % max(1, torch.cuda.device_count()))
 
 
-def use_threads(compute: ComputeSettings, local_count: int) -> None:
-    """The threads that this process computes with: as set, or its share of the machine's cores."""
+def prepare_to_compute(compute: ComputeSettings, local_count: int) -> None:
+    """This process computes with as many threads as are set, or with its share of the machine's cores, and keeps the
+    memory of one step for the next."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = compute.threads or max(1, cores // local_count)
     # What is imported later reads these; what torch brings along is told.
@@ -131,6 +133,7 @@ def use_threads(compute: ComputeSettings, local_count: int) -> None:
     if compute.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     prepare_process()
+    keep_freed_memory()
     import torch
 
     torch.set_num_threads(threads)
