@@ -118,7 +118,11 @@ def fit_to_inputs(weight: torch.Tensor, hessian: torch.Tensor, shift: torch.Tens
     are rounded, y in the model itself. Rounding this one by GPTQ has the objective of Li et al., "GPTAQ: Efficient
     Finetuning-Free Quantization for Asymmetric Calibration" (2025), which makes up for what was lost before.
     """
-    moved = torch.linalg.solve(damped(hessian, FIT_DAMPING), (weight @ shift).to(torch.float64), left=False)
+    wide = hessian.to(torch.float64)
+    damped = wide + torch.eye(len(wide), dtype=torch.float64, device=wide.device) * (
+        FIT_DAMPING * wide.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    )
+    moved = torch.linalg.solve(damped, (weight @ shift).to(torch.float64), left=False)
     return weight + moved.to(weight.dtype)
 
 
@@ -126,22 +130,18 @@ def _grid(weight: torch.Tensor, hessian: torch.Tensor, spec: GridSpec, clip: boo
     return clip_grid(weight, hessian, spec) if clip else fit_grid(weight, spec)
 
 
-def damped(hessian: torch.Tensor, share: float = DAMPING) -> torch.Tensor:
-    """float64, that share of the mean diagonal added to the diagonal."""
-    wide = hessian.to(torch.float64)
-    mean = wide.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
-    return wide + torch.eye(len(wide), dtype=torch.float64, device=wide.device) * (share * mean)
-
-
 def inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
     """The upper Cholesky factor U of the damped Hessian's inverse, U^T U, float64.
 
     Row i of U, over its diagonal, says how the inputs after i make up for an error of i.
     """
-    if not bool(hessian.isfinite().all()):
+    wide = hessian.to(torch.float64)
+    if not bool(wide.isfinite().all()):
         raise ValueError("the hessian is not finite: an input of this product overflowed")
+    mean = wide.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    eye = torch.eye(len(wide), dtype=torch.float64, device=wide.device)
     while damping <= MAX_DAMPING:
-        factor, failed = torch.linalg.cholesky_ex(damped(hessian, damping))
+        factor, failed = torch.linalg.cholesky_ex(wide + eye * (damping * mean))
         if not int(failed):
             upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
             if not int(failed):

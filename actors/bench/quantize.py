@@ -36,10 +36,13 @@ BEST = "gptaq"
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """`calibration_chars`: of the same documentation as what is measured on, and after it. `steps`: of AutoRound."""
+    """`calibration_chars`: of the same documentation as what is measured on, and after it. `steps`: of AutoRound.
+
+    On a third of so much text, methods' ratios were up to 0.014 from what they are on the text after it.
+    """
 
     model: Path
-    held_out_chars: int = 24_000
+    held_out_chars: int = 72_000
     calibration_chars: int = 160_000
     length: int = 256
     methods: tuple[str, ...] = METHODS_4

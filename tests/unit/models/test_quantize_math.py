@@ -7,19 +7,9 @@ import torch
 
 from callboard.kernels import checkpoint_formats
 from callboard.kernels.grouped import GroupedInt4, pack_nibbles
-from callboard.kernels.quantize_gptq import (
-    DAMPING,
-    FIT_DAMPING,
-    Rounded,
-    damped,
-    fit_to_inputs,
-    gptq,
-    inverse_factor,
-    round_to_nearest,
-)
-from callboard.kernels.quantize_grid import Grid, GridSpec, clip_grid, fit_grid
+from callboard.kernels.quantize_gptq import DAMPING, FIT_DAMPING, fit_to_inputs, gptq, inverse_factor, round_to_nearest
+from callboard.kernels.quantize_grid import GridSpec, clip_grid, fit_grid
 from callboard.kernels.quantize_kv import KV_ROUNDING
-from callboard.kernels.quantize_refine import refine
 from callboard.kernels.quantize_scales import awq_scales, output_error, smooth_scales
 from callboard.kernels.quantized import PackedCache, read_blocks, write_slots
 from callboard.kernels.rotation import random_orthogonal, rotate_inputs, rotate_outputs
@@ -84,12 +74,12 @@ def test_gptq_is_optimal_brain_surgery_column_by_column() -> None:
     num_in, spec = 24, GridSpec(4, 8)
     weight = torch.randn(5, num_in, dtype=torch.float64)
     hessian = second_moment(inputs_of(num_in))
-    wide = hessian + torch.eye(num_in, dtype=torch.float64) * DAMPING * hessian.diagonal().mean()
+    damped = hessian + torch.eye(num_in, dtype=torch.float64) * DAMPING * hessian.diagonal().mean()
     grid = fit_grid(weight, spec)
     scales, zeros = grid.columns(grid.groups)
     left, expected = weight.clone(), torch.empty_like(weight)
     for column in range(num_in):
-        inverse = torch.linalg.inv(wide[column:, column:])
+        inverse = torch.linalg.inv(damped[column:, column:])
         code = ((left[:, column] / scales[:, column]).round() + zeros[:, column]).clamp(0, 15)
         expected[:, column] = (code - zeros[:, column]) * scales[:, column]
         error = (left[:, column] - expected[:, column]) / inverse[0, 0]
@@ -112,68 +102,6 @@ def test_gptq_loses_less_of_the_output_than_rounding(spec: GridSpec, static_grou
     assert (found.codes >= spec.smallest).all()
     assert (found.codes <= spec.largest).all()
     assert (found.order is not None) == (act_order and not static_groups)
-
-
-@pytest.mark.parametrize("spec", SPECS, ids=str)
-@pytest.mark.parametrize("num_in", [40, 200])
-def test_going_over_it_again_loses_less_than_gptq(spec: GridSpec, num_in: int) -> None:
-    weight = torch.randn(12, num_in, dtype=torch.float64)
-    hessian = second_moment(inputs_of(num_in, 400))
-    first = gptq(weight, hessian, spec)
-    errors = [output_error(one.values() - weight, damped(hessian)) for one in (first, refine(weight, hessian, first))]
-    assert errors[1] < (0.95 if spec.group_size else 1) * errors[0]
-    once = [refine(weight, hessian, first, rounds) for rounds in (1, 2, 3)]
-    lost = [((one.values() - weight) @ damped(hessian) * (one.values() - weight)).sum(1) for one in once]
-    assert (lost[1] <= lost[0] * (1 + 1e-9)).all()
-    assert (lost[2] <= lost[1] * (1 + 1e-9)).all()
-    for one in once:
-        assert (one.codes >= spec.smallest).all()
-        assert (one.codes <= spec.largest).all()
-        assert torch.equal(one.codes, one.codes.round())
-        torch.testing.assert_close(one.grid.scales, one.grid.scales.to(spec.scale_dtype).double(), rtol=0, atol=0)
-
-
-def test_no_single_code_could_be_better_once_nothing_moves_any_more() -> None:
-    num_in, spec = 16, GridSpec(4, 8)
-    weight = torch.randn(3, num_in, dtype=torch.float64)
-    hessian = second_moment(inputs_of(num_in))
-    found = refine(weight, hessian, round_to_nearest(weight, spec), 50)
-    scales, zeros = found.grid.columns(found.groups())
-
-    def lost(codes: torch.Tensor) -> torch.Tensor:
-        difference = (codes - zeros) * scales - weight
-        return (difference @ damped(hessian) * difference).sum(1)
-
-    least = lost(found.codes)
-    for column in range(num_in):
-        for code in range(16):
-            tried = found.codes.clone()
-            tried[:, column] = code
-            assert (lost(tried) >= least * (1 - 1e-9)).all()
-
-
-def test_steps_are_fitted_to_codes_in_least_squares() -> None:
-    """Weights that lie on a grid whose steps are not those that they are rounded with: the steps are found."""
-    spec = GridSpec(4, 8, scale_dtype=torch.float64)
-    codes = torch.randint(0, 16, (5, 24)).double()
-    codes[:, ::8], codes[:, 1::8] = 0, 15
-    zeros = torch.full((5, 3), 7.0, dtype=torch.float64)
-    true = Grid(spec, 24, torch.rand(5, 3, dtype=torch.float64) + 0.5, zeros)
-    off = Rounded(codes, Grid(spec, 24, true.scales * 1.02, zeros))
-    found = refine(true.values(codes), second_moment(inputs_of(24)), off, 1)
-    torch.testing.assert_close(found.grid.scales, true.scales)
-    assert torch.equal(found.codes, codes)
-
-
-def test_groups_of_zeros_and_inputs_that_were_never_there_keep_what_they_are() -> None:
-    hessian = second_moment(inputs_of(32)).float()
-    hessian[5] = hessian[:, 5] = 0
-    weight = torch.randn(4, 32)
-    weight[:, 16:] = 0
-    first = gptq(weight, hessian, GridSpec(4, 16))
-    found = refine(weight, hessian, first)
-    assert found.values().isfinite().all()
-    assert not found.values()[:, 16:].any()
 
 
 def test_weights_fitted_to_other_inputs_give_what_they_gave() -> None:
