@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +15,7 @@ from textual.worker import Worker
 
 from ..runtime.errors import CallboardError, CredentialsRefused, NotReachable
 from . import clipboard, themes
+from .bindings import known_names, modules_with_bindings
 from .keys import TuiSettings, unknown_names
 from .pages import PAGES, page_class, page_names
 from .session import Access, NotConnected, Session, as_line
@@ -58,6 +60,7 @@ class CallboardApp(App[None]):
         Binding("f1", "help", "Help", id="app.help", priority=True),
         *_page_bindings(),
         Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True, show=False),
+        Binding("ctrl+p", "command_palette", "Palette", id="app.palette", priority=True, show=False),
         Binding("ctrl+r", "reconnect", "Reconnect", id="app.reconnect", show=False),
     ]
 
@@ -80,7 +83,6 @@ class CallboardApp(App[None]):
         self._early: list[events.Key] = []
         self._keeping: Worker[None] | None = None
         self._start = start or self.page_names[0]
-        self._checked: set[str] = set()
         themes.use(self, self.own_settings.theme)  # pyright: ignore[reportArgumentType]
         self.set_keymap(self.own_settings.keys)
 
@@ -99,7 +101,8 @@ class CallboardApp(App[None]):
         early, self._early = self._early, []
         for event in early:
             self.post_message(event)
-        self._warn_of_keys("app", (binding.id for binding in Binding.make_bindings(self.BINDINGS)))
+        if self.own_settings.keys:
+            self.run_worker(self._check_keys(), group="keys")
         self.call_after_refresh(self._connect)
 
     def _connect(self) -> None:
@@ -174,13 +177,15 @@ class CallboardApp(App[None]):
                 # Now, not by a message behind the first keys.
                 page.set_focus(next((widget for widget in page.query(page.AUTO_FOCUS) if widget.focusable), None))
             await page.shown()
-            self._warn_of_keys(name, (binding.id for binding in Binding.make_bindings(type(page).BINDINGS)))
 
-    def _warn_of_keys(self, owner: str, known: Iterable[str | None]) -> None:
-        if owner not in self._checked:
-            self._checked.add(owner)
-            for line in unknown_names(self.own_settings.keys, owner, [name for name in known if name]):
-                self.notify(line, severity="warning", markup=False)
+    async def _check_keys(self) -> None:
+        """Names of the person that no binding has are said. Only now, since to know them all, every page is imported;
+        one module at a time, so that keys come first."""
+        for module in modules_with_bindings():
+            importlib.import_module(module)
+            await asyncio.sleep(0)
+        for line in unknown_names(self.own_settings.keys, known_names()):
+            self.notify(line, severity="warning", markup=False)
 
     def set_badge(self, page: str, count: int) -> None:
         """What the tabs show beside a page's title on every page; 0 takes it away."""
@@ -255,19 +260,13 @@ class CallboardApp(App[None]):
         clipboard.copy(self, text)  # pyright: ignore[reportArgumentType]
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """The palette: every page, every action of this one, and what Textual has."""
+        """The palette: every page, every action of what is shown, and what Textual has."""
+        from .palette import commands_of
+
         for name in self.page_names:
             entry = PAGES[name]
             yield SystemCommand(f"{entry.title}", f"Go to the page ({entry.key.upper()})", self._going_to(name))
-        if (page := self.page) is not None:
-            for binding in Binding.make_bindings(type(page).BINDINGS):
-                if binding.description:
-                    key = self.get_key_display(binding)
-                    yield SystemCommand(
-                        f"{PAGES[page.NAME].title}: {binding.description}",
-                        f"Key: {key}",
-                        self._doing(page, binding.action),
-                    )
+        yield from commands_of(self, screen)
         if self.session is not None and not self.session.connected and not self.access.nats:
             yield SystemCommand("Start the daemon", "callboard up --detach", self.action_start_daemon)
         yield SystemCommand("Reconnect", "Look for the bus now", self.action_reconnect)
@@ -278,9 +277,3 @@ class CallboardApp(App[None]):
             await self.show_page(name)
 
         return go
-
-    def _doing(self, page: Page, action: str) -> Callable[[], Awaitable[None]]:
-        async def do() -> None:
-            await page.run_action(action)
-
-        return do

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import mimetypes
 import re
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,17 @@ import anyio
 import msgspec
 
 from ..runtime.errors import BlobError, CallboardError, Forbidden, NoSuchActor
-from ..schemas.tool import CallTool, GetMedia, Media, MediaKind, ToolInfo, ToolPiece, ToolProgress, ToolResult
+from ..schemas.tool import CallTool, GetMedia, Media, MediaKind, PutMedia, ToolInfo, ToolPiece, ToolProgress, ToolResult
 from .session import Session
 
 # Beyond the tool's own time limit: for its setup, which may load a model, and for waiting behind other calls.
 PATIENCE_S = 300.0
 ARGUMENTS_TTL_S = 3600.0
 MAX_FILE = 1 << 30
+# A tool's word for bytes that are on another host than it, and how they get there.
+MEDIA_AWAY = "tool.media_away"
+PIECE = 512 * 1024
+PIECE_TIMEOUT_S = 60.0
 
 
 class FileTooLarge(CallboardError):
@@ -56,16 +61,40 @@ async def call_tool(
     media: list[Media] = []
     arguments = await _with_media(session, values, info, media)
     blobs = session.client.blobs
-    try:
-        call = CallTool(json.dumps(arguments, ensure_ascii=False), tuple(media))
-        async with session.stream(info.address, call, info.timeout + PATIENCE_S) as items:
+
+    async def call(media: Sequence[Media]) -> ToolResult:
+        message = CallTool(json.dumps(arguments, ensure_ascii=False), tuple(media))
+        async with session.stream(info.address, message, info.timeout + PATIENCE_S) as items:
             async for item in items:
                 on_item(item)
-        result = items.result
+        return items.result
+
+    try:
+        try:
+            result = await call(media)
+        except CallboardError as error:
+            if error.to_info().code != MEDIA_AWAY:
+                raise
+            # Nothing was run: the tool cannot fetch what lies with us, and gets it in pieces.
+            result = await call([await _sent(session, info.address, each) for each in media])
     finally:
         for each in media:
             await blobs.release(each.blob)
     return result, [await received(session, info.address, each) for each in result.media]
+
+
+async def _sent(session: Session, tool: str, media: Media) -> Media:
+    """The same medium with its bytes at the tool."""
+    if not media.blob.id:  # they are in the message
+        return media
+    data = await session.client.blobs.get(media.blob)
+    upload = secrets.token_hex(16)
+    for start in range(0, len(data), PIECE):
+        piece = PutMedia(upload, start, len(data), data[start : start + PIECE])
+        answer = await session.ask(tool, piece, PIECE_TIMEOUT_S)
+        if answer.blob is not None:
+            return msgspec.structs.replace(media, blob=answer.blob)
+    return media
 
 
 async def _with_media(session: Session, value: Any, info: ToolInfo, media: list[Media]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ...schemas.serve import ChatMessage, Generate, ModelToolCall, OfferedTool
+from ...schemas.serve import ChatMessage, Generate, Grammar, GrammarKind, ModelToolCall, OfferedTool
 from .anthropic_types import Block, CountBody, MessagesBody, Tool, Turn
 from .engines import Engine
 from .errors import BadBody
@@ -23,6 +23,7 @@ def messages_request(body: MessagesBody, engine: Engine, client: str) -> Generat
         messages=conversation(body),
         tools=offered(body.tools),
         tool_choice=_choice(body),
+        grammar=_grammar(body),
         max_tokens=body.max_tokens,
         temperature=TEMPERATURE if body.temperature is None else body.temperature,
         stop=tuple(body.stop_sequences or ()),
@@ -95,3 +96,21 @@ def _choice(body: MessagesBody) -> str:
             raise BadBody("tool_choice.name: it is needed for the type tool", param="tool_choice.name")
         return choice.name
     return "required" if choice.type == "any" else choice.type
+
+
+def format_place(body: MessagesBody) -> str:
+    """Which field says what the answer must look like."""
+    return "output_config.format" if body.output_format is None else "output_format"
+
+
+def _grammar(body: MessagesBody) -> Grammar | None:
+    newer = body.output_config.format if body.output_config is not None else None
+    if newer is not None and body.output_format is not None:
+        raise BadBody("output_format: it is there beside `output_config.format`; give one", param="output_format")
+    format = newer or body.output_format
+    if format is None:
+        return None
+    if body.tool_choice is not None and body.tool_choice.type in ("any", "tool"):
+        place = format_place(body)
+        raise BadBody(f"{place}: a tool must be called, so there is no answer to fit it", param=place)
+    return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(format.schema))

@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ...runtime.errors import CallboardError
+from ...runtime.errors import CallboardError, RequestInvalid
 from ...schemas.serve import Choice, Completion, FinishReason, Token, Tokenize, Usage
-from .anthropic_request import conversation, messages_request, offered
+from .anthropic_request import conversation, format_place, messages_request, offered
 from .anthropic_types import CountBody, MessagesBody
 from .asking import Pieces, begun, pieces, while_there
 from .bodies import decode_body, read_body
-from .endpoints import answer, endpoint, or_error
+from .endpoints import answer, endpoint, named, or_error
 from .errors import status_of, words
 from .openai_chat import new_id
 from .reasoning import ReasoningSplitter, split
@@ -45,15 +45,23 @@ def error_body(error: CallboardError) -> dict[str, Any]:
 
 async def messages(site: Site, request: Request) -> Response:
     body = decode_body(await read_body(request, site.max_body_bytes), MessagesBody)
+    try:
+        return await _answered(site, request, body)
+    except RequestInvalid as error:  # only the body says in which of two fields the schema was
+        raise named(error, _NAMES | {"grammar": f"{format_place(body)}.schema"}) from error
+
+
+async def _answered(site: Site, request: Request, body: MessagesBody) -> Response:
     engine = await site.engines.find(body.model)
     asked = messages_request(body, engine, client_name())
+    in_thought = await site.prompt_ends(engine.scheduler, asked.model).in_thought(asked)
     timeout = site.config.request_timeout_s
     if body.stream:
         stream = await begun(pieces(engine.scheduler, asked, timeout), request)
-        return EventStream(or_error(MessageStream(body).events(stream), stream, error_body, "error"))
+        return EventStream(or_error(MessageStream(body, in_thought).events(stream), stream, error_body, "error"))
     completion = await while_there(request, engine.scheduler.ask(asked, timeout=timeout))
     (choice,) = completion.choices
-    reasoning, text = split(choice.text)
+    reasoning, text = split(choice.text, in_thought)
     blocks: list[dict[str, Any]] = []
     if reasoning:
         blocks.append(_thinking(reasoning))
@@ -77,24 +85,25 @@ def _event(name: str, **data: Any) -> bytes:
 
 
 class MessageStream:
-    """An answer as Anthropic's events: blocks that begin, grow and end, one after the other."""
+    """An answer as Anthropic's events: blocks that begin, grow and end, one after the other. `in_thought`: whether it
+    begins inside a thought."""
 
-    def __init__(self, body: MessagesBody) -> None:
+    def __init__(self, body: MessagesBody, in_thought: bool) -> None:
         self._body = body
+        self._splitter = ReasoningSplitter(in_thought)
         self._index = -1
         self._open = ""
         self._growing: Template | None = None  # of the block that is open
 
     async def events(self, answer: AsyncIterator[Pieces]) -> AsyncIterator[bytes]:
         """`answer`: what came of the engine's stream together, its completion last. Each goes into one write."""
-        splitter = ReasoningSplitter()
         events = [_event("message_start", message=_message(self._body, [], None, None))]
         async for some in answer:
             for piece in some:
                 if isinstance(piece, Token):
-                    events += self._grow(*splitter.push(piece.text))
+                    events += self._grow(*self._splitter.push(piece.text))
                 else:
-                    events += self._grow(*splitter.finish())
+                    events += self._grow(*self._splitter.finish())
                     events += self._finish(piece)
             if events:
                 yield b"".join(events)
@@ -191,6 +200,6 @@ def _usage(usage: Usage) -> dict[str, int]:
 
 def anthropic_routes(site: Site) -> list[Route]:
     return [
-        Route("/v1/messages", endpoint(messages, site, error_body, _NAMES), methods=["POST"]),
+        Route("/v1/messages", endpoint(messages, site, error_body), methods=["POST"]),
         Route("/v1/messages/count_tokens", endpoint(count_tokens, site, error_body), methods=["POST"]),
     ]

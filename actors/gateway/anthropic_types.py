@@ -42,6 +42,15 @@ class Metadata(msgspec.Struct, kw_only=True):
     user_id: str | None = None
 
 
+class OutputFormat(msgspec.Struct, kw_only=True):
+    type: Literal["json_schema"]
+    schema: dict[str, Any]
+
+
+class OutputConfig(msgspec.Struct, kw_only=True):
+    format: OutputFormat | None = None
+
+
 class CountBody(msgspec.Struct, kw_only=True):
     model: str
     messages: list[Turn]
@@ -51,6 +60,8 @@ class CountBody(msgspec.Struct, kw_only=True):
 
 
 class MessagesBody(CountBody, kw_only=True):
+    """`output_format` is what betas of the API called the `format` of `output_config`."""
+
     max_tokens: Annotated[int, msgspec.Meta(ge=1)]
     stop_sequences: list[str] | None = None
     temperature: float | None = None
@@ -58,3 +69,5 @@ class MessagesBody(CountBody, kw_only=True):
     top_k: int | None = None
     stream: bool = False
     metadata: Metadata | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None

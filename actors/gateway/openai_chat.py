@@ -32,21 +32,27 @@ def usage_of(usage: Usage) -> dict[str, Any]:
     }
 
 
-async def whole_chat(completion: Completion, request: Generate, body: ChatBody, words: TokenWords) -> dict[str, Any]:
+async def whole_chat(
+    completion: Completion, request: Generate, body: ChatBody, words: TokenWords, in_thought: bool
+) -> dict[str, Any]:
+    """`in_thought`: whether the answers begin inside a thought."""
     return {
         "id": new_id("chatcmpl"),
         "object": "chat.completion",
         "created": int(time.time()),
         "model": body.model or request.model,
         "choices": [
-            await _choice(index, choice, request, body, words) for index, choice in enumerate(completion.choices)
+            await _choice(index, choice, request, body, words, in_thought)
+            for index, choice in enumerate(completion.choices)
         ],
         "usage": usage_of(completion.usage),
     }
 
 
-async def _choice(index: int, choice: Choice, request: Generate, body: ChatBody, words: TokenWords) -> dict[str, Any]:
-    reasoning, content = split(choice.text)
+async def _choice(
+    index: int, choice: Choice, request: Generate, body: ChatBody, words: TokenWords, in_thought: bool
+) -> dict[str, Any]:
+    reasoning, content = split(choice.text, in_thought)
     calls = _allowed(choice.tool_calls, body)
     message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else ""), "refusal": None}
     if reasoning:
@@ -89,9 +95,9 @@ async def _logprobs(entries: tuple[TokenLogprob, ...], words: TokenWords) -> lis
 
 
 class ChatStream:
-    """The pieces of an answer as OpenAI's chunks."""
+    """The pieces of an answer as OpenAI's chunks. `in_thought`: whether it begins inside a thought."""
 
-    def __init__(self, request: Generate, body: ChatBody, words: TokenWords) -> None:
+    def __init__(self, request: Generate, body: ChatBody, words: TokenWords, in_thought: bool) -> None:
         self._request = request
         self._body = body
         self._words = words
@@ -101,7 +107,7 @@ class ChatStream:
             "created": int(time.time()),
             "model": body.model or request.model,
         }
-        self._splitters = [ReasoningSplitter() for _ in range(request.n)]
+        self._splitters = [ReasoningSplitter(in_thought) for _ in range(request.n)]
         self._content: dict[int, Template] = {}
         options = body.stream_options or StreamOptions()
         self._with_usage = options.include_usage

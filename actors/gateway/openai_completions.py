@@ -47,7 +47,7 @@ async def whole_completion(
 async def _choice(
     index: int, choice: Choice, completion: Completion, prompt: Prompt, body: CompletionBody, words: TokenWords
 ) -> dict[str, Any]:
-    only_prompt = body.max_tokens == 0
+    only_prompt = shows_only_prompt(body)
     text = "" if only_prompt else choice.text
     entries: list[TokenLogprob | None] = [] if only_prompt else list(choice.logprobs)
     ids = [] if only_prompt else [entry.token_id for entry in choice.logprobs]
@@ -56,8 +56,16 @@ async def _choice(
         entries = [None, *completion.prompt_logprobs, *entries]
         ids = [*prompt.prompt_ids, *ids]
     logprobs = None if body.logprobs is None else await _legacy_logprobs(ids, entries, words)
-    reason = FINISH[choice.finish_reason]
-    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": _finish_reason(choice, body)}
+
+
+def shows_only_prompt(body: CompletionBody) -> bool:
+    """A prompt that is scored: one token is generated for that, and belongs to no answer."""
+    return bool(body.echo) and body.max_tokens == 0
+
+
+def _finish_reason(choice: Choice, body: CompletionBody) -> str:
+    return "length" if shows_only_prompt(body) else FINISH[choice.finish_reason]
 
 
 async def _legacy_logprobs(
@@ -89,7 +97,11 @@ async def _legacy_logprobs(
 
 
 class CompletionStream:
-    """The pieces of answers to several prompts, mixed as they come."""
+    """The pieces of answers to several prompts, mixed as they come. Put together they are the whole completion.
+
+    Of a prompt the log-probabilities are known when its answers end, and a chunk has those of its own text: where they
+    are asked for with `echo`, each answer is one chunk.
+    """
 
     def __init__(self, prompts: Sequence[Prompt], body: CompletionBody, words: TokenWords) -> None:
         self._prompts = prompts
@@ -103,6 +115,8 @@ class CompletionStream:
         }
         self._with_usage = body.stream_options is not None and body.stream_options.include_usage
         self._growing: dict[int, Template] = {}
+        self._scores_prompt = bool(body.echo) and body.logprobs is not None
+        self._offsets: dict[int, int] = {}  # where the next token of each answer begins
 
     async def chunks(self, answers: AsyncIterator[Sequence[tuple[int, Token | Completion]]]) -> AsyncIterator[bytes]:
         """`answers`: pieces that came together, each with its prompt's number. They go into one write."""
@@ -112,25 +126,36 @@ class CompletionStream:
         for prompt in self._prompts:
             starts.append(first)
             first += prompt.request.n
-        chunks = list(self._echoes(starts)) if self._body.echo else []
+        chunks = list(self._echoes(starts)) if self._body.echo and not self._scores_prompt else []
+        only_ends = self._scores_prompt or shows_only_prompt(self._body)
         async for some in answers:
             for number, piece in some:
-                if isinstance(piece, Token):
-                    logprobs = None
-                    if piece.logprobs:
-                        ids = [entry.token_id for entry in piece.logprobs]
-                        logprobs = await _legacy_logprobs(ids, piece.logprobs, self._words)
-                    if piece.text or logprobs:
-                        chunks.append(self._chunk(starts[number] + piece.index, piece.text, logprobs))
-                    continue
-                usages.append(usage_of(piece.usage))
-                for index, choice in enumerate(piece.choices):
-                    chunks.append(self._chunk(starts[number] + index, "", finish=FINISH[choice.finish_reason]))
+                if isinstance(piece, Completion):
+                    usages.append(usage_of(piece.usage))
+                    chunks += [chunk async for chunk in self._ends(piece, self._prompts[number], starts[number])]
+                elif not only_ends:
+                    chunks += await self._grown(starts[number] + piece.index, piece)
             if len(usages) == len(self._prompts):
                 chunks += self._end(usages)
             if chunks:
                 yield b"".join(chunks)
                 chunks.clear()
+
+    async def _grown(self, index: int, piece: Token) -> list[bytes]:
+        if not piece.logprobs:
+            return [self._chunk(index, piece.text)] if piece.text else []
+        ids = [entry.token_id for entry in piece.logprobs]
+        logprobs = await _legacy_logprobs(ids, piece.logprobs, self._words, self._offsets.get(index, 0))
+        self._offsets[index] = logprobs["text_offset"][-1] + len(logprobs["tokens"][-1])
+        return [self._chunk(index, piece.text, logprobs)]
+
+    async def _ends(self, completion: Completion, prompt: Prompt, start: int) -> AsyncIterator[bytes]:
+        for index, choice in enumerate(completion.choices, start):
+            if self._scores_prompt:
+                whole = await _choice(index, choice, completion, prompt, self._body, self._words)
+                yield event(msgspec.json.encode(self._head | {"choices": [whole]}))
+            else:
+                yield self._chunk(index, "", finish=_finish_reason(choice, self._body))
 
     def _echoes(self, starts: Sequence[int]) -> Iterator[bytes]:
         for prompt, start in zip(self._prompts, starts, strict=True):

@@ -57,12 +57,14 @@ async def chat_completions(site: Site, request: Request) -> Response:
     engine = await site.engines.find(body.model)
     asked = chat_request(body, engine, client_name())
     known = site.words(engine.scheduler, asked.model)
+    in_thought = await site.prompt_ends(engine.scheduler, asked.model).in_thought(asked)
     timeout = site.config.request_timeout_s
     if not body.stream:
         completion = await while_there(request, engine.scheduler.ask(asked, timeout=timeout))
-        return answer(await whole_chat(completion, asked, body, known))
+        return answer(await whole_chat(completion, asked, body, known, in_thought))
     stream = await begun(pieces(engine.scheduler, asked, timeout), request)
-    return EventStream(endpoints.or_error(ChatStream(asked, body, known).chunks(stream), stream, error_body))
+    chunks = ChatStream(asked, body, known, in_thought).chunks(stream)
+    return EventStream(endpoints.or_error(chunks, stream, error_body))
 
 
 async def completions(site: Site, request: Request) -> Response:

@@ -22,9 +22,10 @@ class _State(Enum):
 
 
 class ReasoningSplitter:
-    """Thoughts stand at the very beginning of an answer, or they are none."""
+    """Thoughts stand at the very beginning of an answer, or they are none. `in_thought`: the prompt has begun one."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_thought: bool = False) -> None:
+        self._in_thought = in_thought
         self._held = ""
         self._state = _State.START
 
@@ -36,7 +37,7 @@ class ReasoningSplitter:
                 self._state = _State.OPENED
                 self._held = start[len(OPEN) :]
             elif not OPEN.startswith(start):
-                self._state = _State.ANSWERING
+                self._state = _State.OPENED if self._in_thought else _State.ANSWERING
         if self._state is _State.OPENED:
             self._held = self._held.lstrip("\n")
             if self._held:
@@ -52,7 +53,8 @@ class ReasoningSplitter:
     def finish(self) -> Split:
         """Nothing follows: what was held back."""
         rest = self._take(len(self._held))
-        return Split(rest, "") if self._state is _State.THINKING else Split("", rest)
+        is_thought = self._state is _State.THINKING or (self._in_thought and self._state is _State.START)
+        return Split(rest, "") if is_thought else Split("", rest)
 
     def _thoughts(self) -> str:
         """What is certain to be thought. The line break before the end belongs to neither."""
@@ -72,8 +74,8 @@ class ReasoningSplitter:
         return taken
 
 
-def split(text: str) -> Split:
+def split(text: str, in_thought: bool = False) -> Split:
     """Of a whole answer."""
-    splitter = ReasoningSplitter()
+    splitter = ReasoningSplitter(in_thought)
     first, last = splitter.push(text), splitter.finish()
     return Split(first.reasoning + last.reasoning, first.content + last.content)

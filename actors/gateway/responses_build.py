@@ -25,13 +25,14 @@ def item_id(kind: str) -> str:
 
 
 class ResponseBuilder:
-    """Takes the pieces of an answer. `response` is always what would be answered now."""
+    """Takes the pieces of an answer. `response` is always what would be answered now. `in_thought`: whether the answer
+    begins inside a thought."""
 
-    def __init__(self, body: ResponseBody, model: str, token_words: TokenWords) -> None:
+    def __init__(self, body: ResponseBody, model: str, token_words: TokenWords, in_thought: bool = False) -> None:
         self.response = _begun(body, model)
         self._words = token_words
         self._parallel = body.parallel_tool_calls is not False
-        self._splitter = ReasoningSplitter()
+        self._splitter = ReasoningSplitter(in_thought)
         self._number = 0
         self._open: dict[str, Any] | None = None  # the item that grows
         self._logprobs: list[dict[str, Any]] = []  # of tokens whose text is not there yet

@@ -82,7 +82,8 @@ async def create(site: Site, request: Request) -> Response:
     engine = await site.engines.find(body.model)
     before = await site.responses.before(body.previous_response_id) if body.previous_response_id else []
     asked = response_request(body, before, engine, "")
-    builder = ResponseBuilder(body, engine.model.model, site.words(engine.scheduler, asked.model))
+    in_thought = await site.prompt_ends(engine.scheduler, asked.model).in_thought(asked)
+    builder = ResponseBuilder(body, engine.model.model, site.words(engine.scheduler, asked.model), in_thought)
     making = Making(site, engine, body, asked, builder, [_kept(item) for item in items_of(body)])
     if making.stores:
         await site.responses.check_room(making.record())

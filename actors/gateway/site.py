@@ -16,6 +16,7 @@ from .exporting import Exporter
 from .file_store import FileStore
 from .fine_tuning import FineTunes
 from .http_meters import HttpMeter
+from .prompt_ends import PromptEnds
 from .responses_store import ResponseStore
 from .token_words import TokenWords
 
@@ -41,6 +42,7 @@ class Site:
     draining: bool = False
     exporter: Exporter | None = None
     _words: dict[str, TokenWords] = field(default_factory=dict)
+    _prompt_ends: dict[str, PromptEnds] = field(default_factory=dict)
 
     @property
     def max_body_bytes(self) -> int:
@@ -49,6 +51,10 @@ class Site:
     def words(self, scheduler: Ref, model: str) -> TokenWords:
         """The words of that model's tokens, as that scheduler knows them."""
         return self._words.setdefault(f"{scheduler.address} {model}", TokenWords(scheduler))
+
+    def prompt_ends(self, scheduler: Ref, model: str) -> PromptEnds:
+        """How that model's template ends prompts."""
+        return self._prompt_ends.setdefault(f"{scheduler.address} {model}", PromptEnds(scheduler))
 
 
 Endpoint = Callable[[Site, Request], Awaitable[object]]

@@ -20,6 +20,7 @@ from ...schemas.serve import ChatMessage, DescribeModel, Generate, Token
 from ...schemas.serve_stats import GetStats
 from .asking import pieces
 from .engines import DESCRIBE_TIMEOUT_S, ENGINE, SCHEDULER
+from .prompt_ends import PromptEnds
 from .reasoning import ReasoningSplitter
 
 TITLE = "Callboard"
@@ -59,6 +60,7 @@ class Talk:
         self._bus = bus
         self._models = models
         self._loop = loop
+        self._ends: dict[str, PromptEnds] = {}
 
     def turn(
         self, message: str, history: Sequence[Any], model: str, temperature: float, max_tokens: float
@@ -85,9 +87,11 @@ class Talk:
             temperature=temperature,
             max_tokens=max_tokens,
         )
-        splitter, text = ReasoningSplitter(), ""
-        stream = pieces(self._bus.actor(address), request, REQUEST_TIMEOUT_S)
+        scheduler, text = self._bus.actor(address), ""
+        ends = self._ends.setdefault(address, PromptEnds(scheduler))
+        stream = pieces(scheduler, request, REQUEST_TIMEOUT_S)
         try:
+            splitter = ReasoningSplitter(await ends.in_thought(request))
             async for some in stream:
                 before = text
                 for piece in some:

@@ -1,21 +1,32 @@
-"""`callboard tool serve FILE.py|MODULE`: this process joins the company and offers its tools until it is told to go."""
+"""`callboard tool serve FILE.py|MODULE`: offers its tools until it is told to go.
+
+The tools are a process of their own with the role `tool` on the bus, as announced and deployed ones are. This one runs
+nothing of theirs: it starts that process, again when it dies, tells the company of its end, and takes it along.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
+import os
 import re
 import secrets
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+import msgspec
 
 from ...runtime.command import Command, add_bus_options, run_async, settings_of, tls_of
-from ...runtime.errors import CallboardError, ConfigError
+from ...runtime.errors import CallboardError, ConfigError, NameTaken, from_info
+from ...runtime.placement import Process
+from ...schemas.runtime import Terminated
 from ...schemas.tool import ListTools, OfferTools
+
+# A model may be loaded with the module.
+READY_TIMEOUT_S = 120.0
 
 
 def _configure(parser: ArgumentParser) -> None:
@@ -41,29 +52,46 @@ async def _run(args: Namespace) -> int:
     from ...runtime.access import bus_access
     from ...runtime.node import Node
     from .directory import ADDRESS
-    from .tool_set import ToolSetConfig
+    from .tool_set import ToolSetConfig, asks_of
 
-    module, load = load_source(args.source)
-    name = args.name or re.sub(r"[^A-Za-z0-9_-]", "-", module.rpartition(".")[2])
+    source = parse_source(args.source)
+    name = args.name or re.sub(r"[^A-Za-z0-9_-]", "-", source.module.rpartition(".")[2])
+    # Another version of the same tools has that address where it is taken; their name stays the same.
+    address = name if not args.version else f"{name}-{re.sub(r'[^A-Za-z0-9_-]', '_', args.version)}"
+    place = source.place(asks_of(_options(args.options)))
     process = f"{name[:50]}-{secrets.token_hex(3)}"
     over = anyio.Event()
-    put_out: list[CallboardError] = []
+    ended: list[CallboardError] = []
 
-    def on_put_out(error: CallboardError) -> None:
-        put_out.append(error)
+    def put_out(error: CallboardError) -> None:
+        ended.append(error)
         over.set()
 
     options = bus_access(
         process, nats=args.nats or "", creds=args.creds or "", state_dir=args.state_dir, tls=tls_of(args)
     )
     async with options as bus:
-        node = Node(process, bus=bus, allow=(module,), drain_timeout=settings_of(args).drain_timeout)
-        node.on_put_out = on_put_out
+        node = Node(process, bus=bus, drain_timeout=settings_of(args).drain_timeout)
+
+        def on_terminated(event: Terminated) -> None:
+            if event.restarting:
+                node.watch_root(event.address)
+            elif event.error is not None:
+                put_out(from_info(event.error))
+            else:
+                over.set()
+
+        node.on_put_out = put_out
+        node.on_terminated = on_terminated
         async with node, anyio.create_task_group() as tasks:
-            config = ToolSetConfig(load, name, args.version, args.options)
-            # Another version of the same tools has that address where it is taken; their name stays the same.
-            address = name if not args.version else f"{name}-{re.sub(r'[^A-Za-z0-9_-]', '_', args.version)}"
-            ref = await node.spawn("tool.set", config, name=address)
+            names = node.require_links().names
+            # Before a user is minted under a name that is another's: its creds file would be in that one's place.
+            for taken in (address, f"node.{address}"):
+                if await names.answers(taken):
+                    raise NameTaken(f"there is an actor {taken} on the bus already", hint="--name gives another name")
+            config = ToolSetConfig(source.load, name, args.version, args.options, alone=True)
+            ref = await node.spawn("tool.set", config, name=address, where=place)
+            node.watch_root(address)
             for info in (await ref.ask(ListTools())).tools:
                 print(f"offers {info.name}{'@' + info.version if info.version else ''}", file=sys.stderr)
             with contextlib.suppress(CallboardError):  # a directory that is not there yet finds it when it is
@@ -72,27 +100,47 @@ async def _run(args: Namespace) -> int:
             tasks.start_soon(_until_signal, over)
             await over.wait()
             tasks.cancel_scope.cancel()
-    if put_out:
-        raise put_out[0]
+    if ended:
+        raise ended[0]
     return 0
 
 
-def load_source(source: str) -> tuple[str, str]:
-    """The module that `source` is loaded as, and what a set of its tools is loaded by. Raises ConfigError."""
-    from ...runtime.worker import load_file
+@dataclass(frozen=True)
+class Source:
+    """What is served: `module` is loaded from `file`, or found in `folder`; a set of tools is loaded by `load`."""
 
-    place, _, attribute = source.partition(":")
-    if place.endswith(".py"):
+    module: str
+    load: str
+    folder: Path
+    file: Path | None = None
+
+    def place(self, asks: tuple[str, ...]) -> Process:
         # As Python does for a program: what lies beside it can be imported.
-        sys.path.insert(0, str(Path(place).expanduser().resolve().parent))
-        module = load_file(str(Path(place).expanduser()))
-    else:
-        sys.path.insert(0, str(Path.cwd()))
-        try:
-            module = importlib.import_module(place).__name__
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"there is no module '{place}': {error}", hint="a file is named with its .py") from error
-    return module, f"{module}:{attribute}" if attribute else module
+        path = os.pathsep.join(filter(None, (str(self.folder), os.environ.get("PYTHONPATH", ""))))
+        load = () if self.file is None else (str(self.file),)
+        env = {"PYTHONPATH": path}
+        return Process(env, load, READY_TIMEOUT_S, role="tool", asks=asks, allow=(self.module,))
+
+
+def parse_source(source: str) -> Source:
+    """What `FILE.py[:ATTRIBUTE]` or `MODULE[:ATTRIBUTE]` means. Nothing is loaded. Raises ConfigError."""
+    place, _, attribute = source.partition(":")
+    file = None
+    module, folder = place, Path.cwd()
+    if place.endswith(".py"):
+        file = Path(place).expanduser().resolve()
+        if not file.is_file():
+            raise ConfigError(f"there is no file {place}")
+        module, folder = file.stem, file.parent
+    return Source(module, f"{module}:{attribute}" if attribute else module, folder, file)
+
+
+def _options(text: str) -> dict[str, object]:
+    """What `asks_of` looks at; whether the options fit is the set's own matter. Raises ConfigError."""
+    try:
+        return msgspec.json.decode(text or "{}", type=dict[str, object])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"--options is no JSON object: {error}") from error
 
 
 async def _until_signal(over: anyio.Event) -> None:

@@ -33,9 +33,9 @@ from ...schemas.runtime import ActorInfo, Terminated
 from ...schemas.tool import ListTools, OfferTools, OpenTool, ToolInfo, ToolList
 from .describe import Described, Wanted, describe
 from .errors import NoSuchTool, ToolDefinition
-from .mcp.starting import start_configured
+from .mcp.starting import start_configured, start_one
 from .relevance import Ranking, chosen, newest, parse_name
-from .tool_set import ToolSetConfig
+from .tool_set import ToolSetConfig, asks_of
 
 KIND = "tool.directory"
 ADDRESS = "tools"
@@ -79,9 +79,7 @@ class Directory(Actor[DirectoryConfig]):
         self._looked = False
         options = {**(self.node.settings or load_settings()).tools, **self.config.options}
         self._options = {name: msgspec.json.encode(value).decode() for name, value in options.items()}
-        # The one option that all sets have in common: what a set is told to ask, its process may ask.
-        asked = {name: value.get("engine") for name, value in options.items()}
-        self._engines = {name: (engine,) for name, engine in asked.items() if isinstance(engine, str) and engine}
+        self._asks = {name: asks_of(value) for name, value in options.items()}
         self._entries = registry().entries(TOOLS) if self.config.announced else {}
         self.start_soon(self._follow)
         if self.config.announced:
@@ -130,8 +128,13 @@ class Directory(Actor[DirectoryConfig]):
 
     @handler(concurrent=True)
     async def offer(self, message: OfferTools) -> ToolList:
-        """Raises ToolDefinition where nobody answers there."""
+        """An MCP server that is configured and does not run is started. Raises ToolDefinition where nobody answers
+        there, and what that start does."""
         await self._learn(message.address)
+        if message.address not in self._sets and self.config.announced:
+            with contextlib.suppress(NameTaken):  # it is about to be there
+                await start_one(self, message.address)
+            await self._learn(message.address)
         if message.address not in self._sets:
             raise ToolDefinition(f"nobody at {message.address} says which tools it has")
         return ToolList(self._sets[message.address], len(self._sets[message.address]))
@@ -213,7 +216,7 @@ class Directory(Actor[DirectoryConfig]):
             await self._come_back(own)
             return self._sets.get(own, ())
         config = ToolSetConfig(name, name, options=self._options.get(name, ""), alone=True)
-        where = Process(role="tool", ready_timeout=START_TIMEOUT_S, asks=self._engines.get(name, ()))
+        where = Process(role="tool", ready_timeout=START_TIMEOUT_S, asks=self._asks.get(name, ()))
         try:
             ref = await self.spawn("tool.set", config, name=name, where=where, restart=Restart.PERMANENT)
         except NameTaken:
@@ -270,11 +273,12 @@ class Directory(Actor[DirectoryConfig]):
             and info.kind != KIND
             and "." not in info.address
             and info.address not in self._sets
-            and info.address not in self._learning
         }
         for address, state in new.items():
-            if state == "starting":  # it answers once it is there, and nobody is to wait for that
+            # It answers once it is there, and nobody is to wait for that.
+            if state == "starting" and address not in self._learning:
                 self.start_soon(self._learn, address)
+        # Asked of those that somebody else is just asking too: who looks for a tool is to find it afterwards.
         await asyncio.gather(*(self._learn(address) for address, state in new.items() if state == "running"))
 
     async def _learn(self, address: str) -> None:
@@ -283,6 +287,8 @@ class Directory(Actor[DirectoryConfig]):
         try:
             found = await self.actor(address).ask(ListTools(), timeout=ASK_TIMEOUT_S)
         except CallboardError as error:
+            if isinstance(error, (NoSuchActor, ActorStopped)):
+                self._sets.pop(address, None)
             log.debug("what tools %s has is not known: %s", address, error)
             return
         finally:

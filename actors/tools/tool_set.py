@@ -6,6 +6,8 @@ there. A set that is one tool has it under its own address.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from ...runtime.actor import Actor, handler
@@ -33,6 +35,12 @@ class ToolSetConfig(msgspec.Struct, frozen=True):
     version: str = ""
     options: str = ""
     alone: bool = False
+
+
+def asks_of(options: Mapping[str, object]) -> tuple[str, ...]:
+    """The actors that the process of a set with these options may ask: the one option that all sets have in common."""
+    engine = options.get("engine")
+    return (engine,) if isinstance(engine, str) and engine else ()
 
 
 class ToolSet(AnswersCalls, Actor[ToolSetConfig]):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
+import anyio.to_thread
 import httpx2
 import jsonschema
+import pydantic
 import pytest
 from gateways import url
 
@@ -22,12 +24,27 @@ pytestmark = pytest.mark.anyio
 SAY: Any = [{"role": "user", "content": "hello"}]
 CITY = {"type": "object", "properties": {"city": {"enum": ["Delft", "Oslo"]}}, "required": ["city"]}
 WEATHER: Any = {"name": "weather", "description": "d", "input_schema": CITY}
+FORMAT: Any = {"type": "json_schema", "schema": CITY}
+NONSENSE: Any = {"type": "json_schema", "schema": {"type": "nonsense"}}
+BOTH: Any = {"model": "", "messages": SAY, "max_tokens": 4, "output_format": FORMAT}
 
 
 @pytest.fixture
 async def client(url: str) -> AsyncIterator[anthropic.AsyncAnthropic]:
     async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0, timeout=30) as client:
         yield client
+
+
+@pytest.fixture
+def plain(url: str) -> Iterator[anthropic.Anthropic]:
+    """The client that blocks: to be used in threads."""
+    with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=30) as client:
+        yield client
+
+
+class Place(pydantic.BaseModel):
+    city: Literal["Delft", "Oslo"]
+    visits: Literal[1, 2]
 
 
 async def test_a_message_is_what_the_bus_answers(client: anthropic.AsyncAnthropic, node: Node, long_path: Path) -> None:
@@ -93,6 +110,57 @@ async def test_a_tool_is_called_and_its_result_is_read(
     assert after.usage.input_tokens + (after.usage.cache_read_input_tokens or 0) > before
 
 
+async def test_an_answer_is_parsed_as_the_type_that_was_asked_for(
+    client: anthropic.AsyncAnthropic, long_path: Path
+) -> None:
+    options: Any = {"model": str(long_path), "messages": SAY, "max_tokens": 400}
+    for api in (client.messages, client.beta.messages):
+        message = await api.parse(**options, output_format=Place)
+        assert message.stop_reason == "end_turn"
+        assert isinstance(message.parsed_output, Place)
+        async with api.stream(**options, output_format=Place) as stream:
+            text = "".join([piece async for piece in stream.text_stream])
+            final = await stream.get_final_message()
+        assert isinstance(final.parsed_output, Place)
+        assert Place.model_validate_json(text) == final.parsed_output
+    beside_tools = await client.messages.parse(**options, tools=[WEATHER], output_format=Place)
+    assert isinstance(beside_tools.parsed_output, Place)
+    for wanted in ({"output_config": {"format": FORMAT}}, {"output_format": FORMAT}):  # as betas of the API say it
+        (block,) = (await client.messages.create(**options, extra_body=wanted)).content
+        assert block.type == "text"
+        jsonschema.validate(json.loads(block.text), CITY)
+
+
+async def test_the_client_that_blocks_has_the_same_answers(
+    client: anthropic.AsyncAnthropic, plain: anthropic.Anthropic, long_path: Path
+) -> None:
+    greedy: Any = {"temperature": 0}
+    options: Any = {"model": str(long_path), "messages": SAY, "max_tokens": 20, "extra_body": greedy}
+    typed = {**options, "max_tokens": 400, "output_format": Place}
+
+    def ask() -> tuple[anthropic.types.Message, str, anthropic.types.Message, Place | None, Place | None, int]:
+        whole = plain.messages.create(**options)
+        with plain.messages.stream(**options) as stream:
+            text = "".join(stream.text_stream)
+            final = stream.get_final_message()
+        parsed = plain.messages.parse(**typed).parsed_output
+        with plain.messages.stream(**typed) as typed_stream:
+            streamed = typed_stream.get_final_message().parsed_output
+        counted = plain.messages.count_tokens(model=str(long_path), messages=SAY).input_tokens
+        with pytest.raises(anthropic.NotFoundError, match="there is no model"):
+            plain.messages.create(model="claude", messages=SAY, max_tokens=4)
+        return whole, text, final, parsed, streamed, counted
+
+    whole, text, final, parsed, streamed, counted = await anyio.to_thread.run_sync(ask)
+    assert isinstance(parsed, Place)
+    assert parsed == streamed == (await client.messages.parse(**typed)).parsed_output
+    expected = await client.messages.create(**options)
+    assert whole.content == expected.content
+    assert [block.type for block in final.content] == ["text"]
+    assert text == whole.content[0].text == final.content[0].text  # pyright: ignore[reportAttributeAccessIssue]
+    assert whole.usage.input_tokens + (whole.usage.cache_read_input_tokens or 0) == counted
+
+
 @pytest.mark.parametrize(
     ("body", "status", "kind", "said"),
     [
@@ -106,6 +174,34 @@ async def test_a_tool_is_called_and_its_result_is_read(
         (
             {"model": "", "messages": SAY, "max_tokens": 4, "tools": [{**WEATHER, "type": "bash_20250124"}]},
             *(400, "invalid_request_error", "tools[0].type"),
+        ),
+        (
+            {"model": "", "messages": SAY, "max_tokens": 4, "output_config": {"format": {"type": "json_schema"}}},
+            *(400, "invalid_request_error", "output_config.format: object missing required field `schema`"),
+        ),
+        (
+            {"model": "", "messages": SAY, "max_tokens": 4, "output_config": {"format": FORMAT | {"type": "xml"}}},
+            *(400, "invalid_request_error", "output_config.format.type: invalid enum value 'xml'"),
+        ),
+        (
+            {"model": "", "messages": SAY, "max_tokens": 4, "output_config": {"format": NONSENSE}},
+            *(400, "invalid_request_error", "output_config.format.schema (json_schema) cannot be used"),
+        ),
+        (
+            {"model": "", "messages": SAY, "max_tokens": 4, "output_config": {"format": NONSENSE}, "stream": True},
+            *(400, "invalid_request_error", "output_config.format.schema (json_schema) cannot be used"),
+        ),
+        (
+            {"model": "", "messages": SAY, "max_tokens": 4, "output_format": NONSENSE},
+            *(400, "invalid_request_error", "output_format.schema (json_schema) cannot be used"),
+        ),
+        (
+            {**BOTH, "output_config": {"format": FORMAT}},
+            *(400, "invalid_request_error", "output_format: it is there beside `output_config.format`"),
+        ),
+        (
+            {**BOTH, "tools": [WEATHER], "tool_choice": {"type": "any"}},
+            *(400, "invalid_request_error", "output_format: a tool must be called"),
         ),
         ({"model": "claude", "messages": SAY, "max_tokens": 4}, 404, "not_found_error", "there is no model 'claude'"),
         ({"model": "", "messages": SAY, "max_tokens": 10**6}, 400, "invalid_request_error", "at most"),

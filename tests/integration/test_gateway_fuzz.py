@@ -72,6 +72,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "tools": [{"name": "weather", "description": "d", "input_schema": {"type": "object"}}],
         "tool_choice": {"type": "none"},
         "stop_sequences": ["x"],
+        "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}},
         "stream": False,
     },
     "/v1/messages/count_tokens": {"model": "m", "messages": [{"role": "user", "content": "hello"}]},
@@ -112,7 +113,7 @@ def path_of(place: Place) -> str:
 def scalars(value: Any, place: Place = ()) -> Iterator[Place]:
     if isinstance(value, dict):
         for name, one in value.items():
-            if name not in ("parameters", "input_schema"):  # any JSON may be in these
+            if name not in ("parameters", "input_schema", "schema"):  # any JSON may be in these
                 yield from scalars(one, (*place, name))
     elif isinstance(value, list):
         for index, one in enumerate(value):
@@ -256,7 +257,7 @@ async def test_bytes_that_are_no_body_are_refused(gate: Gate) -> None:
     await in_thread(test)
 
 
-@pytest.mark.parametrize("wanted", ["chat", "responses"])
+@pytest.mark.parametrize("wanted", ["chat", "responses", "messages"])
 async def test_a_schema_that_is_none_is_refused_and_ends_no_other_request(gate: Gate, wanted: str) -> None:
     keys = st.sampled_from(
         (
@@ -286,6 +287,10 @@ async def test_a_schema_that_is_none_is_refused_and_ends_no_other_request(gate: 
             format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
             body = {"messages": [{"role": "user", "content": "a"}], "response_format": format, "max_tokens": 1}
             gate.post_json("/v1/chat/completions", body)
+        elif wanted == "messages":
+            config = {"format": {"type": "json_schema", "schema": schema}}
+            body = {"model": "m", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+            gate.post_json("/v1/messages", body | {"output_config": config})
         else:
             text = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
             gate.post_json("/v1/responses", {"input": "a", "text": text, "max_output_tokens": 1, "store": False})

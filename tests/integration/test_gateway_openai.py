@@ -164,6 +164,101 @@ async def test_a_prompt_alone_can_be_scored(client: openai.AsyncOpenAI, long_pat
     assert len(answer.choices[0].logprobs.tokens or []) == len(load_tokenizer(long_path).encode("hello there"))
 
 
+@pytest.mark.parametrize("as_ids", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_tokens": 0},
+        {"max_tokens": 0, "echo": True},
+        {"max_tokens": 0, "echo": True, "logprobs": 2, "n": 2},
+        {"max_tokens": 6, "echo": True},
+        {"max_tokens": 6, "echo": True, "logprobs": 0},
+        {"max_tokens": 6, "echo": True, "logprobs": 2, "n": 2},
+        {"max_tokens": 6, "logprobs": 2},
+        {"max_tokens": 6, "logprobs": 2, "n": 2, "best_of": 3},
+        {"max_tokens": 40, "logprobs": 1, "stop": ["e", "a"]},
+    ],
+)
+async def test_a_streamed_completion_put_together_is_the_whole_one(
+    url: str, long_path: Path, options: dict[str, Any], as_ids: bool
+) -> None:
+    texts = ["hello there", "all"]
+    prompts = [load_tokenizer(long_path).encode(text) for text in texts] if as_ids else texts
+    body = {"prompt": prompts, "seed": 5, "temperature": 0.9, "deterministic": True, **options}
+    async with httpx2.AsyncClient(timeout=30) as http:
+        whole = await http.post(f"{url}/v1/completions", json=body)
+        streamed = await http.post(
+            f"{url}/v1/completions", json=body | {"stream": True, "stream_options": {"include_usage": True}}
+        )
+    if "echo" not in options and not options["max_tokens"]:  # nothing is asked for
+        assert (whole.status_code, streamed.status_code) == (400, 400)
+        assert whole.json() == streamed.json()
+        return
+    *events, done, rest = streamed.text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events]
+    assert put_together(chunks) == whole.json()["choices"]
+    usage = whole.json()["usage"]
+    assert {name: chunks[-1]["usage"][name] for name in usage} == usage
+    if options["max_tokens"] == 0:
+        assert [choice["text"] for choice in whole.json()["choices"][:: options.get("n", 1)]] == texts
+
+
+def put_together(chunks: list[Any]) -> list[Any]:
+    """The choices of a whole answer."""
+    choices: dict[int, Any] = {}
+    for chunk in chunks:
+        for part in chunk["choices"]:
+            known = choices.setdefault(part["index"], {"logprobs": None, "text": "", "finish_reason": None})
+            assert known["finish_reason"] is None  # nothing follows the end
+            logprobs = known["logprobs"] or {}
+            grown = {name: logprobs.get(name, []) + values for name, values in (part["logprobs"] or {}).items()}
+            choices[part["index"]] = part | {
+                "text": known["text"] + part["text"],
+                "logprobs": grown or logprobs or None,
+            }
+    return [choices[index] for index in sorted(choices)]
+
+
+@pytest.mark.parametrize("text", ["hello there, all", " spaces  and\nlines ", "żółw 🐢", "<|im_end|>"])
+async def test_texts_become_the_tokenizers_tokens_and_texts_again(url: str, long_path: Path, text: str) -> None:
+    tokenizer = load_tokenizer(long_path)
+    async with httpx2.AsyncClient(base_url=url) as http:
+        for special in (True, False):
+            body = {"model": str(long_path), "prompt": text, "add_special_tokens": special}
+            answer = (await http.post("/tokenize", json=body)).json()
+            ids = list(tokenizer.encode(text, add_bos=special))
+            assert answer == {"tokens": ids, "count": len(ids), "max_model_len": 2048}
+        answer = (await http.post("/detokenize", json={"model": str(long_path), "tokens": ids})).json()
+        assert answer == {"prompt": tokenizer.decode(ids)}
+        empty = (await http.post("/tokenize", json={"prompt": ""})).json()
+        assert (empty["tokens"], empty["count"]) == ([], 0)
+        both = await http.post("/tokenize", json={"prompt": text, "messages": SAY})
+        assert (both.status_code, both.json()["error"]["param"]) == (400, "prompt")
+
+
+async def test_a_conversation_becomes_the_tokens_that_the_model_is_shown(url: str, long_path: Path) -> None:
+    tokenizer = load_tokenizer(long_path)
+    turns = [
+        {"role": "system", "content": "be kind"},
+        *SAY,
+        {"role": "assistant", "content": "good day"},
+        {"role": "user", "content": "and now?"},
+    ]
+    ids = list(tokenizer.encode_chat(turns))
+    async with httpx2.AsyncClient(base_url=url, timeout=30) as http:
+        answer = (await http.post("/tokenize", json={"messages": turns})).json()
+        assert answer == {"tokens": ids, "count": len(ids), "max_model_len": 2048}
+        text = (await http.post("/detokenize", json={"tokens": ids})).json()["prompt"]
+        assert text == tokenizer.decode(ids)
+        assert "good day" in text
+        chat = await http.post("/v1/chat/completions", json={"messages": turns, "max_tokens": 1})
+        assert chat.json()["usage"]["prompt_tokens"] == len(ids)
+        more = (await http.post("/tokenize", json={"messages": turns, "tools": [WEATHER]})).json()
+        chat = await http.post("/v1/chat/completions", json={"messages": turns, "tools": [WEATHER], "max_tokens": 1})
+        assert chat.json()["usage"]["prompt_tokens"] == more["count"] > len(ids)
+
+
 async def test_models_and_embeddings(client: openai.AsyncOpenAI, long_path: Path) -> None:
     assert [model.id async for model in client.models.list()] == [str(long_path)]
     assert (await client.models.retrieve(str(long_path))).owned_by == "callboard"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from nats.aio.client import Client as Nats
 from own_server import OwnServer
 from toolbox import THIS_FILE
 
-from callboard import Image
+from callboard import Audio, File, Image
 from callboard.actors.tools.client import OpenedTool
 from callboard.actors.tools.errors import (
     NoSuchTool,
@@ -28,6 +29,7 @@ from callboard.actors.tools.errors import (
     ToolTimeout,
 )
 from callboard.actors.tools.tool_set import ToolSetConfig
+from callboard.runtime.blobs import INLINE_MAX
 from callboard.runtime.errors import ActorStopped, NoSuchActor
 from callboard.runtime.node import Node
 from callboard.runtime.placement import Process
@@ -244,6 +246,25 @@ async def test_what_waits_runs_when_there_is_room(box: dict[str, OpenedTool], tm
         paths[1].touch()
         paths[2].touch()
     assert done == ["done"] * 3
+
+
+async def test_media_are_pieces_too_of_whatever_size(box: dict[str, OpenedTool]) -> None:
+    heard: list[File] = []
+
+    def on_piece(piece: ToolPiece, media: Mapping[str, File]) -> None:
+        assert piece.text == ""
+        heard.extend(media.values())
+
+    await box["show"].request({"n": 2}, on_piece=on_piece)
+    assert [type(file) for file in heard] == [Image, Image, Audio, File]
+    first, second, sound, last = heard
+    assert isinstance(first, Image)
+    assert isinstance(second, Image)
+    assert isinstance(sound, Audio)
+    assert (first.pil().size, second.pil().size) == ((8, 4), (16, 4))
+    assert (sound.rate, sound.array().shape) == (8000, (100_000,))
+    assert sound.size > INLINE_MAX
+    assert (last.text(), last.mime) == ("the end", "text/plain")
 
 
 async def test_progress_and_pieces_come_before_the_result(box: dict[str, OpenedTool]) -> None:

@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -22,6 +23,10 @@ from callboard.actors.tools.client import OpenedTool, list_tools
 from callboard.actors.tools.errors import NoSuchTool
 from callboard.actors.tools.tool_set import ToolSetConfig
 from callboard.runtime.client import Client
+from callboard.runtime.errors import ActorStopped
+from callboard.runtime.files import write_private
+from callboard.runtime.identity import read_creds
+from callboard.runtime.joining import redeem
 from callboard.runtime.placement import Process
 from callboard.schemas.tool import ListTools
 
@@ -63,7 +68,27 @@ def out(board: Board, *arguments: str) -> str:
     return done.stdout
 
 
-def served(board: Board, path: Path, *arguments: str) -> subprocess.Popen[str]:
+ASKING = '''
+from callboard import ToolContext, tool
+from callboard.schemas.tool import ListTools
+import msgspec
+
+class Options(msgspec.Struct):
+    engine: str = ""
+
+@tool
+def total(context: ToolContext, address: str = "tools") -> int:
+    """Say how many tools there are."""
+    return context.ask(address, ListTools()).total
+
+def tools(options: Options):
+    return [total]
+'''
+TOOL_SPY = Path(__file__).parent / "tool_spy.py"
+TOOLBOX = Path(__file__).parent / "toolbox.py"
+
+
+def served(board: Board, path: Path | str, *arguments: str) -> subprocess.Popen[str]:
     process = board.start("tool", "serve", str(path), *arguments)
     assert process.stderr is not None
     for line in process.stderr:
@@ -149,7 +174,9 @@ async def test_two_versions_of_a_tool_are_there_at_once(daemon: Board, bus: Clie
             pass
     processes[1].kill()
     processes[1].wait()
-    assert [info.version for info in await list_tools(bus, names=("versions.which",))] == ["1"]
+    with anyio.fail_after(20):  # the tools' own process sees that, and goes too
+        while [info.version for info in await list_tools(bus, names=("versions.which",))] != ["1"]:
+            await anyio.sleep(0.02)
     async with callboard.open_tool(bus, "versions.which") as tool:
         assert await tool.call() == "one"
 
@@ -177,14 +204,142 @@ async def test_a_tools_process_may_do_nothing_on_the_bus_but_answer(daemon: Boar
     environment = psutil.Process(info.pid).environ()
     assert (info.kind, info.place) == ("tool.set", "process")
     assert not any("nkey" in value.lower() for value in environment.values())
-    from callboard.runtime.identity import read_creds
-
     creds = next(daemon.paths.state.rglob("box.creds"))
     identity = read_creds(str(creds))
     assert identity.role == "tool"
     assert identity.may_publish("actor.box")
     assert not identity.may_publish("actor.tools")
     assert not identity.may_publish("topic.news")
+
+
+@pytest.mark.anyio
+async def test_served_tools_may_do_nothing_on_the_bus_but_answer(daemon: Board, bus: Client) -> None:
+    served(daemon, TOOL_SPY)
+    other = f"inbox.{bus.node.require_links().bus_name}.>"
+    async with callboard.open_tool(bus, "tool_spy.through_the_runtime") as spy:
+        by_runtime = await spy.call(other_inbox=other)
+    assert {what: code for what, code in by_runtime.items() if code != "bus.forbidden"} == {}
+    assert len(by_runtime) == 10
+    async with callboard.open_tool(bus, "tool_spy.with_its_own_credentials") as spy:
+        by_client = await spy.call(other_inbox=other)
+    assert len(by_client) == 12
+    assert all("permissions violation" in " ".join(refused).lower() for refused in by_client.values()), by_client
+
+
+@pytest.mark.anyio
+async def test_served_tools_may_ask_the_engine_that_their_options_name(
+    daemon: Board, bus: Client, tmp_path: Path
+) -> None:
+    path = tmp_path / "asking.py"
+    path.write_text(ASKING)
+    served(daemon, f"{path}:tools", "--options", '{"engine": "tools"}')
+    async with callboard.open_tool(bus, "asking.total") as total:
+        assert await total.call() > 0
+        with pytest.raises(callboard.CallboardError, match="role tool"):
+            await total.call(address="deployments")
+
+
+@pytest.mark.anyio
+async def test_served_tools_are_whole_and_come_back_when_they_die(daemon: Board, bus: Client, tmp_path: Path) -> None:
+    server = served(daemon, TOOLBOX, "--name", "bench")
+    data = b"\x89PNG\r\n\x1a\n" + os.urandom(4 << 20)
+    async with callboard.open_tool(bus, "bench.mirror") as mirror:
+        assert (await mirror.call(image=data)).bytes() == data
+    async with callboard.open_tool(bus, "bench.count") as count:
+        progress: list[float] = []
+        pieces: list[str] = []
+        await count.request(
+            {"n": 3},
+            on_progress=lambda said: progress.append(said.done),
+            on_piece=lambda piece, media: pieces.append(piece.text),
+        )
+        assert (progress, pieces) == ([1.0, 2.0, 3.0], ["0 ", "1 ", "2 "])
+    async with callboard.open_tool(bus, "bench.wait_on_loop") as waiting:
+        over = tmp_path / "file.over"
+        with anyio.move_on_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: waiting.call(path=str(tmp_path / "file")))
+                while not (tmp_path / "file.began").exists():
+                    await anyio.sleep(0.01)
+                tasks.cancel_scope.cancel()
+        with anyio.fail_after(10):
+            while not over.exists():
+                await anyio.sleep(0.01)
+    async with callboard.open_tool(bus, "bench.pid") as pid:
+        before = await pid.call()
+        assert before != server.pid
+        async with callboard.open_tool(bus, "bench.die") as die:
+            with pytest.raises(ActorStopped):
+                await die.call()
+        with anyio.fail_after(20):
+            while True:
+                try:
+                    assert await pid.call() != before
+                    break
+                except callboard.CallboardError:
+                    continue
+    server.send_signal(signal.SIGINT)
+    assert server.wait(20) == 0
+
+
+@pytest.mark.anyio
+async def test_a_machine_that_joined_serves_tools_as_a_user_of_the_role_tool(
+    daemon: Board, bus: Client, tmp_path: Path
+) -> None:
+    token = json.loads(daemon.run("creds", "token", "--json").stdout)["token"]
+    file, path = tmp_path / "afar.creds", tmp_path / "distant.py"
+    write_private(file, await redeem(daemon.info().url, token, "afar"))
+    path.write_text(SERVED)
+    served(daemon, path, "--nats", daemon.info().url, "--creds", str(file))
+    async with callboard.open_tool(bus, "distant.greet") as greet:
+        assert await greet.call(name="Ada") == "hello Ada"
+    (own,) = file.parent.glob("afar-processes/*/distant.creds")
+    identity = read_creds(own)
+    assert (identity.role, identity.may_ask) == ("tool", frozenset())
+
+
+def test_a_name_that_is_taken_is_not_served_and_costs_its_owner_nothing(daemon: Board, tmp_path: Path) -> None:
+    creds = daemon.paths.state / "creds" / "main.creds"
+    before = creds.read_text()
+    path = tmp_path / "main.py"
+    path.write_text(SERVED)
+    done = daemon.run("tool", "serve", str(path))
+    assert done.returncode == 1
+    assert "--name" in done.stderr
+    assert creds.read_text() == before
+
+
+def test_a_file_that_cannot_be_loaded_is_not_served(daemon: Board, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.py"
+    assert "there is no file" in daemon.run("tool", "serve", str(path)).stderr
+    path.write_text("raise RuntimeError('not today')\n")
+    done = daemon.run("tool", "serve", str(path))
+    assert done.returncode == 1
+    assert "not today" in done.stderr
+    done = daemon.run("tool", "serve", str(path), "--options", "[1]")
+    assert done.returncode == 2
+    assert "--options" in done.stderr
+
+
+def test_served_tools_are_found_again_when_server_and_daemon_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "my_tools.py"
+    path.write_text(SERVED)
+    with running(tmp_path / "company") as board:
+
+        def is_found() -> None:
+            """Within seconds: until all processes are back on the bus, the directory may miss it for a moment."""
+            until = time.monotonic() + 50
+            while (done := board.run("tool", "call", "my_tools.greet", "name=Ada")).returncode != 0:
+                assert time.monotonic() < until, done.stderr
+            assert done.stdout == "hello Ada\n"
+
+        process = served(board, path)
+        is_found()
+        board.server().kill()
+        is_found()
+        os.kill(board.info().daemon_pid, signal.SIGKILL)
+        is_found()
+        assert process.poll() is None
 
 
 @pytest.mark.anyio
@@ -230,7 +385,7 @@ async def test_the_ten_lines_of_the_page_are_a_tool(
     served(daemon, tmp_path / "my_tools.py")
     shell = [line.removeprefix("$ callboard ") for line in page.splitlines() if line.startswith("$ callboard tool")]
     for line in shell:
-        if not line.startswith("tool serve"):
+        if not line.startswith(("tool serve", "tool deploy")):  # a node for the latter is in test_tools_deploy.py
             done = daemon.run(*shlex.split(line))
             assert done.returncode == 0, done.stderr
     with PIL.Image.open("small.png") as small:

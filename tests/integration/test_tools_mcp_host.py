@@ -30,8 +30,13 @@ from mcp_antics import PIXEL
 
 import callboard
 from callboard.actors.models.store import ModelStore
-from callboard.runtime.errors import BusError, CallboardError, NameTaken
-from callboard.schemas.question import AskQuestion, ListQuestions
+from callboard.actors.tools.mcp import asking
+from callboard.runtime.credentials import mint_user
+from callboard.runtime.errors import BusError, CallboardError, Forbidden, NameTaken
+from callboard.runtime.files import write_private
+from callboard.runtime.identity import read_creds
+from callboard.runtime.roles import process_role
+from callboard.schemas.question import AnswerQuestion, AskQuestion, ListQuestions
 
 pytestmark = pytest.mark.anyio
 slow = pytest.mark.slow
@@ -338,6 +343,36 @@ async def test_a_question_of_a_server_is_answered_on_the_command_line(daemon: Bo
 
 
 @slow
+async def test_who_may_not_start_the_board_waits_for_it_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the process of an MCP server, which may ask the board and nobody else."""
+    question = AskQuestion("May I?", "x", schema='{"type": "boolean"}', key="one")
+    with running(tmp_path / "company") as board:
+        file = tmp_path / "x.creds"
+        account = Path(board.info().account)
+        seed = (await anyio.Path(account).read_text()).strip()
+        write_private(file, mint_user(seed, "x", "x", process_role("tool", ("questions",))))
+        async with (
+            callboard.connect(board.info().url, str(file), name="x") as asker,
+            callboard.connect(state_dir=str(board.paths.state)) as other,
+        ):
+            questions = asking.Board(asker.node, "x")
+            with monkeypatch.context() as patch:
+                patch.setattr(asking, "BACK_S", 0.5)
+                with pytest.raises(Forbidden, match="role tool"):
+                    await questions.ask(question)
+            asked = asyncio.ensure_future(questions.ask(question))
+            await anyio.sleep(2 * asking.AGAIN_S)
+            await other.spawn("question.board", name="questions")
+            with anyio.fail_after(20):
+                while not (found := (await other.actor("questions").ask(ListQuestions("x"))).questions):
+                    await anyio.sleep(0.02)
+                await other.actor("questions").ask(AnswerQuestion(found[0].id, value="true"))
+                assert (await asked).value == "true"
+
+
+@slow
 async def test_a_question_outlives_a_daemon_that_is_killed(daemon: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in daemon.environment.items():
         monkeypatch.setenv(name, value)
@@ -397,6 +432,11 @@ async def test_a_killed_process_takes_its_server_along_and_both_come_back(daemon
     added = daemon.run("tool", "mcp", "add", "mortal", *command)
     assert added.returncode == 0, added.stderr
     (server,) = pids()
+    identity = read_creds(daemon.paths.state / "creds" / "mortal.creds")
+    assert (identity.role, identity.may_ask) == ("tool", {"tools", "questions"})
+    assert not identity.may_publish("topic.news")
+    assert not identity.may_publish("actor.node.main")
+    assert not identity.may_subscribe("topic.news")
     actors = json.loads(daemon.run("actors", "mortal", "--json").stdout)
     os.kill(next(actor["pid"] for actor in actors if actor["address"] == "mortal"), signal.SIGKILL)
     with anyio.fail_after(40):

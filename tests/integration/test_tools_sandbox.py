@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
 import psutil
 import pytest
+from board import running
 from workers import own_workers
 
+import callboard
 from callboard.actors.tools.client import OpenedTool
 from callboard.actors.tools.errors import ToolError
 from callboard.actors.tools.sandbox import probe
@@ -74,3 +78,45 @@ async def test_session_survives_kill_9_of_its_owner(box: dict[str, OpenedTool], 
     assert not alive, "what it started dies with it"
     assert await ask(box["python"], "run", code="x, open('f').read()") == "([1, 2, 3], 'kept')"
     assert await ask(box["shell"], "run", command="cat f") == "kept"
+
+
+STEAL = """
+import os, socket
+for path in {paths}:
+    try:
+        print('READ', open(path).read())
+    except OSError as error:
+        print('no', type(error).__name__)
+try:
+    print('LISTED', os.listdir({folder!r}))
+except OSError as error:
+    print('no', type(error).__name__)
+for family, place in ((socket.AF_INET, ('127.0.0.1', {port})), (socket.AF_INET6, ('::1', {port}))):
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as there:
+            there.settimeout(5)
+            there.connect(place)
+            print('CONNECTED', there.recv(100))
+    except OSError as error:
+        print('no', type(error).__name__)
+"""
+
+
+async def test_code_reaches_neither_credentials_nor_the_server_of_a_real_company(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path) as board:
+        for name, value in board.environment.items():
+            monkeypatch.setenv(name, value)
+        async with callboard.connect() as bus, callboard.open_tool(bus, "sandbox.python") as python:
+            info = board.info()
+            secrets = [*sorted(board.paths.state.rglob("*.creds")), Path(info.account)]
+            assert {"main.creds", "sandbox.creds"} <= {path.name for path in secrets}
+            assert all(path.read_text() for path in secrets)
+            port = urlsplit(info.url).port
+            assert port is not None
+            socket.create_connection(("127.0.0.1", port), 5).close()  # for us it is there
+            code = STEAL.format(paths=[str(path) for path in secrets], folder=str(secrets[0].parent), port=port)
+            lines = (await python.request({"code": code})).text.split("\n")
+    assert len(lines) == len(secrets) + 3
+    assert all(line.startswith("no ") for line in lines), lines

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import anyio
 
-from callboard import File, Image, Tool, ToolContext, ToolError, tool
+from callboard import Audio, File, Image, Tool, ToolContext, ToolError, tool
 
 THIS_FILE = str(Path(__file__))
 
@@ -147,6 +147,18 @@ async def count_on_loop(n: int) -> AsyncIterator[str]:
     """Count on the event loop."""
     for number in range(n):
         yield f"{number} "
+
+
+@tool
+def show(n: int) -> Iterator[File]:
+    """Yield pictures, a sound that is too large for a message, and a file."""
+    import numpy as np
+    import PIL.Image
+
+    for number in range(n):
+        yield Image.from_pil(PIL.Image.new("RGB", (8 << number, 4), (255, 0, 0)), name=f"picture {number}")
+    yield Audio.from_array(np.linspace(-1, 1, 100_000, dtype=np.float32), 8000, name="sound")
+    yield File.from_bytes(b"the end", "text/plain", "end.txt")
 
 
 @tool

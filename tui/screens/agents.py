@@ -63,8 +63,8 @@ class AgentsPage(Page):
         Binding("x", "cancel", "Cancel"),
         Binding("f", "fork", "Fork"),
         Binding("left_square_bracket", "back", "Replay", key_display="[ ]"),
-        Binding("right_square_bracket", "forward", show=False),
-        Binding("0", "live", show=False),
+        Binding("right_square_bracket", "forward", "Replay on", show=False),
+        Binding("0", "live", "As it is now", show=False),
         Binding("a", "approvals", "Approvals"),
     ]
 
@@ -110,6 +110,7 @@ class AgentsPage(Page):
         self._following.end()
 
     async def _list(self) -> None:
+        before = self.runs.get(self.chosen)
         try:
             found = await self.session.ask(AGENTS, ListRuns(limit=MOST_RUNS))
             self.runs = {info.run: info for info in found.runs}
@@ -117,8 +118,9 @@ class AgentsPage(Page):
             self.runs = {}
         self._show_rows()
         self._follow_chosen()
-        if self.chosen and self.runs[self.chosen].status is RunStatus.RUNNING:
-            self._draw.poke()  # times go on
+        now = self.runs.get(self.chosen)
+        if now is not None and (now != before or now.status is RunStatus.RUNNING):  # its times go on
+            self._draw.poke()
 
     # What is shown
 

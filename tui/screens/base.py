@@ -7,12 +7,12 @@ the page is hidden or the connection is lost: a page that nobody looks at asks f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from textual.app import ComposeResult
+from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding
 from textual.containers import Container
 from textual.screen import Screen
@@ -68,6 +68,10 @@ class Page(Screen[None]):
 
     async def closed(self) -> None:
         """After each `opened`, once its worker has ended."""
+
+    def more_commands(self) -> Iterable[SystemCommand]:
+        """What the palette offers beside the bindings of the page and of its widgets."""
+        return ()
 
     def every(self, seconds: float, refresh: Callable[[], Awaitable[None]]) -> None:
         """Within `opened`: refresh now, and then every so often, while the page is visible and connected.

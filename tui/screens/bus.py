@@ -49,7 +49,7 @@ class BusPage(Page):
         Binding("n", "publish", "Send"),
         Binding("c", "copy", "Copy"),
         Binding("x", "clear", "Clear"),
-        Binding("escape", "back", show=False),
+        Binding("escape", "back", "Back to the list", show=False),
     ]
 
     def __init__(self) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import msgspec
+from textual.app import SystemCommand
 
 from ...runtime.errors import UsageError
 from ...schemas.serve import CloseSession
+from ..bindings import bindings_of
 from ..chat.attachments import read_attachment
 from ..chat.conversation import ASSISTANT, Conversation, as_markdown, code_blocks
 from ..chat.options import read_option
-from ..chat.slash import COMMANDS
+from ..chat.slash import COMMANDS, parse
 from ..session import NotConnected
 from ..widgets.dialog import AskText, Choose, Confirm
 from ..widgets.options_panel import OptionsPanel
@@ -140,6 +144,27 @@ class ChatActions(ChatSending):
 
     def action_focus_transcript(self) -> None:
         self.me.transcript.focus()
+
+    def more_commands(self) -> Iterable[SystemCommand]:
+        """The slash commands that no key has."""
+        with_keys = {id.partition(".")[2] for id in bindings_of(type(self))}
+        for name, slash in COMMANDS.items():
+            if name not in with_keys:
+                yield SystemCommand(f"Chat: /{name}", slash.help, partial(self._begin_command, name))
+
+    def _begin_command(self, name: str) -> None:
+        self.run(self._ask_and_command(name))
+
+    async def _ask_and_command(self, name: str) -> None:
+        """In a dialog, since there may be a draft in the prompt."""
+        slash = COMMANDS[name]
+        argument = ""
+        if slash.wants:
+            asked = await self.app.push_screen_wait(AskText(slash.help, placeholder=slash.wants))
+            if asked is None:
+                return
+            argument = asked
+        await self.command(*parse(f"/{name} {argument}".rstrip()))
 
     async def command(self, name: str, argument: str) -> None:
         """A slash command."""

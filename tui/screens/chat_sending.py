@@ -89,6 +89,8 @@ class ChatSending(Page):
                 if not isinstance(error, CallboardError):
                     raise error
                 self.say(as_line(error), error=True)
+            elif not asking.cancelled() and not answering.text:
+                self.say("the answer was empty", error=True)
         finally:
             asking.cancel()
             await drawing

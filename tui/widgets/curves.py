@@ -34,9 +34,9 @@ class Curves(Widget, can_focus=True):
         Binding("l", "toggle_log", "Log", id="curves.log"),
         Binding("o", "smoother", "Smooth", id="curves.smooth"),
         Binding("plus,equals_sign", "zoom(0.5)", "Zoom", key_display="+ -", id="curves.closer"),
-        Binding("minus", "zoom(2.0)", show=False, id="curves.farther"),
-        Binding("left", "move(-0.25)", show=False, id="curves.earlier"),
-        Binding("right", "move(0.25)", show=False, id="curves.later"),
+        Binding("minus", "zoom(2.0)", "Zoom out", show=False, id="curves.farther"),
+        Binding("left", "move(-0.25)", "Earlier", show=False, id="curves.earlier"),
+        Binding("right", "move(0.25)", "Later", show=False, id="curves.later"),
         Binding("0", "whole", "All", id="curves.whole"),
     ]
 

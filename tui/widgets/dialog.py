@@ -30,7 +30,7 @@ class Confirm(Dialog[bool]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "Yes", id="dialog.yes"),
         Binding("n,escape", "answer(False)", "No", id="dialog.no"),
-        Binding("left,right", "app.focus_next", show=False),
+        Binding("left,right", "app.focus_next", "Other button", show=False, id="dialog.other"),
     ]
 
     def __init__(self, question: str, detail: str = "", yes: str = "Yes") -> None:

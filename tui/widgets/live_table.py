@@ -63,10 +63,10 @@ sorts by the next column, `S` turns the order round, and a click on a title sort
         Binding("slash", "filter", "Filter", id="table.filter", key_display="/"),
         Binding("s", "sort_next", "Sort", id="table.sort"),
         Binding("S,upper_s", "sort_reverse", "Reverse", show=False, id="table.reverse"),
-        Binding("j", "cursor_down", show=False, id="table.down"),
-        Binding("k", "cursor_up", show=False, id="table.up"),
-        Binding("g", "scroll_top", show=False, id="table.top"),
-        Binding("G,upper_g", "scroll_bottom", show=False, id="table.bottom"),
+        Binding("j", "cursor_down", "Down", show=False, id="table.down"),
+        Binding("k", "cursor_up", "Up", show=False, id="table.up"),
+        Binding("g", "scroll_top", "To the top", show=False, id="table.top"),
+        Binding("G,upper_g", "scroll_bottom", "To the end", show=False, id="table.bottom"),
     ]
 
     class Chosen(Message):

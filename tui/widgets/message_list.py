@@ -46,12 +46,12 @@ one again.
     DEFAULT_CSS = beside(__file__)
     COMPONENT_CLASSES: ClassVar[set[str]] = {"message--cursor", "message--subject", "message--type", "message--time"}
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", show=False),
-        Binding("down,j", "move(1)", show=False),
-        Binding("pageup", "page(-1)", show=False),
-        Binding("pagedown", "page(1)", show=False),
-        Binding("home,g", "first", show=False),
-        Binding("end,G,upper_g", "last", show=False),
+        Binding("up,k", "move(-1)", "Up", show=False, id="messages.up"),
+        Binding("down,j", "move(1)", "Down", show=False, id="messages.down"),
+        Binding("pageup", "page(-1)", "Page up", show=False, id="messages.page_up"),
+        Binding("pagedown", "page(1)", "Page down", show=False, id="messages.page_down"),
+        Binding("home,g", "first", "To the oldest", show=False, id="messages.first"),
+        Binding("end,G,upper_g", "last", "To the newest", show=False, id="messages.last"),
     ]
 
     class Selected(Message):

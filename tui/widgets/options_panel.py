@@ -19,7 +19,9 @@ from .safe_text import plain_line
 
 class OptionsPanel(VerticalScroll, can_focus=False):
     DEFAULT_CSS = beside(__file__)
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("up", "app.focus_previous", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "app.focus_previous", "Option before", show=False, id="options.previous")
+    ]
 
     class Changed(Message):
         def __init__(self, options: Options) -> None:

@@ -31,8 +31,8 @@ A line that begins with `/` is a command; tab completes it, and `/help` lists th
 """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+j,shift+enter,alt+enter", "new_line", "New line", show=False, id="chat.new_line"),
-        Binding("pageup", "page_up", show=False),
-        Binding("pagedown", "page_down", show=False),
+        Binding("pageup", "page_up", "Scroll up", show=False, id="chat.page_up"),
+        Binding("pagedown", "page_down", "Scroll down", show=False, id="chat.page_down"),
     ]
 
     # Who is told of enter, tab, up and down where the area has no use for them: at once, since a message would come

@@ -29,8 +29,8 @@ class RunTree(Tree[tuple[str, str]]):
 
     DEFAULT_CSS = beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "cursor_down", show=False, id="tree.down"),
-        Binding("k", "cursor_up", show=False, id="tree.up"),
+        Binding("j", "cursor_down", "Down", show=False, id="tree.down"),
+        Binding("k", "cursor_up", "Up", show=False, id="tree.up"),
     ]
 
     class Chosen(Message):

@@ -91,9 +91,9 @@ class Transcript(VerticalScroll, can_focus=True):
 
     DEFAULT_CSS = beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "scroll_down", show=False),
-        Binding("k", "scroll_up", show=False),
-        Binding("G,upper_g", "scroll_end", show=False),
+        Binding("j", "scroll_down", "Down", show=False, id="transcript.down"),
+        Binding("k", "scroll_up", "Up", show=False, id="transcript.up"),
+        Binding("G,upper_g", "scroll_end", "To the end", show=False, id="transcript.end"),
     ]
 
     def __init__(self, *, id: str | None = None) -> None:

@@ -26,16 +26,18 @@ if TYPE_CHECKING:
     from ....runtime.node import Node
 
 BOARD = "questions"
-_KIND = "question.board"
+BOARD_KIND = "question.board"
 _MAIN = "node.main"
 # A board of an earlier life is gone, and nothing tells when the next is there.
 AGAIN_S = 0.25
+# Who may not start a board waits so long for one that is on its way back.
+BACK_S = 30.0
 # For taking back what nobody waits for any more.
 CANCEL_S = 5.0
 
 
 class Board:
-    """The company's board of questions, for one asker. It is started where there is none."""
+    """The company's board of questions, for one asker. It is started where there is none and the asker may do so."""
 
     def __init__(self, node: Node, asker: str) -> None:
         self._node = node
@@ -44,18 +46,22 @@ class Board:
     async def ask(self, question: AskQuestion) -> Answered:
         """Wait for the answer, through restarts of the board. Cancelling takes the question back.
 
-        `question.key` must be set. Raises what the board says of a question that it does not take.
+        `question.key` must be set. Raises what the board says of a question that it does not take, Forbidden where
+        there is no board and this process may not start one.
         """
         assert question.key, "without a key a question could not be asked again"
+        missed_at: float | None = None
         try:
             while True:
                 try:
                     return await self._node.actor(BOARD).ask(question, math.inf)
                 except NoSuchActor:
-                    await self._start()
+                    missed_at = anyio.current_time() if missed_at is None else missed_at
+                    await self._start(anyio.current_time() - missed_at < BACK_S)
                 except Forbidden:
                     raise
                 except (ActorStopped, BusError, StoreUnavailable) as error:
+                    missed_at = None
                     log.info("the board of questions is asked again: %s", error)
                     await anyio.sleep(AGAIN_S)
         except anyio.get_cancelled_exc_class():
@@ -63,9 +69,15 @@ class Board:
                 await self._take_back(CancelQuestion(asker=self._asker, key=question.key, note="it is over"))
             raise
 
-    async def _start(self) -> None:
+    async def _start(self, may_wait: bool) -> None:
+        links = self._node.require_links()
+        if not links.identity.may_publish(f"actor.{_MAIN}"):
+            if not may_wait:
+                raise links.forbidden("start the board of questions, and there is none")
+            await anyio.sleep(AGAIN_S)
+            return
         try:
-            await self._node.actor(_MAIN).ask(Spawn(_KIND, BOARD))
+            await self._node.actor(_MAIN).ask(Spawn(BOARD_KIND, BOARD))
         except NameTaken:
             await anyio.sleep(AGAIN_S)
 

@@ -195,21 +195,20 @@ async def _start(args: Namespace) -> int:
 async def _start_now(args: Namespace, servers: dict[str, ServerConfig], *, again: bool, must: bool = False) -> int:
     """Start actors for servers, and say how each stands. Without a company that waits, unless `must`."""
     from ....runtime.commands_actors import client_of, to_json
-    from ....runtime.errors import NameTaken, NotReachable
-    from .server_actor import KIND, McpConfig
+    from ....runtime.errors import NotReachable
+    from ....schemas.tool import OfferTools
+    from ..client import ask_directory
 
-    path = _file(args)
     failed = False
     try:
         async with client_of(args) as bus:
             for name, server in servers.items():
                 if again and await _status(bus, name) is not None:
                     await bus.stop(name, STOP_S)
-                try:
-                    await bus.spawn(KIND, McpConfig(name, str(path)), name=name, process=True)
-                except NameTaken:
-                    if await _status(bus, name) is None:
-                        raise
+                if args.file:  # the directory knows the company's own file alone
+                    await _start_from(bus, name, str(_file(args)))
+                else:
+                    await ask_directory(bus.node, OfferTools(name))
                 status = await _status(bus, name, server.start_s)
                 failed |= status is None or not status.connected
                 if args.json:
@@ -221,6 +220,18 @@ async def _start_now(args: Namespace, servers: dict[str, ServerConfig], *, again
             raise
         print("the company does not run: `callboard tool mcp start` starts what is configured", file=sys.stderr)
     return 1 if failed else 0
+
+
+async def _start_from(bus: Client, name: str, file: str) -> None:
+    """In a process with the role of a node: the daemon starts others for the directory alone."""
+    from ....runtime.errors import NameTaken
+    from .server_actor import KIND, McpConfig
+
+    try:
+        await bus.spawn(KIND, McpConfig(name, file), name=name, process=True)
+    except NameTaken:
+        if await _status(bus, name) is None:
+            raise
 
 
 def _say(status: McpStatus) -> None:

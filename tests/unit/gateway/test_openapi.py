@@ -19,6 +19,8 @@ from callboard.actors.gateway.sessions_routes import sessions_routes
 
 ROUTES = (anthropic_routes, files_routes, fine_tuning_routes, openai_routes, responses_routes, sessions_routes)
 
+ASKED = {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "a"}]}
+
 
 @pytest.fixture(scope="module")
 def whole() -> dict[str, Any]:
@@ -71,6 +73,9 @@ def test_all_references_lead_somewhere(whole: dict[str, Any]) -> None:
         ("/v1/chat/completions", {"messages": [{"content": "a"}]}, False),
         ("/v1/responses", {"input": "a", "metadata": {"a": "b"}}, True),
         ("/v1/responses", {"input": "a", "metadata": {"a": 1}}, False),
+        ("/v1/messages", ASKED | {"output_config": {"format": {"type": "json_schema", "schema": {}}}}, True),
+        ("/v1/messages", ASKED | {"output_config": {"format": {"type": "json_schema"}}}, False),
+        ("/v1/messages", ASKED | {"output_format": {"type": "text", "schema": {}}}, False),
         ("/v1/fine_tuning/jobs", {"model": "m", "training_file": "f", "suffix": "a b"}, False),
     ],
 )

@@ -31,5 +31,5 @@ def pages_got_again(how: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told what to keep")
 def test_what_is_freed_is_not_got_from_the_system_again() -> None:
-    assert pages_got_again("kept") < 100
-    assert pages_got_again("as it is") > 10_000
+    kept, as_it_is = pages_got_again("kept"), pages_got_again("as it is")
+    assert 10 * kept < as_it_is  # 19,456 pages of 4 KiB, fewer where the system has them larger

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callboard.actors.tools.commands_call import read_values
-from callboard.actors.tools.compact import compact_schema, function_names, size
 from callboard.actors.tools.errors import NoSuchTool
 from callboard.actors.tools.relevance import Ranking, chosen, newest, version_key, words
 from callboard.runtime.errors import UsageError
@@ -83,61 +82,6 @@ def test_the_newest_version_is_meant_where_none_is_named() -> None:
 def test_versions_are_ordered_as_their_numbers(numbers: list[tuple[int, int]]) -> None:
     texts = [f"{major}.{minor}" for major, minor in numbers]
     assert sorted(texts, key=version_key) == [f"{a}.{b}" for a, b in sorted(numbers)]
-
-
-LONG = info(
-    "library.find",
-    "Find books. In all branches.\n\nAsks each branch's catalogue, which takes a while, and joins what they say.",
-    schema={
-        "type": "object",
-        "title": "Find",
-        "properties": {
-            "title": {"type": "string", "description": "Words of the title. In any order."},
-            "shelf": {"$ref": "#/$defs/Shelf", "description": "Where to look."},
-            "limit": {"type": "integer", "default": 10, "description": "At most so many. The best come first."},
-        },
-        "required": ["title"],
-        "additionalProperties": False,
-        "$defs": {
-            "Shelf": {
-                "title": "Shelf",
-                "type": "object",
-                "properties": {"floor": {"type": "integer"}, "next": {"$ref": "#/$defs/Shelf"}},
-            }
-        },
-    },
-)
-
-
-def test_a_whole_schema_is_inlined_and_keeps_arguments_that_are_called_like_keywords() -> None:
-    whole = compact_schema(LONG)
-    assert whole["name"] == "library_find"
-    assert whole["description"] == LONG.description
-    properties = whole["parameters"]["properties"]
-    assert properties["title"]["type"] == "string"
-    assert properties["shelf"]["properties"]["floor"] == {"type": "integer"}
-    assert "$defs" not in json.dumps(whole)
-    assert "title" not in whole["parameters"]
-
-
-@given(st.integers(1, 3000))
-def test_a_budget_is_kept_wherever_what_is_required_fits(budget: int) -> None:
-    compact = compact_schema(LONG, budget)
-    least = compact_schema(LONG, 1)
-    assert size(compact) <= max(budget, size(least))
-    assert "title" in compact["parameters"]["properties"]
-    assert compact["parameters"]["required"] == ["title"]
-    assert compact["description"].startswith("Find books")
-
-
-def test_more_room_never_says_less() -> None:
-    sizes = [size(compact_schema(LONG, budget)) for budget in range(1, size(compact_schema(LONG)) + 10, 7)]
-    assert sizes == sorted(sizes)
-
-
-def test_names_for_a_template_are_each_of_one_tool() -> None:
-    names = function_names([info("a.b"), info("a_b"), info("c")])
-    assert [(name, tool.name) for name, tool in names.items()] == [("a_b", "a.b"), ("a_b_2", "a_b"), ("c", "c")]
 
 
 SCHEMA = {

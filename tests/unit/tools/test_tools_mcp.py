@@ -26,6 +26,7 @@ from callboard.actors.tools.mcp.offered import OutputForm, host_name
 from callboard.actors.tools.mcp.offered_media import explained
 from callboard.actors.tools.mcp.schema_stash import stash_output_schemas
 from callboard.actors.tools.mcp.serving import token_in
+from callboard.actors.tools.mcp.starting import asks_of
 from callboard.runtime.errors import ConfigError
 
 
@@ -192,3 +193,21 @@ def test_a_token_is_made_once_and_a_short_one_is_refused(tmp_path: Path) -> None
     path.write_text("short\n")
     with pytest.raises(ConfigError, match="characters"):
         token_in(path)
+
+
+@pytest.mark.parametrize(
+    ("config", "asks"),
+    [
+        (ServerConfig(command="x"), ("tools", "questions")),
+        (ServerConfig(command="x", elicitation=False), ("tools",)),
+        (ServerConfig(command="x", elicitation=False, sampling=SamplingPolicy.ALLOW), ("tools", "engine.scheduler")),
+        (
+            ServerConfig(command="x", elicitation=False, sampling=SamplingPolicy.ASK),
+            ("tools", "questions", "engine.scheduler"),
+        ),
+    ],
+)
+def test_a_servers_process_may_ask_whom_its_configuration_lets_it_turn_to(
+    config: ServerConfig, asks: tuple[str, ...]
+) -> None:
+    assert asks_of(config) == asks

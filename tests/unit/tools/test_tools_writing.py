@@ -155,6 +155,91 @@ def test_media_arrive_in_the_form_that_is_asked_for() -> None:
     assert "context" not in properties
 
 
+def test_sounds_and_files_arrive_as_samples_bytes_paths_and_views() -> None:
+    seen: dict[str, Any] = {}
+
+    @tool
+    def listen(
+        samples: Annotated[np.ndarray[Any, Any], Audio],
+        wave: Annotated[bytes, Audio],
+        path: Annotated[str, Audio],
+        view: Annotated[memoryview, File],
+        many: list[Annotated[bytes, Audio]],
+    ) -> Annotated[memoryview, File]:
+        """Listen to sounds."""
+        # The path is the call's own, and goes with it.
+        seen.update(samples=samples, wave=wave, path=Path(path).read_bytes(), is_text=isinstance(path, str))
+        seen.update(view=bytes(view), is_view=isinstance(view, memoryview), many=many)
+        return view[:4]
+
+    sound = Audio.from_array(np.array([0.0, 0.5, -0.5], np.float32), 8000)
+    arguments = {"samples": "it", "wave": "it", "path": "it", "view": "it", "many": ["it", "it"]}
+    outcome = call(listen, arguments, it=sound)
+    assert seen["samples"].dtype == np.float32
+    assert np.abs(seen["samples"] - [0.0, 0.5, -0.5]).max() < 1e-4
+    assert seen["wave"] == seen["path"] == seen["view"] == sound.bytes()
+    assert seen["many"] == [sound.bytes()] * 2
+    assert seen["is_text"]
+    assert seen["is_view"]
+    assert outcome.data.bytes() == b"RIFF"
+    properties = json.loads(listen.info.input_schema)["properties"]
+    assert properties["wave"] == properties["samples"] == properties["path"] == {"type": "string", "format": "audio"}
+    assert properties["view"] == {"type": "string", "format": "file"}
+
+
+def test_what_is_no_sound_is_told_to_who_called() -> None:
+    @tool
+    def listen(samples: Annotated[np.ndarray[Any, Any], Audio]) -> int:
+        """Count samples."""
+        return len(samples)
+
+    with pytest.raises(ToolError, match="WAV"):
+        call(listen, {"samples": "it"}, it=Audio.from_bytes(b"ID3 nothing"))
+
+
+def test_samples_alone_are_no_result() -> None:
+    @tool
+    def hum() -> Annotated[np.ndarray[Any, Any], Audio]:
+        """Hum."""
+        return np.zeros(8, np.float32)
+
+    with pytest.raises(ToolResultInvalid, match="at which rate"):
+        call(hum, {})
+
+
+def test_a_path_as_text_is_a_result(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(Audio.from_array(np.zeros(8, np.float32), 8000).view)
+
+    @tool
+    def record() -> Annotated[str, Audio]:
+        """Record a sound."""
+        return str(tmp_path / "a.wav")
+
+    assert call(record, {}).data.mime == "audio/wav"
+
+
+def test_what_a_caller_may_decide_by_is_in_the_info() -> None:
+    @tool(idempotent=True, open_world=False)
+    def put() -> None:
+        """Put it there."""
+
+    @tool(read_only=True)
+    def look() -> None:
+        """Look."""
+
+    @tool
+    def plain() -> None:
+        """Do anything."""
+
+    def marks(one: Tool) -> tuple[bool, bool, bool, bool]:
+        said = one.info.annotations
+        return said.read_only, said.destructive, said.idempotent, said.open_world
+
+    assert marks(put) == (False, True, True, False)
+    assert marks(look) == (True, False, False, True)
+    assert marks(plain) == (False, True, False, True)
+
+
 def test_a_medium_that_is_not_there_or_of_another_kind_is_an_error_to_mend() -> None:
     @tool
     def look(at: Image) -> str:

@@ -13,12 +13,15 @@ from tui_support import Daemon, Eventually, OpenApp, Running
 from work_company import SCRIPT, at_work, begin
 
 from callboard.runtime.client import Client
-from callboard.schemas.agent import AttachRun, GetRun, ListApprovals, RunInfo
-from callboard.schemas.agent_log import ToolCalled
+from callboard.runtime.errors import Malformed
+from callboard.schemas.agent import AttachRun, Control, ControlRun, GetRun, ListApprovals, RunInfo
+from callboard.schemas.agent_log import ApprovalAsked, ApprovalGiven, ToolCalled
 from callboard.schemas.agent_parts import RunStatus, Verdict
 from callboard.schemas.question import Answered, AskQuestion, Outcome
 from callboard.schemas.scripted import ReleaseScript
+from callboard.tui.app import CallboardApp
 from callboard.tui.screens.run_form import RunForm
+from callboard.tui.session import Session
 from callboard.tui.widgets.dialog import AskText, Confirm
 from callboard.tui.widgets.fill_form import FillForm
 from callboard.tui.widgets.live_table import LiveTable
@@ -61,6 +64,12 @@ async def choose(it: Running, eventually: Eventually, task: str) -> None:
     await eventually(lambda: it.page.chosen == run and run in it.page.stories)
 
 
+async def choose_hello(it: Running, eventually: Eventually) -> None:
+    """Until it is drawn, the run that was chosen before is seen, which has finished too."""
+    await choose(it, eventually, "say hello")
+    await eventually(lambda: "~ I repeat it." in it.screen_text() and "■ finished" in it.screen_text())
+
+
 async def over(bus: Client, run: str) -> RunInfo:
     return await bus.actor("agents").ask(AttachRun(run), timeout=30)
 
@@ -69,10 +78,8 @@ async def test_a_run_is_shown_as_a_tree_with_what_each_step_got(
     bus: Client, open_app: OpenApp, eventually: Eventually
 ) -> None:
     async with open_app("agents") as it:
-        await choose(it, eventually, "say hello")
-        await eventually(lambda: "■ finished" in it.screen_text())
+        await choose_hello(it, eventually)
         text = it.screen_text()
-        assert "~ I repeat it." in text
         assert "desk.echo" in text
         assert "tok" in text
         tree = it.page.query_one(RunTree)
@@ -96,8 +103,7 @@ async def test_a_run_is_replayed_event_by_event_and_forked_from_there(
     bus: Client, open_app: OpenApp, eventually: Eventually
 ) -> None:
     async with open_app("agents") as it:
-        await choose(it, eventually, "say hello")
-        await eventually(lambda: "■ finished" in it.screen_text())
+        await choose_hello(it, eventually)
         story = it.page.stories[it.page.chosen]
         called = 1 + next(n for n, event in enumerate(story.events) if isinstance(event, ToolCalled))
         for _ in range(len(story.events) - called):
@@ -142,12 +148,33 @@ async def test_a_run_is_started_paused_redirected_and_ended(
         await bus.actor(SCRIPT).ask(ReleaseScript("thought"))
 
 
+async def test_events_that_nobody_understands_are_said_once(
+    bus: Client, open_app: OpenApp, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a newer version of the agents."""
+    asked: list[str] = []
+    said: list[str] = []
+
+    async def newer(request: AttachRun) -> AsyncIterator[Any]:
+        asked.append(request.run)
+        raise Malformed("no type of event is called 'dreamt'")
+        yield
+
+    monkeypatch.setattr(Session, "stream", lambda self, address, request: newer(request))
+    monkeypatch.setattr(CallboardApp, "notify", lambda self, text, **how: said.append(text))
+    async with open_app("agents") as it:
+        await eventually(lambda: len(asked) >= 4)  # the list is looked at each second
+        assert len(set(asked)) == 1
+        assert len([text for text in said if "dreamt" in text]) == 1
+        assert "dreamt" in it.screen_text()
+
+
 # Approvals
 
 
-async def waiting_run(it: Running, bus: Client, eventually: Eventually) -> str:
+async def waiting_run(it: Running, bus: Client, eventually: Eventually, task: str = "write my shopping list") -> str:
     """A run that waits for a person, shown on the page of approvals."""
-    info = await begin(bus, "write my shopping list")
+    info = await begin(bus, task)
     await eventually(lambda: any(getattr(one, "run", "") == info.run for one in it.page.waits.values()))
     await eventually(lambda: len(it.page.query_one(LiveTable).rows_shown) == len(it.page.waits))
     it.page.query_one(LiveTable).select(next(id for id, one in it.page.waits.items() if one.run == info.run))
@@ -220,8 +247,6 @@ async def test_a_call_is_refused_with_feedback_that_the_agent_heeds(
 async def test_a_call_is_allowed_for_the_run_and_whatever_its_arguments(
     bus: Client, open_app: OpenApp, eventually: Eventually
 ) -> None:
-    from callboard.schemas.agent_log import ApprovalGiven
-
     async with open_app("approvals") as it:
         run = await waiting_run(it, bus, eventually)
         await it.pilot.press("w")
@@ -233,6 +258,44 @@ async def test_a_call_is_allowed_for_the_run_and_whatever_its_arguments(
         assert [(one.verdict, one.scope.value, one.pattern) for one in given] == [(Verdict.APPROVE, "run", "*")]
         assert not (await bus.actor("agents").ask(ListApprovals(run))).approvals
         assert (await bus.actor("agents").ask(GetRun(run))).status is RunStatus.FINISHED
+
+
+async def test_a_call_is_denied(bus: Client, open_app: OpenApp, eventually: Eventually, notes: Path) -> None:
+    async with open_app("approvals") as it:
+        run = await waiting_run(it, bus, eventually)
+        await it.pilot.press("d")
+        await eventually(lambda: "deny: desk.write" in it.screen_text())
+        await bus.actor("agents").ask(ControlRun(run, Control.CANCEL))  # the model would ask for it again
+        await over(bus, run)
+        async with bus.actor("agents").stream(AttachRun(run, 0, follow=False)) as entries:
+            given = [entry.event async for entry in entries if isinstance(entry.event, ApprovalGiven)]
+        assert given[0].verdict is Verdict.DENY
+        assert "tea" in (notes / "plan.txt").read_text()
+
+
+async def test_what_is_allowed_always_is_not_asked_again(
+    bus: Client, open_app: OpenApp, eventually: Eventually
+) -> None:
+    async with open_app("approvals") as it:
+        run = await waiting_run(it, bus, eventually, "keep my diary")
+        await it.pilot.press("A")
+        assert (await over(bus, run)).answer == "noted"
+        again = await begin(bus, "keep my diary")
+        assert (await over(bus, again.run)).answer == "noted"
+        async with bus.actor("agents").stream(AttachRun(again.run, 0, follow=False)) as entries:
+            assert not [entry async for entry in entries if isinstance(entry.event, ApprovalAsked)]
+
+
+async def test_two_apps_on_one_company_see_the_same(bus: Client, open_app: OpenApp, eventually: Eventually) -> None:
+    async with open_app("approvals") as one, open_app("approvals") as other:
+        run = await waiting_run(one, bus, eventually)
+        await eventually(lambda: "desk.write" in other.screen_text() and bool(other.app.badges["approvals"]))
+        await other.pilot.press("f8")
+        await eventually(lambda: other.app.current_mode == "agents" and run in other.page.runs)
+        await one.pilot.press("x")
+        await eventually(lambda: other.page.runs[run].status is RunStatus.CANCELLED)
+        await eventually(lambda: f"cancelled  react  {run}" in other.screen_text())
+        await eventually(lambda: not other.app.badges["approvals"] and not one.app.badges["approvals"])
 
 
 async def test_a_question_of_the_board_is_answered_in_a_form_of_its_schema(

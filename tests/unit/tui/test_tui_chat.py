@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from callboard.schemas.scripted import (
 )
 from callboard.tui.chat.conversation import Conversation
 from callboard.tui.chat.history import History
-from callboard.tui.widgets.dialog import Confirm
+from callboard.tui.widgets.dialog import AskText, Choose, Confirm
+from callboard.tui.widgets.options_panel import OptionsPanel
 
 pytestmark = pytest.mark.anyio
 
@@ -113,6 +115,18 @@ async def test_a_failed_question_comes_back_to_the_prompt(
         await it.pilot.press("enter")
         await eventually(lambda: "it is too long" in it.screen_text())
         await eventually(lambda: it.page.prompt.text == "A question with care")
+        assert turns(it) == []
+
+
+async def test_an_empty_answer_is_said_and_the_question_comes_back(
+    open_app: OpenApp, model: Model, eventually: Eventually
+) -> None:
+    await model.script(ScriptedAnswer(text=""))
+    async with open_app("chat") as it:
+        it.page.prompt.text = "Say nothing"
+        await it.pilot.press("enter")
+        await eventually(lambda: "the answer was empty" in it.screen_text())
+        await eventually(lambda: it.page.prompt.text == "Say nothing")
         assert turns(it) == []
 
 
@@ -236,6 +250,80 @@ async def test_sessions_are_searched_renamed_forked_and_deleted(
         await it.pilot.press("y")
         await eventually(lambda: len(chats.load_all()[0]) == 2)
         assert {one.title for one in chats.load_all()[0]} == {"About apples", "About pears"}
+
+
+async def test_a_chat_is_renamed_in_the_list(open_app: OpenApp, eventually: Eventually, chats: History) -> None:
+    conversation = Conversation.new()
+    conversation.add("user", "About apples")
+    chats.save(conversation)
+    async with open_app("chat") as it:
+        await eventually(lambda: len(it.page.conversations) == 1)
+        await it.pilot.press("ctrl+b", "down", "r")
+        await eventually(lambda: isinstance(it.app.screen, AskText))
+        await it.pilot.press("end", *" and pears", "enter")
+        await eventually(lambda: chats.load_all()[0][0].title == "About apples and pears")
+        await eventually(lambda: "About apples and pears" in it.screen_text())
+
+
+async def test_who_answers_is_picked_from_those_that_are_there(
+    open_app: OpenApp, daemon: Daemon, model: Model, eventually: Eventually
+) -> None:
+    async with daemon.connect() as bus:
+        other = Model(bus, (await bus.spawn("agent.scripted")).address)
+        await other.script(ScriptedAnswer(text="It is me."))
+        async with open_app("chat") as it:
+            await it.pilot.press("ctrl+l")
+            await eventually(lambda: isinstance(it.app.screen, Choose))
+            places = [who.where for who in it.page.answerers]
+            assert {model.name, other.name} <= set(places)
+            await it.pilot.press("home", *["down"] * places.index(other.name), "enter")
+            await eventually(lambda: it.page.conversation.where == other.name)
+            await ask(it, eventually, "Who are you?")
+            assert turns(it)[-1] == ("assistant", "It is me.")
+            assert other.name in it.screen_text()
+        await bus.stop(other.name)
+
+
+async def test_the_options_beside_a_chat_are_what_answers_are_drawn_with(
+    open_app: OpenApp, model: Model, eventually: Eventually
+) -> None:
+    await model.script(ScriptedAnswer(text="ok"))
+    async with open_app("chat") as it:
+        await it.pilot.press("ctrl+o")
+        panel = it.page.query_one(OptionsPanel)
+        await eventually(lambda: panel.display and panel.query_one("#option-temperature").has_focus)
+        await it.pilot.press("ctrl+u", *"hot")
+        await eventually(lambda: "temperature is a number" in it.screen_text())
+        await it.pilot.press("ctrl+u", *"0.75")
+        await eventually(lambda: it.page.conversation.options.temperature == 0.75)
+        await it.pilot.press("ctrl+o")
+        await eventually(lambda: not panel.display and it.page.prompt.area.has_focus)
+        await ask(it, eventually, "Say ok")
+        assert (await model.requests())[-1].temperature == 0.75
+
+
+async def test_who_reads_further_up_stays_there_while_the_answer_comes(
+    open_app: OpenApp, model: Model, eventually: Eventually
+) -> None:
+    first = "\n\n".join(f"line {n}" for n in range(60))
+    await model.script(ScriptedAnswer(pieces=(first, "\n\n", *(f"more {n}\n\n" for n in range(60))), hold="go"))
+    async with open_app("chat", size=(80, 24)) as it:
+        it.page.prompt.text = "Count"
+        await it.pilot.press("enter")
+        await eventually(lambda: "line 59" in it.screen_text())
+        transcript = it.page.transcript
+        await it.pilot.press("pageup", "pageup")
+        await eventually(lambda: not transcript.follows and "line 59" not in it.screen_text())
+        await it.pilot.pause()
+        before, seen = transcript.scroll_y, re.findall(r"line \d+", it.screen_text())
+        await model.release("go")
+        await eventually(lambda: not it.page.answering)
+        await it.pilot.pause()
+        assert transcript.max_scroll_y > before + 60
+        assert transcript.scroll_y == before
+        assert re.findall(r"line \d+", it.screen_text()) == seen != []
+        await it.pilot.press("alt+t", "G")
+        await eventually(lambda: "more 59" in it.screen_text())
 
 
 async def test_prompts_come_back_with_the_arrows(open_app: OpenApp, model: Model, eventually: Eventually) -> None:

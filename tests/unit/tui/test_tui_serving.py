@@ -15,12 +15,13 @@ from textual.widgets import Input, TabbedContent
 from tui_support import Daemon, Eventually, OpenApp, Picture, Running
 
 from callboard.runtime.errors import CallboardError
-from callboard.schemas.serve import Generate
+from callboard.schemas.serve import DescribeModel, Generate
 from callboard.schemas.serve_stats import EngineDetail, EngineStats, LaneStats, ServedSecond, UnderWay
 from callboard.schemas.serve_steps import ReplicaInfo
 from callboard.tui.screens import serving as page
 from callboard.tui.serving_figures import Served
 from callboard.tui.widgets.block_map import SIGNS, BlockMap, shrunk
+from callboard.tui.widgets.chat_line import BAR
 from callboard.tui.widgets.live_table import LiveTable
 
 pytestmark = pytest.mark.anyio
@@ -84,6 +85,22 @@ async def test_what_runs_and_waits_is_there_with_the_blocks_that_it_holds(
         )
         assert row["model"] == "smollm2"
         await eventually(lambda: "first token" in it.screen_text() and "ms" in it.screen_text())
+
+
+async def test_the_page_of_chats_shows_how_full_the_context_is(
+    open_app: OpenApp, engine: Daemon, eventually: Eventually
+) -> None:
+    async with engine.connect() as bus, open_app("chat") as it:
+        described = await bus.actor(SCHEDULER).ask(DescribeModel())
+        await eventually(lambda: f"{'░' * BAR} 0 of {described.context_length:,} tokens" in it.screen_text())
+        it.page.conversation.options = msgspec.structs.replace(it.page.conversation.options, max_tokens=2)
+        it.page.prompt.text = "Tell me a story. " * (described.context_length // BAR // 5)  # of five tokens each
+        await it.pilot.press("enter")
+        await eventually(lambda: any(turn.prompt_tokens for turn in it.page.conversation.path()))
+        last = it.page.conversation.path()[-1]
+        used = last.prompt_tokens + last.completion_tokens
+        line = f"█{'░' * (BAR - 1)} {used:,} of {described.context_length:,} tokens"
+        await eventually(lambda: line in it.screen_text())
 
 
 async def test_an_adapter_that_is_none_is_said_and_nothing_is_unloaded_unasked(

@@ -47,20 +47,7 @@ async def test_no_size_of_a_terminal_is_too_small_or_too_large(open_app: OpenApp
         assert it.screen_text()
 
 
-async def test_a_person_may_remap_keys_and_a_wrong_name_is_said(open_app: OpenApp) -> None:
-    settings = TuiSettings(keys={"app.help": "ctrl+g", "app.helb": "x"})
-    async with open_app("bus", settings=settings) as it:
-        await it.pilot.press("f1")
-        assert not it.app.screen.query("HelpPanel")
-        await it.pilot.press("ctrl+g")
-        assert it.app.screen.query("HelpPanel")
-        assert any("did you mean app.help" in note.message for note in it.app._notifications)
-
-
-def test_settings_that_do_not_fit_are_refused_with_what_was_meant() -> None:
-    with pytest.raises(ConfigError) as wrong:
-        tui_settings({"keys": {"chta.stop": "x"}})
-    assert "chat.stop" in wrong.value.hint
+def test_settings_that_do_not_fit_are_refused() -> None:
     for bad in ({"thema": "dark"}, {"keys": {"app.help": ""}}, {"keys": 3}):
         with pytest.raises(ConfigError):
             tui_settings(bad)
@@ -131,19 +118,6 @@ async def test_an_unknown_theme_is_refused_with_what_was_meant() -> None:
     with pytest.raises(ConfigError) as wrong:
         CallboardApp(Access(), TuiSettings(theme="drak"))
     assert "dark" in wrong.value.hint
-
-
-async def test_the_palette_has_every_page_and_the_actions_of_this_one(
-    open_app: OpenApp, eventually: Eventually
-) -> None:
-    async with open_app("bus") as it:
-        titles = {command.title for command in it.app.get_system_commands(it.app.screen)}
-        assert {"Chat", "Bus", "Bus: Pause", "Quit", "Theme", "Reconnect"} <= titles
-        await it.pilot.press("ctrl+p")
-        await it.pilot.press(*"bus: pause")
-        await it.pilot.pause()
-        await it.pilot.press("down", "enter")
-        await eventually(lambda: it.page.paused)
 
 
 def test_nothing_but_the_app_imports_textual() -> None:

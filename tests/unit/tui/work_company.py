@@ -39,11 +39,15 @@ def said(text: str, about: str, times: int = 0, hold: str = "") -> ScriptedAnswe
     return ScriptedAnswer(text=text, match=Match.CONTAINS, part=Part.ALL, pattern=about, times=times, hold=hold)
 
 
+DIARY = 'Thought: I note it.\nAction: desk.write\nAction Input: {"path": "diary.txt", "content": "a day"}'
+
 ANSWERS = (
     said(HELLO, "say hello", 1),
     said("Thought: That is it.\nFinal Answer: hello, 7 times", "say hello"),
     said(PLAN, "Graz and Linz", 1),
     said("Graz has 84,000 more.", "Graz and Linz"),
+    said("Thought: It is done.\nFinal Answer: noted", "diary.txt is written"),
+    said(DIARY, "keep my diary"),
     said("Thought: It is done.\nFinal Answer: written", "is written"),
     said("Thought: Then not.\nFinal Answer: nothing was written", "use a pencil"),
     said(WRITE, "shopping list"),
