@@ -10,14 +10,14 @@ last group is shorter, for all methods alike. Embeddings and the output matrix s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .machine import machine_facts
 from .report import Report
-from .sample_text import docs, joined
+from .sample_text import sample_texts
 
 if TYPE_CHECKING:
     import torch
@@ -32,16 +32,14 @@ PUBLISHED_W4_RATIO = 28.86 / 27.65
 METHODS_4 = ("awq", "gptq", "awq+gptq", "gptaq", "autoround")
 # The one that the targets are about.
 BEST = "gptaq"
-HELD_OUT = 4
 
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """One in `HELD_OUT` of the documentation strings is measured on and the others are calibrated on, so that both are
-    of all modules. `steps`: of AutoRound."""
+    """`calibration_chars`: of the same documentation as what is measured on, and after it. `steps`: of AutoRound."""
 
     model: Path
-    held_out_chars: int = 64_000
+    held_out_chars: int = 24_000
     calibration_chars: int = 160_000
     length: int = 256
     methods: tuple[str, ...] = METHODS_4
@@ -85,16 +83,16 @@ def run(options: QuantizeOptions, step: Callable[[str], None]) -> Report:
 
 
 def texts(options: QuantizeOptions, encode: Callable[[str], list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Held-out and calibration tokens, each int64 [num_seqs, length], of different strings."""
+    """Held-out and calibration tokens, each int64 [num_seqs, length], of different parts of one text."""
     import torch
 
-    def cut(some: Iterable[str], num_chars: int) -> torch.Tensor:
-        ids = torch.tensor(encode(joined(some, num_chars)))
+    whole = sample_texts(options.held_out_chars + options.calibration_chars, options.held_out_chars)
+
+    def cut(text: str) -> torch.Tensor:
+        ids = torch.tensor(encode(text))
         return ids[: len(ids) // options.length * options.length].view(-1, options.length)
 
-    whole = list(docs())
-    rest = (doc for number, doc in enumerate(whole) if number % HELD_OUT)
-    return cut(whole[::HELD_OUT], options.held_out_chars), cut(rest, options.calibration_chars)
+    return cut(whole[0]), cut("".join(whole[1:]))
 
 
 class _Measured:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 MODULES = (
     "argparse", "ast", "asyncio", "calendar", "collections", "contextlib", "csv", "dataclasses", "datetime", "decimal",
@@ -19,22 +19,16 @@ LEAST_CHARS = 120
 
 def sample_texts(num_chars: int, chunk_chars: int) -> tuple[str, ...]:
     """`num_chars` characters in chunks of `chunk_chars`."""
-    text = joined(docs(), num_chars)
-    return tuple(text[at : at + chunk_chars] for at in range(0, len(text), chunk_chars))
-
-
-def joined(some: Iterable[str], num_chars: int) -> str:
-    """The first of them, `num_chars` characters together, or all of them."""
     text = ""
-    for doc in some:
+    for doc in _docs():
         if len(text) >= num_chars:
             break
         text += doc + "\n\n"
-    return text[:num_chars]
+    text = text[:num_chars]
+    return tuple(text[at : at + chunk_chars] for at in range(0, len(text), chunk_chars))
 
 
-def docs() -> Iterator[str]:
-    """Each once, module by module."""
+def _docs() -> Iterator[str]:
     seen: set[str] = set()
     for name in MODULES:
         module = importlib.import_module(name)

@@ -201,6 +201,7 @@ async def test_a_call_under_a_key_that_was_given_up_is_run_by_the_next(
         group.start_soon(lambda: box["tally"].request({"path": str(path)}, key="step-1"))
         await there(Path(f"{path}.began"))
         group.cancel_scope.cancel()
+    await there(Path(f"{path}.over"))  # it is told that nobody wants it any more, and does not end by itself before
     path.touch()
     assert (await box["tally"].request({"path": str(path)}, key="step-1")).data == "2"
 

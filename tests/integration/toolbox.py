@@ -110,10 +110,15 @@ def wait_for(path: str, context: ToolContext) -> str:
 
 @tool(concurrency=4)
 async def tally(path: str) -> str:
-    """Note that this began, wait until a file is there, and say how often it has begun."""
+    """Note that this began, wait until a file is there, and say how often it has begun; write `<path>.over` when it is
+    cancelled."""
     note(f"{path}.began", "x")
-    while not await anyio.Path(path).exists():
-        await asyncio.sleep(0.01)
+    try:
+        while not await anyio.Path(path).exists():
+            await asyncio.sleep(0.01)
+    except asyncio.CancelledError:
+        note(f"{path}.over", "cancelled")
+        raise
     return str(len(await anyio.Path(f"{path}.began").read_text()))
 
 
