@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from argparse import ArgumentParser, Namespace
@@ -15,6 +16,9 @@ from .pages import PAGES
 if TYPE_CHECKING:
     from .recording import Recorder
 
+# By this a server that shows the app elsewhere, in a browser say, has Textual speak to it in place of a terminal.
+DRIVER = "TEXTUAL_DRIVER"
+
 
 def _configure(parser: ArgumentParser) -> None:
     parser.add_argument("page", nargs="?", choices=list(PAGES), metavar="PAGE", help=f"begin with {', '.join(PAGES)}")
@@ -25,7 +29,7 @@ def _configure(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace) -> int:
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not (DRIVER in os.environ or (sys.stdin.isatty() and sys.stdout.isatty())):
         raise UsageError("callboard tui needs a terminal", hint="`callboard chat -p` and the other commands need none")
     if args.replay is not None:
         from .recording import play_in_terminal

@@ -208,3 +208,18 @@ class AnthropicMessage(msgspec.Struct, kw_only=True):
 
 class CountedTokens(msgspec.Struct, kw_only=True):
     input_tokens: Count
+
+
+class LoadingEngine(msgspec.Struct, kw_only=True):
+    """`since`: ISO 8601."""
+
+    engine: str
+    state: str
+    since: str | None
+    for_s: float | None
+
+
+class Health(msgspec.Struct, kw_only=True):
+    status: Literal["ok", "ready", "loading", "no model", "draining"]
+    models: list[str]
+    loading: list[LoadingEngine]

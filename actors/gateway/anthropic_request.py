@@ -16,7 +16,7 @@ TEMPERATURE = 1.0
 def messages_request(body: MessagesBody, engine: Engine, client: str) -> Generate:
     """Raises BadBody."""
     user = body.metadata.user_id if body.metadata is not None else None
-    optional: dict[str, Any] = {"top_p": body.top_p, "top_k": body.top_k}
+    optional: dict[str, Any] = {"top_p": body.top_p, "top_k": body.top_k, "session_ttl_s": body.session_ttl_s}
     return Generate(
         model=engine.model.model,
         adapter=engine.adapter,
@@ -27,6 +27,7 @@ def messages_request(body: MessagesBody, engine: Engine, client: str) -> Generat
         max_tokens=body.max_tokens,
         temperature=TEMPERATURE if body.temperature is None else body.temperature,
         stop=tuple(body.stop_sequences or ()),
+        session=body.session_id or "",
         client=client or user or "",
         **{name: value for name, value in optional.items() if value is not None},
     )

@@ -60,7 +60,8 @@ class CountBody(msgspec.Struct, kw_only=True):
 
 
 class MessagesBody(CountBody, kw_only=True):
-    """`output_format` is what betas of the API called the `format` of `output_config`."""
+    """`output_format` is what betas of the API called the `format` of `output_config`. What follows it are extensions,
+    as in OpenAI's requests."""
 
     max_tokens: Annotated[int, msgspec.Meta(ge=1)]
     stop_sequences: list[str] | None = None
@@ -71,3 +72,5 @@ class MessagesBody(CountBody, kw_only=True):
     metadata: Metadata | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
+    session_id: str | None = None
+    session_ttl_s: float | None = None

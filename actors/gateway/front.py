@@ -14,14 +14,14 @@ from collections.abc import Callable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ...runtime.context import current_place, enter_trace
 from ...runtime.log import log
-from ...runtime.tracing import OpenSpan, Trace
+from ...runtime.tracing import Trace
 from .doors import door_of
 from .entrance import Entrance, admit
 from .errors import GatewayError, TooMany, TooSlow
 from .shapes import refusal
 from .site import Site
+from .traced import HEADER, traced
 from .visit import Visit, visited
 
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -62,23 +62,9 @@ class Front:
             headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
             await refusal(scope["path"], error, headers)(scope, passage.receive, passage.send)
             return
-        trace = Trace.parse(passage.headers.get("traceparent", "").strip())
-        with visited(visit):
-            if trace is None:
-                await self._app(scope, passage.receive, passage.send)
-                return
-            token = enter_trace(trace)
-            try:
-                with self._span(scope) as span:
-                    passage.trace = span.trace
-                    await self._app(scope, passage.receive, passage.send)
-            finally:
-                current_place.reset(token)
-                if trace.sampled and self._site.exporter is not None:
-                    self._site.exporter.ended(trace.trace_id)
-
-    def _span(self, scope: Scope) -> OpenSpan:
-        return self._site.node.tracer.begin(f"{scope['method']} {scope['path']}"[:200])
+        traceparent = passage.headers.get(HEADER, "")
+        with visited(visit), traced(self._site, traceparent, f"{scope['method']} {scope['path']}") as passage.trace:
+            await self._app(scope, passage.receive, passage.send)
 
     def _admitted(self, passage: _Passage, scope: Scope) -> Visit:
         """Raises TooMany, NotAllowed, LimitReached."""
@@ -136,7 +122,7 @@ class _Passage:
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self._id
             if self.trace is not None:
-                headers["traceparent"] = str(self.trace)
+                headers[HEADER] = str(self.trace)
             if self.allowance_headers is not None:
                 headers.update(self.allowance_headers(time.monotonic()))
             if self.closing or self.status == 408:

@@ -1,6 +1,6 @@
 """`/openapi.json`: what the gateway's routes take and answer, from the very types that bodies are decoded as.
 
-`DESCRIPTIONS` says it of each route. One that is not in it is listed all the same, with no more than its name.
+A route that has no description is listed all the same, with no more than its name.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args
 
@@ -17,34 +17,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from .answers import (
-    AnthropicError,
-    AnthropicMessage,
-    ChatCompletion,
-    CountedTokens,
-    Deleted,
-    DetokenizedText,
-    EmbeddingAnswer,
-    Error,
-    InputItemAnswer,
-    InputTokens,
-    Listed,
-    ModelAnswer,
-    Page,
-    ResponseAnswer,
-    TextCompletion,
-    Tokens,
-)
-from .anthropic_types import CountBody, MessagesBody
-from .file_store import FileObject, Purpose
-from .files_routes import MAX_TTL_S, MIN_TTL_S, FilesQuery
-from .fine_tuning_types import FineTuningJob, JobBody, JobCheckpoint, JobEvent
-from .openai_types import ChatBody, CompletionBody, DetokenizeBody, EmbeddingBody, TokenizeBody
-from .pages import PageQuery
-from .responses_types import ResponseBody
-from .sessions_routes import PinBody, Session
+from .descriptions import DESCRIPTIONS, PATH, Described
+from .file_store import Purpose
+from .files_routes import MAX_TTL_S, MIN_TTL_S
 
-PATH = "/openapi.json"
 _REF = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 
@@ -59,78 +35,12 @@ UPLOAD = {
     },
 }
 
+_TEXT = {"type": "string"}
+_BINARY = {"type": "string", "format": "binary"}
 SENT_EVENT = {
     "type": "object",
     "required": ["data"],
     "properties": {"data": {"type": "string"}, "event": {"type": "string"}},
-}
-
-
-@dataclass(frozen=True)
-class Described:
-    """Of one route: the types of its body, its query and its answer in JSON. `streams`: with `stream` in the body its
-    answer comes as server-sent events. `upload`: the body is a form with a file. `raw`: the answer is any bytes."""
-
-    summary: str
-    answer: Any = None
-    body: Any = None
-    query: type[msgspec.Struct] | None = None
-    error: Any = Error
-    streams: bool = False
-    upload: bool = False
-    raw: bool = False
-
-    @property
-    def types(self) -> list[Any]:
-        return [one for one in (self.answer, self.body, self.query, self.error) if one is not None]
-
-
-_ITEMS = Page[InputItemAnswer]
-_JOB = "/v1/fine_tuning/jobs/{job_id}"
-_RESPONSE = "/v1/responses/{response_id}"
-
-DESCRIPTIONS: dict[tuple[str, str], Described] = {
-    ("POST", "/v1/chat/completions"): Described("Go on with a conversation", ChatCompletion, ChatBody, streams=True),
-    ("POST", "/v1/completions"): Described("Go on with texts", TextCompletion, CompletionBody, streams=True),
-    ("GET", "/v1/models"): Described("The models that are served", Listed[ModelAnswer]),
-    ("GET", "/v1/models/{model}"): Described("One of the models", ModelAnswer),
-    ("DELETE", "/v1/models/{model}"): Described("Delete what came of fine-tuning", Deleted),
-    ("POST", "/v1/embeddings"): Described("Vectors that stand for texts", EmbeddingAnswer, EmbeddingBody),
-    ("POST", "/tokenize"): Described("The tokens of a text or a conversation", Tokens, TokenizeBody),
-    ("POST", "/detokenize"): Described("The text of tokens", DetokenizedText, DetokenizeBody),
-    ("POST", "/v1/responses"): Described("Make a response", ResponseAnswer, ResponseBody, streams=True),
-    ("POST", "/v1/responses/input_tokens"): Described("Count what a response would read", InputTokens, ResponseBody),
-    ("GET", _RESPONSE): Described("A response that is stored", ResponseAnswer),
-    ("DELETE", _RESPONSE): Described("Forget a response", Deleted),
-    ("POST", f"{_RESPONSE}/cancel"): Described("End a response in the background", ResponseAnswer),
-    ("GET", f"{_RESPONSE}/input_items"): Described("What a response was asked with", _ITEMS, query=PageQuery),
-    ("POST", "/v1/files"): Described("Upload a file", FileObject, upload=True),
-    ("GET", "/v1/files"): Described("The files that were uploaded", Page[FileObject], query=FilesQuery),
-    ("GET", "/v1/files/{file_id}"): Described("One of the files", FileObject),
-    ("DELETE", "/v1/files/{file_id}"): Described("Delete a file", Deleted),
-    ("GET", "/v1/files/{file_id}/content"): Described("What is in a file", raw=True),
-    ("POST", "/v1/fine_tuning/jobs"): Described("Fine-tune a model", FineTuningJob, JobBody),
-    ("GET", "/v1/fine_tuning/jobs"): Described("The jobs of fine-tuning", Page[FineTuningJob], query=PageQuery),
-    ("GET", _JOB): Described("One of the jobs", FineTuningJob),
-    ("POST", f"{_JOB}/cancel"): Described("End a job", FineTuningJob),
-    ("POST", f"{_JOB}/pause"): Described("End a job for now, with a checkpoint", FineTuningJob),
-    ("POST", f"{_JOB}/resume"): Described("Go on with a job", FineTuningJob),
-    ("GET", f"{_JOB}/events"): Described("What happened in a job", Page[JobEvent], query=PageQuery),
-    ("GET", f"{_JOB}/checkpoints"): Described("A job's last checkpoints", Page[JobCheckpoint], query=PageQuery),
-    ("GET", "/v1/sessions"): Described("The conversations that engines keep", Listed[Session]),
-    ("POST", "/v1/sessions/{session_id}"): Described("Keep a conversation longer", Listed[Session], PinBody),
-    ("DELETE", "/v1/sessions/{session_id}"): Described("Let go what is kept of a conversation", Deleted),
-    ("POST", "/v1/messages"): Described(
-        "Go on with a conversation (Anthropic's API)",
-        AnthropicMessage,
-        MessagesBody,
-        error=AnthropicError,
-        streams=True,
-    ),
-    ("POST", "/v1/messages/count_tokens"): Described(
-        "Count a conversation's tokens (Anthropic's API)", CountedTokens, CountBody, error=AnthropicError
-    ),
-    ("GET", PATH): Described("This document", dict[str, Any]),
 }
 
 
@@ -172,28 +82,33 @@ def _operation(path: str, described: Described, of: dict[str, Any], components: 
         answers["application/json"] = {"schema": of[repr(described.answer)]}
     if described.streams:
         answers["text/event-stream"] = {"schema": SENT_EVENT}
-    if described.raw:
-        answers["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
-    success = {"description": "What was asked for"} | ({"content": answers} if answers else {})
-    failure: dict[str, Any] = {"description": "An error"}
-    if described.error is not None:
-        failure["content"] = {"application/json": {"schema": of[repr(described.error)]}}
-    operation: dict[str, Any] = {
-        "summary": described.summary,
-        "responses": {"200": success, "default": failure},
+    answers |= {
+        media: {"schema": _TEXT if media.startswith(("text/", "image/svg")) else _BINARY} for media in described.media
     }
+
+    def of_type(description: str, kind: Any) -> dict[str, Any]:
+        content = {} if kind is None else {"content": {"application/json": {"schema": of[repr(kind)]}}}
+        return {"description": description} | content
+
+    success = {"description": "What was asked for"} | ({"content": answers} if answers else {})
+    others = {str(status): of_type(HTTPStatus(status).phrase, kind) for status, kind in described.others.items()}
+    responses = {"200": success, **others, "default": of_type("An error", described.error)}
+    operation: dict[str, Any] = {"summary": described.summary, "responses": responses}
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         for name in _PARAMETER.findall(path)
     ]
     if described.query is not None:
-        properties = components[of[repr(described.query)]["$ref"].rpartition("/")[2]]["properties"]
-        parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
+        query = components[of[repr(described.query)]["$ref"].rpartition("/")[2]]
+        parameters += [
+            {"name": name, "in": "query", "required": name in query.get("required", ()), "schema": schema}
+            for name, schema in query["properties"].items()
+        ]
     if parameters:
         operation["parameters"] = parameters
     if described.body is not None:
         operation["requestBody"] = {
-            "required": True,
+            "required": described.needs_body,
             "content": {"application/json": {"schema": of[repr(described.body)]}},
         }
     if described.upload:

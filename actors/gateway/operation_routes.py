@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
@@ -28,6 +29,13 @@ from .exposition import CONTENT_TYPE, Observed, exposition
 from .site import Site
 
 R = TypeVar("R")
+
+
+class ReadyQuery(msgspec.Struct, kw_only=True):
+    """`model`: the one that must be served, any where none is named."""
+
+    model: str = ""
+
 
 # Who asks for health wants to know of now, and may ask often.
 FRESH_S = 0.5

@@ -143,7 +143,7 @@ async def waiting(site: Site, request: HttpRequest) -> Response:
         {
             "available": approvals is not None or questions is not None,
             "approvals": [] if approvals is None else [_plain(one) for one in approvals.approvals],
-            "questions": [] if questions is None else [_plain(one) for one in questions.questions],
+            "questions": [] if questions is None else [_plain(one) for one in questions.questions if not one.approval],
         }
     )
 

@@ -1,10 +1,13 @@
-"""What the page's own routes take."""
+"""What the page's own routes take and answer."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
 import msgspec
+
+from ...schemas import agent, question
+from ...schemas.train import TrainJob
 
 # What people write on the page; longer ones are mistakes.
 Text = Annotated[str, msgspec.Meta(max_length=100_000)]
@@ -29,3 +32,34 @@ class QuestionAnswer(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     value: Any = msgspec.UNSET
     note: Text = ""
     by: Name = ""
+
+
+class CurvesQuery(msgspec.Struct, kw_only=True):
+    """`log`: losses and gradient norms on a logarithmic axis."""
+
+    job: Annotated[list[str], msgspec.Meta(min_length=1)]
+    smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.8
+    log: Literal["0", "1"] = "0"
+
+
+def _plain(name: str, kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """A message as the page is told it: all of its fields, and no tag."""
+    fields = [(field.name, field.type) for field in msgspec.structs.fields(kind)]
+    return msgspec.defstruct(name, fields, kw_only=True, namespace={"__doc__": kind.__doc__})
+
+
+JOB = _plain("WebJob", TrainJob)
+APPROVAL = _plain("WebApproval", agent.Approval)
+ANSWERED_APPROVAL = _plain("WebAnsweredApproval", agent.Answered)
+QUESTION = _plain("WebQuestion", question.Question)
+ANSWERED_QUESTION = _plain("WebAnsweredQuestion", question.Answered)
+_DOC = "`available`: whether the company has anybody who knows."
+JOBS = msgspec.defstruct(
+    "WebJobs", [("available", bool), ("jobs", list[JOB])], kw_only=True, namespace={"__doc__": _DOC}
+)
+WAITING = msgspec.defstruct(
+    "WebWaiting",
+    [("available", bool), ("approvals", list[APPROVAL]), ("questions", list[QUESTION])],
+    kw_only=True,
+    namespace={"__doc__": _DOC},
+)

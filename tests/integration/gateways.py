@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +18,7 @@ from callboard.actors.gateway.gateway import Gateway
 from callboard.actors.serve.engine import Engine, EngineConfig
 from callboard.runtime.node import Node
 from callboard.schemas.gateway import AskGateway
+from callboard.schemas.serve import Generate
 from callboard.schemas.serve_stats import EngineStats, GetStats
 
 
@@ -43,6 +47,36 @@ async def idle(node: Node, engine: str = "engine") -> EngineStats:
                 assert stats.free_blocks == stats.num_blocks
                 return stats
             await anyio.sleep(0.01)
+
+
+async def push_out(node: Node, engine: str = "engine") -> None:
+    """Others ask the engine of `start_engine` so much that it keeps only what a session pins."""
+    for token in (40, 41):
+        await node.actor(engine).ask(Generate(prompt_ids=(token,) * 1000, max_tokens=1))
+
+
+@asynccontextmanager
+async def collector() -> AsyncIterator[tuple[str, asyncio.Queue[tuple[bytes, Any]]]]:
+    """A collector of OpenTelemetry: its address, and the first line and body of each request that it gets."""
+    came: asyncio.Queue[tuple[bytes, Any]] = asyncio.Queue()
+
+    async def collect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        assert length
+        came.put_nowait((head.split(b"\r\n")[0], json.loads(await reader.readexactly(int(length[1])))))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(collect, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", came
+
+
+def spans_of(body: Any) -> list[Any]:
+    """In what a collector got."""
+    return [span for part in body["resourceSpans"] for scope in part["scopeSpans"] for span in scope["spans"]]
 
 
 @pytest.fixture

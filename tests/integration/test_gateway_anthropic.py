@@ -13,10 +13,10 @@ import httpx2
 import jsonschema
 import pydantic
 import pytest
-from gateways import url
+from gateways import push_out, url
 
 from callboard.runtime.node import Node
-from callboard.schemas.serve import ChatMessage, Generate
+from callboard.schemas.serve import ChatMessage, Generate, ListSessions
 
 __all__ = ["url"]  # a fixture
 pytestmark = pytest.mark.anyio
@@ -80,6 +80,29 @@ async def test_a_stop_sequence_is_named(client: anthropic.AsyncAnthropic, long_p
     message = await client.messages.create(**options, stop_sequences=["never said", stop])
     assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", stop)
     assert message.content[0].text == text[: text.index(stop)]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("session", ["mine", None])
+async def test_a_follow_up_of_a_session_computes_only_what_is_new(
+    client: anthropic.AsyncAnthropic, node: Node, long_path: Path, session: str | None
+) -> None:
+    more: Any = {"temperature": 0} | ({"session_id": session, "session_ttl_s": 50} if session else {})
+    options: Any = {"model": str(long_path), "system": "be kind " * 20, "max_tokens": 4, "extra_body": more}
+    first = await client.messages.create(messages=SAY, **options)
+    await push_out(node)
+    said = first.content[0].text  # pyright: ignore[reportAttributeAccessIssue]
+    turns = [*SAY, {"role": "assistant", "content": said}, {"role": "user", "content": "and now?"}]
+    async with client.messages.stream(messages=turns, **options) as stream:
+        usage = (await stream.get_final_message()).usage
+    counted = await client.messages.count_tokens(model=str(long_path), messages=turns, system=options["system"])
+    cached = usage.cache_read_input_tokens or 0
+    assert cached + usage.input_tokens == counted.input_tokens
+    if session is None:  # others have pushed it out
+        assert cached < 8
+    else:  # all blocks that the first turn filled
+        assert cached > first.usage.input_tokens + (first.usage.cache_read_input_tokens or 0) - 4
+    kept = (await node.actor("engine.scheduler").ask(ListSessions())).sessions
+    assert [(one.session, 40 < one.expires_in_s <= 50) for one in kept] == ([("mine", True)] if session else [])
 
 
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
@@ -202,6 +225,10 @@ async def test_the_client_that_blocks_has_the_same_answers(
         (
             {**BOTH, "tools": [WEATHER], "tool_choice": {"type": "any"}},
             *(400, "invalid_request_error", "output_format: a tool must be called"),
+        ),
+        (
+            {"model": "", "messages": SAY, "max_tokens": 4, "session_id": "x" * 300},
+            *(400, "invalid_request_error", "session_id "),
         ),
         ({"model": "claude", "messages": SAY, "max_tokens": 4}, 404, "not_found_error", "there is no model 'claude'"),
         ({"model": "", "messages": SAY, "max_tokens": 10**6}, 400, "invalid_request_error", "at most"),

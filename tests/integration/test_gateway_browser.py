@@ -108,6 +108,18 @@ async def test_a_stopped_answer_stops_in_the_engine_too(use: Use, url: str, node
     assert stats.generated_tokens < 2 * 1900
 
 
+async def test_the_model_that_is_chosen_answers(use: Use, node: Node) -> None:
+    for name in ("first", "second"):
+        script = (ScriptedAnswer(text=f"I am the {name}.", times=0),)
+        await node.spawn(Spoken, ScriptedConfig(answers=script, piece_characters=7), name=name)
+    async with gateway(node, models={"first": "first", "second": "second"}) as url:
+        found = await use("choose", url)
+    assert found["offered"] == ["first", "second", "spoken"]  # and the name that both give themselves
+    assert found["said"] == ["I am the second.", "I am the first."]
+    assert found["whose"] == ["second", "first"]  # an answer keeps the name of who gave it
+    assert found["after"] == "first"  # the last choice is there when the page is opened again
+
+
 HOSTILE = """<think>Let me <b>escape</b>.</think>
 
 <img src=x onerror="touched=1"><script>touched=1</script><svg onload="touched=1">

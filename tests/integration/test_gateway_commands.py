@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,11 +11,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
+import anthropic
 import grpc
 import httpx2
 import openai
 import psutil
+import pydantic
 import pytest
 from board import Board, gone
 
@@ -79,6 +83,67 @@ def test_up_serves_a_model_over_http(board: Board, tiny_path: Path) -> None:
     assert board.run("down").returncode == 0
     with pytest.raises(httpx2.TransportError):
         httpx2.get(f"{url}/health")
+
+
+class Place(pydantic.BaseModel):
+    city: Literal["Delft", "Oslo"]
+
+
+@pytest.mark.usefixtures("small")
+def test_every_sdk_is_at_home_with_what_up_serves(
+    board: Board, long_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a person does it: one command, and the clients that everybody has, sync and async, HTTP and gRPC."""
+    monkeypatch.setenv("CALLBOARD_ENGINE_NUM_BLOCKS", "300")
+    model, say = str(long_path), [{"role": "user", "content": "hello"}]
+    ports = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
+    done = board.run("up", "--detach", "--model", model, *ports, "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["grpc"].startswith("grpc://127.0.0.1:")
+    assert json.loads(board.run("status", "--json").stdout)["gateways"] == {"http": said["http"], "grpc": said["grpc"]}
+    options: Any = {"model": model, "messages": say, "max_tokens": 8, "temperature": 0}
+
+    with openai.OpenAI(base_url=f"{said['http']}/v1", api_key="none", max_retries=0) as client:
+        whole = client.chat.completions.create(**options).choices[0].message.content
+        chunks = client.chat.completions.create(**options, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole
+        drawn = {"temperature": 1, "max_tokens": 400, "seed": 3}
+        placed = client.chat.completions.parse(**options | drawn, response_format=Place)
+        assert isinstance(placed.choices[0].message.parsed, Place)
+        assert [one.id for one in client.models.list()] == [model]
+        response = client.responses.create(model=model, input="hello", max_output_tokens=8, temperature=0)
+        assert response.output_text == whole
+        text = client.completions.create(model=model, prompt="hello", max_tokens=8, temperature=0).choices[0].text
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(**options | {"model": "gpt-17"})
+
+    async def asynchronously() -> tuple[str, str]:
+        async with openai.AsyncOpenAI(base_url=f"{said['http']}/v1", api_key="none", max_retries=0) as client:
+            chunks = await client.chat.completions.create(**options, stream=True)
+            first = "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
+        greedy: Any = {"temperature": 0}
+        async with anthropic.AsyncAnthropic(base_url=said["http"], api_key="none", max_retries=0) as client:
+            asked: Any = {"model": model, "messages": say, "max_tokens": 8, "extra_body": greedy}
+            async with client.messages.stream(**asked) as stream:
+                return first, "".join([piece async for piece in stream.text_stream])
+
+    assert asyncio.run(asynchronously()) == (whole, whole)
+    with anthropic.Anthropic(base_url=said["http"], api_key="none", max_retries=0) as client:
+        message = client.messages.create(model=model, messages=say, max_tokens=8, extra_body={"temperature": 0})  # pyright: ignore[reportArgumentType]
+        assert message.content[0].text == whole  # pyright: ignore[reportAttributeAccessIssue]
+
+    with grpc.insecure_channel(said["grpc"].removeprefix("grpc://")) as channel:
+        infer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=inference_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=inference_pb2.ModelInferResponse.FromString,
+        )
+        request = inference_pb2.ModelInferRequest(model_name=model)
+        request.inputs.add(name="text_input", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"hello")
+        request.parameters["max_tokens"].int64_param = 8
+        assert infer(request).outputs[0].contents.bytes_contents[0].decode() == text
+    assert board.run("down").returncode == 0
 
 
 @pytest.mark.slow

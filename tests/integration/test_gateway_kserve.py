@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from gateways import gateway, idle, start_engine
+from gateways import gateway, idle, push_out, start_engine
 
 from callboard.runtime.node import Node
 from callboard.schemas.serve import ChatMessage, Completion, Generate
@@ -77,6 +77,24 @@ async def test_a_chat_goes_through_the_template(http: httpx2.AsyncClient, node: 
     answer = await http.post("/v2/models/small/generate", json={"text_input": "hello", "chat": True, "max_tokens": 6})
     assert answer.json()["text_output"] == known.text
     assert answer.json()["prompt_tokens"] == known.usage.prompt_tokens
+
+
+@pytest.mark.parametrize("session", ["mine", ""])
+async def test_a_follow_up_of_a_session_computes_only_what_is_new(
+    http: httpx2.AsyncClient, node: Node, session: str
+) -> None:
+    path, told = "/v2/models/small/generate", {"max_tokens": 4, "session_id": session, "session_ttl_s": 50}
+    prompt = "hello all " * 20
+    first = (await http.post(path, json={"text_input": prompt, **told})).json()
+    await push_out(node)
+    before = await node.actor("engine").ask(GetStats())
+    whole = {"text_input": f"{prompt}{first['text_output']} and now?", "parameters": told}
+    second = (await http.post(path, json=whole)).json()
+    after = await node.actor("engine").ask(GetStats())
+    assert after.prompt_tokens - before.prompt_tokens == second["prompt_tokens"]
+    cached = after.cached_tokens - before.cached_tokens
+    assert cached > first["prompt_tokens"] - 4 if session else cached < 8
+    assert after.sessions == bool(session)
 
 
 async def test_tensors_may_lie_behind_the_json(http: httpx2.AsyncClient, node: Node, long_path: Path) -> None:
@@ -176,6 +194,9 @@ WRONG: list[tuple[str, Any, int, str]] = [
     (INFER, {"inputs": [text("a")], "parameters": {"stream": True}}, 400, "stream: here an answer comes whole"),
     (INFER, {"inputs": [text("a")], "parameters": {"top_p": 7}}, 400, "top_p"),
     (INFER, {"inputs": [text("a")], "outputs": [{"name": "x"}]}, 400, "there is no 'x'; there are: text_output"),
+    (INFER, {"inputs": [text("a", "b")], "parameters": {"session_id": "s"}}, 400, "session_id: one text goes on with"),
+    (INFER, {"inputs": [text("a")], "parameters": {"session_id": 3}}, 400, "parameters.session_id: expected a string"),
+    (INFER, {"inputs": [text("a")], "parameters": {"session_id": "x" * 300}}, 400, "session_id "),
     ("small/generate", {"max_tokens": 3}, 400, "text_input: expected a string, and it is missing"),
     ("small/generate", {"text_input": ["a"]}, 400, "text_input: expected a string"),
     ("small/generate_stream", {"text_input": "a", "seed": "x"}, 400, 'parameters.seed: expected an integer, got "x"'),

@@ -12,7 +12,7 @@ import anyio
 import grpc
 import grpc.aio
 import pytest
-from gateways import idle, start_engine
+from gateways import collector, idle, push_out, spans_of, start_engine
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message_factory import GetMessageClass
 
@@ -23,7 +23,7 @@ from callboard.actors.gateway.kserve.proto import health_pb2, inference_pb2, ref
 from callboard.runtime.errors import ConfigError
 from callboard.runtime.node import Node
 from callboard.schemas.gateway import AskGateway
-from callboard.schemas.serve import Generate
+from callboard.schemas.serve import Generate, ListSessions
 from callboard.schemas.serve_stats import GetStats
 
 pytestmark = pytest.mark.anyio
@@ -59,7 +59,9 @@ class Client:
 @asynccontextmanager
 async def grpc_gateway(node: Node, **options: Any) -> AsyncIterator[str]:
     """Yields its host and port; in the end no call is under way."""
-    ref = await node.spawn(GrpcGateway, GatewayConfig(models={"small": "engine.scheduler"}, **options), name="grpc")
+    models = options.pop("models", {"small": "engine.scheduler"})
+    config = GatewayConfig(models=models, **options)
+    ref = await node.spawn(GrpcGateway, config, name="grpc")
     url = (await ref.ask(AskGateway())).url
     yield url.partition("://")[2]
     with anyio.fail_after(10):
@@ -139,6 +141,73 @@ async def test_the_server_and_its_models_say_what_they_are(client: Client, long_
     assert config.input[0].data_type == inference_pb2.TYPE_STRING
     assert [one.name for one in config.output] == [one.name for one in metadata.outputs]
     assert "small" in [one.name for one in (await client.ask("RepositoryIndex")).models]
+
+
+async def test_a_session_keeps_what_its_text_computed(client: Client, node: Node) -> None:
+    settings = [tensor("session_id", "BYTES", b"mine"), tensor("session_ttl_s", "FP32", 50.0)]
+    infer = client.method("ModelInfer")
+    first = outputs(await infer(asking("hello all " * 20, *settings, max_tokens=1)))
+    await push_out(node)
+    before = await node.actor("engine").ask(GetStats())
+    await infer(asking("hello all " * 20 + "and now?", *settings, max_tokens=1))
+    after = await node.actor("engine").ask(GetStats())
+    assert after.cached_tokens - before.cached_tokens > first["prompt_tokens"][0] - 4
+    (session,) = (await node.actor("engine.scheduler").ask(ListSessions())).sessions
+    assert (session.session, 40 < session.expires_in_s <= 50) == ("mine", True)
+
+
+async def test_a_trace_goes_through_and_comes_back(client: Client, node: Node) -> None:
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    carried = (("traceparent", f"00-{trace}-{parent}-01"), ("tracestate", "vendor=1"))
+    request = asking("hello", max_tokens=2)
+
+    async def in_stream(metadata: Any) -> Any:
+        call = client.method("ModelStreamInfer")(metadata=metadata)
+        await call.write(request)
+        await call.done_writing()
+        assert not [response.error_message async for response in call if response.error_message]
+        return call
+
+    async def at_once(metadata: Any) -> Any:
+        call = client.method("ModelInfer")(request, metadata=metadata)
+        await call
+        return call
+
+    for name, ask in (("ModelInfer", at_once), ("ModelStreamInfer", in_stream)):
+        node.tracer.__init__(node.name)
+        told = dict(await (await ask(carried)).initial_metadata())
+        version, same, span, flags = told["traceparent"].split("-")
+        assert (version, same, flags) == ("00", trace, "01")
+        spans, _ = node.tracer.spans(trace)
+        (first,) = [one for one in spans if one.name == f"inference.GRPCInferenceService/{name}"]
+        assert (first.span, first.parent) == (span, parent)
+        (handled,) = [one for one in spans if one.name == "serve.generate" and one.kind.value == "handle"]
+        parents = {one.span: one.parent for one in spans}
+        at = handled.span
+        while at in parents:
+            at = parents[at]
+        assert at == parent
+        untraced = await ask((("traceparent", "nonsense"),))
+        assert "traceparent" not in dict(await untraced.initial_metadata())
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.method("ModelInfer")(Request(model_name="nobody", inputs=request.inputs), metadata=carried)
+    told = dict(refused.value.initial_metadata())
+    assert str(told["traceparent"]).startswith(f"00-{trace}-")
+    failed = [one for one in node.tracer.spans(trace)[0] if one.name.endswith("/ModelInfer")]
+    assert [one.error for one in failed] == ["gateway.model"]
+
+
+async def test_traces_of_calls_go_to_a_collector(node: Node, long_path: Path) -> None:
+    await start_engine(node, long_path)
+    trace = "2af7651916cd43dd8448eb211c80319c"
+    async with collector() as (otel, came), grpc_gateway(node, otel=otel) as target:
+        async with grpc.aio.insecure_channel(target) as channel:
+            metadata = (("traceparent", f"00-{trace}-b7ad6b7169203331-01"),)
+            await Client(channel).method("ModelInfer")(asking("hello", max_tokens=1), metadata=metadata)
+        with anyio.fail_after(20):
+            _, body = await came.get()
+    assert {span["traceId"] for span in spans_of(body)} == {trace}
+    assert {"inference.GRPCInferenceService/ModelInfer", "serve.generate"} <= {one["name"] for one in spans_of(body)}
 
 
 async def test_streams_bring_pieces_with_their_requests_ids(client: Client, node: Node) -> None:

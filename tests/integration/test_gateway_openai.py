@@ -119,6 +119,72 @@ async def test_log_probabilities_tell_every_token(client: openai.AsyncOpenAI, lo
         assert one.top_logprobs[0].logprob == one.logprob  # greedy
 
 
+async def answered(client: openai.AsyncOpenAI, route: str, stream: bool, **options: Any) -> tuple[str, str | None]:
+    """The text of one answer, by either API, whole or put together, and why it ended."""
+    if route == "chat":
+        made: Any = await client.chat.completions.create(model="", messages=SAY, stream=stream, **options)
+    else:
+        made = await client.completions.create(model="", prompt="hello", stream=stream, **options)
+    text, reason = "", None
+    for choice in [choice async for chunk in made for choice in chunk.choices] if stream else made.choices:
+        said = getattr(choice, "delta", None) or getattr(choice, "message", None)
+        text += (choice.text if said is None else said.content) or ""
+        reason = choice.finish_reason or reason
+    return text, reason
+
+
+WAYS = [(route, stream) for route in ("chat", "text") for stream in (False, True)]
+
+
+async def test_a_bias_chooses_and_forbids_tokens(client: openai.AsyncOpenAI, long_path: Path) -> None:
+    tokenizer = load_tokenizer(long_path)
+    (z,), (y,) = (tokenizer.encode(letter) for letter in "zy")
+    for way in WAYS:
+
+        async def greedy(bias: dict[int, int], way: tuple[str, bool] = way) -> str:
+            named = {str(token): value for token, value in bias.items()}
+            return (await answered(client, *way, max_tokens=4, temperature=0, logit_bias=named))[0]
+
+        assert await greedy({}) != "zzzz"
+        assert await greedy({z: 100}) == "zzzz"
+        assert await greedy({z: 90, y: 100}) == "yyyy"
+        assert await greedy({token: -100 for token in range(tokenizer.vocab_size) if token != z}) == "zzzz"
+
+
+async def test_an_answer_ends_before_a_stop(client: openai.AsyncOpenAI) -> None:
+    greedy: Any = {"max_tokens": 40, "temperature": 0}
+    for way in WAYS:
+        text, reason = await answered(client, *way, **greedy)
+        assert reason == "length"
+        stop = text[8:10]
+        for stops in (stop, ["never said", stop]):
+            assert await answered(client, *way, stop=stops, **greedy) == (text[: text.index(stop)], "stop")
+        assert await answered(client, *way, stop="never said", **greedy) == (text, "length")
+
+
+async def test_streamed_log_probabilities_are_those_of_the_whole_answer(
+    client: openai.AsyncOpenAI, long_path: Path
+) -> None:
+    options: Any = {"model": str(long_path), "messages": SAY, "max_tokens": 12, "seed": 4, "n": 2, "logprobs": True}
+    options |= {"top_logprobs": 3, "extra_body": {"deterministic": True}}
+    whole = await client.chat.completions.create(**options)
+    entries: dict[int, list[Any]] = {0: [], 1: []}
+    texts = {0: "", 1: ""}
+    async for chunk in await client.chat.completions.create(**options, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            if choice.logprobs is not None:
+                entries[choice.index] += choice.logprobs.content or []
+    for choice in whole.choices:
+        assert texts[choice.index] == choice.message.content
+        assert choice.logprobs is not None
+        known, streamed = choice.logprobs.content or [], entries[choice.index]
+        assert len(known) == 12
+        assert [one.model_dump() for one in streamed] == [one.model_dump() for one in known]
+        said = b"".join(bytes(one.bytes or ()) for one in streamed)
+        assert said.decode("utf-8", "replace") == texts[choice.index]
+
+
 @pytest.mark.parametrize("as_ids", [False, True])
 async def test_prompts_are_scored_as_harnesses_do_it(
     client: openai.AsyncOpenAI, node: Node, long_path: Path, as_ids: bool

@@ -16,7 +16,7 @@ import anyio
 import httpx2
 import openai
 import pytest
-from gateways import gateway, idle, start_engine
+from gateways import collector, gateway, idle, spans_of, start_engine
 from prometheus_client.parser import text_string_to_metric_families
 
 from callboard.actors.gateway.config import GatewayConfig
@@ -222,22 +222,9 @@ async def test_a_trace_goes_through_and_comes_back(node: Node, long_path: Path, 
 
 
 async def test_traces_go_to_a_collector(node: Node, long_path: Path, http: httpx2.AsyncClient) -> None:
-    came: asyncio.Queue[tuple[bytes, Any]] = asyncio.Queue()
-
-    async def collect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"content-length: (\d+)", head.lower())
-        assert length
-        came.put_nowait((head.split(b"\r\n")[0], json.loads(await reader.readexactly(int(length[1])))))
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
-        await writer.drain()
-        writer.close()
-
     await start_engine(node, long_path)
     trace = "1af7651916cd43dd8448eb211c80319c"
-    collector = await asyncio.start_server(collect, "127.0.0.1", 0)
-    port = collector.sockets[0].getsockname()[1]
-    async with collector, gateway(node, otel=f"http://127.0.0.1:{port}") as url:
+    async with collector() as (otel, came), gateway(node, otel=otel) as url:
         # An unsampled one stays here.
         for flags, one in (("00", "2" * 32), ("01", trace)):
             headers = {"traceparent": f"00-{one}-b7ad6b7169203331-{flags}"}
@@ -245,7 +232,7 @@ async def test_traces_go_to_a_collector(node: Node, long_path: Path, http: httpx
         with anyio.fail_after(20):
             line, body = await came.get()
     assert line == b"POST /v1/traces HTTP/1.1"
-    spans = [span for part in body["resourceSpans"] for scope in part["scopeSpans"] for span in scope["spans"]]
+    spans = spans_of(body)
     assert {span["traceId"] for span in spans} == {trace}
     assert {"POST /v1/completions", "serve.generate"} <= {span["name"] for span in spans}
     with pytest.raises(ConfigError, match="no http address"):

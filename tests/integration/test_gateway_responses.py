@@ -18,6 +18,7 @@ from own_server import own_server
 
 from callboard.actors.gateway.config import GatewayConfig
 from callboard.actors.gateway.gateway import Gateway
+from callboard.actors.serve.replica import Replica
 from callboard.runtime.bus import BusOptions
 from callboard.runtime.node import Node
 from callboard.schemas.gateway import AskGateway
@@ -278,7 +279,20 @@ async def test_a_client_that_goes_away_takes_its_response_with_it(url: str, node
     assert (await idle(node)).aborted == 1
 
 
-async def test_an_engine_that_goes_in_the_middle_of_a_stream_fails_the_response(node: Node, long_path: Path) -> None:
+async def test_an_engine_that_goes_in_the_middle_of_a_stream_fails_the_response(
+    node: Node, long_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_thread = Replica._in_thread
+    computed = 0
+
+    async def stops_on_its_way(replica: Replica, work: Any) -> Any:
+        nonlocal computed
+        computed += 1
+        if computed > 200:  # on a busy machine all would be computed before the reader has the first of it
+            await anyio.sleep_forever()
+        return await in_thread(replica, work)
+
+    monkeypatch.setattr(Replica, "_in_thread", stops_on_its_way)
     await start_engine(node, long_path, num_blocks=512)
     async with gateway(node) as url, client_of(url) as client:
         stream = await client.responses.create(

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
+import grpc.aio
 import httpx2
 import jsonschema
 import pytest
 from gateways import gateway, idle, start_engine
+from test_gateway_kserve_grpc import Client as GrpcClient
+from test_gateway_kserve_grpc import asking, grpc_gateway, outputs
 from unit_helpers import unit_helper
 
 from callboard.actors.agent.scripted import Scripted, ScriptedConfig
@@ -84,6 +87,18 @@ async def test_an_answer_that_ends_in_its_thought_is_nothing_but_thought(http: h
     body = {"input": "hello", "max_output_tokens": 12, "temperature": 0, "store": False}
     item = (await http.post("/v1/responses", json=body)).json()["output"][0]
     assert (item["type"], item["content"][0]["text"].rstrip("\n")) == ("reasoning", text)
+
+    (model,) = (await http.post("/v2/repository/index")).json()
+    path, asked = f"/v2/models/{model['name']}", {"text_input": "hello", "chat": True, "max_tokens": 12}
+    told = (await http.post(f"{path}/generate", json=asked)).json()
+    assert (told["reasoning_content"].rstrip("\n"), told["text_output"]) == (text, "")
+    *grown, last = chunks_of(await http.post(f"{path}/generate_stream", json=asked))
+    assert "".join(one["reasoning_content"] for one in grown).rstrip("\n") == text
+    assert {one["text_output"] for one in (*grown, last)} == {""}
+    assert (last["reasoning_content"], last["completion_tokens"]) == ("", 12)
+    plain = (await http.post(f"{path}/generate", json={**asked, "chat": False})).json()
+    assert plain["text_output"]
+    assert "reasoning_content" not in plain  # a text that only goes on has no thoughts
 
 
 async def test_what_must_look_like_something_is_no_thought(http: httpx2.AsyncClient) -> None:
@@ -160,6 +175,35 @@ async def test_a_thought_that_the_prompt_began_ends_where_the_model_ends_it(node
             assert await message(after_tool) == ("", "It rains.")
             assert await message([{"role": "system", "content": "Do not think."}, *SAY]) == ("", "At once.")
     assert ThinksFirst.tokenized == 1 + 4  # what the template does at all, and in each conversation
+
+
+async def test_tensors_tell_thoughts_apart(node: Node) -> None:
+    answer = ScriptedAnswer(text="It is a greeting.\n</think>\n\nGood day.", times=4)
+    await node.spawn(ThinksFirst, ScriptedConfig(answers=(answer,), piece_characters=3), name="model")
+    chat: dict[str, Any] = {"text_input": "hello", "chat": True}
+    text = {"name": "text_input", "datatype": "BYTES", "shape": [2], "data": ["hello", "hello"]}
+    models = {"small": "model"}
+    async with gateway(node, models=models) as url, grpc_gateway(node, models=models) as target:
+        async with httpx2.AsyncClient(base_url=f"{url}/v2/models/small", timeout=30) as http:
+            told = await http.post("/infer", json={"inputs": [text], "parameters": {"chat": True}})
+            values = {output["name"]: output["data"] for output in told.json()["outputs"]}
+            assert (values["text_output"], values["reasoning_content"]) == (
+                ["Good day."] * 2,
+                ["It is a greeting."] * 2,
+            )
+            events = chunks_of(await http.post("/generate_stream", json=chat))
+            assert "".join(event["reasoning_content"] for event in events) == "It is a greeting."
+            assert "".join(event["text_output"] for event in events) == "Good day."
+        async with grpc.aio.insecure_channel(target) as channel:
+            stream = GrpcClient(channel).method("ModelStreamInfer")()
+            request = asking("hello", chat=True, stream=True)
+            request.outputs.add(name="text_output")  # whoever names no thoughts gets none
+            await stream.write(request)
+            await stream.done_writing()
+            pieces = [outputs(response.infer_response) async for response in stream]
+    assert b"".join(piece["text_output"][0] for piece in pieces) == b"Good day."
+    assert all(piece.keys() == {"text_output"} for piece in pieces)
+    assert all(piece["text_output"][0] for piece in pieces[:-1])  # a thought makes no empty pieces
 
 
 async def test_gradios_page_shows_no_thought_that_the_prompt_began(node: Node) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import anyio.to_thread
 import pytest
-from board import Board
+from board import Board, running
 from foreign import PEERS, ROOT, python_of
 from gateways import idle, start_engine
 from own_server import OwnServer
@@ -115,6 +115,22 @@ def test_the_terminal_runs_in_a_browser_for_its_own_page_alone() -> None:
     assert "Callboard" in page
     assert f"ws:{url.removeprefix('http:')}/ws" in page
     assert (found["foreign"], found["none"], found["terminal"]) == (403, 403, True)
+
+
+@pytest.mark.foreign
+@pytest.mark.timeout(1200)
+def test_the_real_terminal_shows_the_company_in_a_browser(tmp_path: Path) -> None:
+    command = (python_of("textual-serve"), "-m", "callboard.runtime.cli", "web", "--tui", "--no-browser", "--json")
+    with running(tmp_path) as board:
+        spawned = board.run("spawn", "counter", "--name", "prompter")
+        assert spawned.returncode == 0, spawned.stderr
+        with serving(*command, **board.environment, PYTHONPATH=f"{TYPING}:{named(tmp_path)}") as (_, said):
+            url = json.loads(said)["url"].rstrip("/")
+            wait_for(url)
+            # The company's page is F3, where the actor stands; Ctrl+Q ends it.
+            script = [("connected", "\x1bOR"), ("prompter", "\x11")]
+            found = used("textual-serve", url, json.dumps(script))
+    assert found == {"seen": ["connected", "prompter"], "ended": True}
 
 
 def test_the_terminal_is_on_the_bus_that_was_named() -> None:

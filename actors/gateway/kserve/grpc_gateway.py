@@ -12,6 +12,7 @@ from ....runtime.actor import Actor, handler
 from ....runtime.errors import ConfigError
 from ....schemas.gateway import AskGateway, AskGatewayMeters, GatewayInfo, GatewayMeters
 from ..config import GatewayConfig
+from ..exporting import Exporter
 from ..site_making import make_site
 from .grpc_keys import Doorkeeper
 from .grpc_meters import CallMeter, meters_of
@@ -36,6 +37,9 @@ class GrpcGateway(Actor[GatewayConfig]):
     async def started(self) -> None:
         config = self.config
         self._site = make_site(self.node, config, self.address, self.start_soon)
+        if config.otel:
+            self._site.exporter = Exporter(self.node, config.otel)
+            self.start_soon(self._site.exporter.run)
         self._leaving = False
         self._calls = CallMeter()
         doorkeeper = Doorkeeper(config, self._site.http)

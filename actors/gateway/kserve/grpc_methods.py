@@ -15,8 +15,10 @@ from google.protobuf.message_factory import GetMessageClass
 
 from ....runtime.errors import CallboardError
 from ....runtime.log import log
+from ..endpoints import named
 from ..errors import NotRead, retry_after, status_of, words
 from ..site import Site
+from ..traced import HEADER, traced
 from ..visit import visited
 from .grpc_keys import Doorkeeper
 from .grpc_meters import CallMeter
@@ -90,12 +92,18 @@ class Methods:
         code = grpc.StatusCode.CANCELLED  # unless it comes to an end
         try:
             metadata = dict(context.invocation_metadata() or ())
-            with visited(self._doorkeeper.visit(f"/{self.service.full_name}/{name}", metadata)):
+            path = f"{self.service.full_name}/{name}"
+            with (
+                visited(self._doorkeeper.visit(f"/{path}", metadata)),
+                traced(self._site, str(metadata.get(HEADER, "")), path) as trace,
+            ):
+                if trace is not None:
+                    await context.send_initial_metadata(((HEADER, str(trace)),))
                 done = await work(asked, context)
                 code = grpc.StatusCode.OK
                 return done
         except CallboardError as error:
-            refusal = error
+            refusal = named(error, {})
             code = code_of(error)
         except grpc.aio.AbortError:
             code = context.code() or grpc.StatusCode.UNKNOWN

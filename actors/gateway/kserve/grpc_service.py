@@ -10,6 +10,7 @@ from .... import __version__
 from ....runtime.errors import CallboardError
 from ....runtime.exception_groups import leaves
 from ....runtime.log import log
+from ..endpoints import named
 from ..entrance import admit
 from ..errors import BadBody, ModelUnknown, NotRead, StillLoading, words
 from ..site import Site
@@ -90,7 +91,7 @@ class _Service:
         asked = asked_of(inference, engine, client_name())
         if asked.stream:
             raise BadBody(f"{STREAM}: here an answer comes whole; ModelStreamInfer sends it in pieces", param=STREAM)
-        tensors = await whole(engine.scheduler, asked, self._site.config.request_timeout_s)
+        tensors = await whole(self._site, engine.scheduler, asked)
         return write_infer(request.model_name, inference.id, tensors, raw=_raw(request))
 
     async def stream_infer(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
@@ -128,17 +129,17 @@ class _Service:
             raise NotRead(f"the client took nothing of its answers for {limit_s:g} s") from None
 
     async def _answer(self, request: pb.ModelInferRequest, write: Callable[..., Awaitable[None]]) -> None:
-        name, timeout = request.model_name, self._site.config.request_timeout_s
+        name = request.model_name
         try:
             admit(present())
             inference = read_infer(request)
             engine = await find(self._site, name, request.model_version)
             asked = asked_of(inference, engine, client_name())
             if not asked.stream:
-                tensors = await whole(engine.scheduler, asked, timeout)
+                tensors = await whole(self._site, engine.scheduler, asked)
                 await write(write_infer(name, request.id, tensors, raw=_raw(request), final=True))
                 return
-            async with aclosing(in_pieces(engine.scheduler, asked, timeout)) as pieces:
+            async with aclosing(in_pieces(self._site, engine.scheduler, asked)) as pieces:
                 async for tensors, last in pieces:
                     await write(write_infer(name, request.id, tensors, raw=_raw(request), final=last))
         except NotRead:
@@ -147,7 +148,7 @@ class _Service:
             log.info("request '%s' of a stream ends with an error: %s", request.id, error)
             response = pb.ModelInferResponse(model_name=name, model_version=request.model_version, id=request.id)
             response.parameters["triton_final_response"].bool_param = True
-            await write(response, words(error))
+            await write(response, words(named(error, {})))
 
 
 def _raw(request: pb.ModelInferRequest) -> bool:

@@ -79,7 +79,7 @@ async def infer(site: Site, request: Request) -> Response:
     asked = asked_of(inference, engine, client_name())
     if asked.stream:
         raise BadBody(f"{STREAM}: here an answer comes whole; `generate_stream` sends it in pieces", param=STREAM)
-    tensors = await while_there(request, whole(engine.scheduler, asked, site.config.request_timeout_s))
+    tensors = await while_there(request, whole(site, engine.scheduler, asked))
     head = _head(name, inference.id)
     content, json_size = write_infer(head, tensors, header)
     if json_size is None:
@@ -93,7 +93,7 @@ async def generate(site: Site, request: Request) -> Response:
     asked = asked_of(inference, engine, client_name())
     if asked.stream:
         raise BadBody(f"{STREAM}: here an answer comes whole; `generate_stream` sends it in pieces", param=STREAM)
-    tensors = await while_there(request, whole(engine.scheduler, asked, site.config.request_timeout_s))
+    tensors = await while_there(request, whole(site, engine.scheduler, asked))
     return answer(_head(name, inference.id) | _flat(tensors))
 
 
@@ -102,11 +102,11 @@ async def generate_stream(site: Site, request: Request) -> Response:
     inference = read_generate(await _body(site, request))
     name, engine = await _engine(site, request)
     asked = asked_of(inference, engine, client_name())
-    timeout, head = site.config.request_timeout_s, _head(name, inference.id)
+    head = _head(name, inference.id)
     if asked.stream is False:
-        tensors = await while_there(request, whole(engine.scheduler, asked, timeout))
+        tensors = await while_there(request, whole(site, engine.scheduler, asked))
         return EventStream(_one_event(head | _flat(tensors)))
-    stream = await begun(in_pieces(engine.scheduler, asked, timeout), request)
+    stream = await begun(in_pieces(site, engine.scheduler, asked), request)
     return EventStream(or_error(_events(stream, head), stream, error_body))
 
 

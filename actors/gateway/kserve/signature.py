@@ -30,12 +30,14 @@ class Inference:
 
 @dataclass(frozen=True)
 class Asked:
-    """What it asks the company. `shape`: of `text_input`, so of each output. `stream`: None where it does not say.
-    `timeout_s`: how long its sender waits, for the answer or for its next piece."""
+    """What it asks the company. `shape`: of `text_input`, so of each output. `chat`: answers may begin with thoughts.
+    `stream`: None where it does not say. `timeout_s`: how long its sender waits, for the answer or for its next
+    piece."""
 
     requests: tuple[Generate, ...]
     shape: tuple[int, ...]
     outputs: tuple[str, ...]
+    chat: bool = False
     stream: bool | None = None
     timeout_s: float = math.inf
 
@@ -67,6 +69,12 @@ def _flag(value: object) -> bool:
     return value
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a string")
+    return value
+
+
 def _texts(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
@@ -82,7 +90,9 @@ class _Setting:
 
 
 _COUNT, _SHARE, _FLAG = _Setting("INT32", _whole), _Setting("FP32", _real), _Setting("BOOL", _flag)
-# Fields of `Generate` by their own names: optional inputs, and as well parameters of a request.
+# What all gateways call the session that an answer belongs to.
+SESSION = "session_id"
+# Fields of `Generate` by their own names but for that one: optional inputs, and as well parameters of a request.
 SETTINGS: Mapping[str, _Setting] = {
     "max_tokens": _COUNT,
     "min_tokens": _COUNT,
@@ -97,6 +107,8 @@ SETTINGS: Mapping[str, _Setting] = {
     "stop": _Setting("BYTES", _texts),
     "ignore_eos": _FLAG,
     "deterministic": _FLAG,
+    SESSION: _Setting("BYTES", _text),
+    "session_ttl_s": _SHARE,
 }
 # Of this protocol only.
 CHAT, STREAM, JSON_SETTINGS = "chat", "stream", "sampling_parameters"
@@ -111,11 +123,14 @@ INPUTS = (
     *(Described(name, setting.datatype, optional=True) for name, setting in OPTIONS.items()),
     Described(JSON_SETTINGS, "BYTES", optional=True),
 )
+# What a model thought before its answer, where it was asked by `chat`.
+THOUGHTS = "reasoning_content"
 OUTPUTS = (
     Described("text_output", "BYTES"),
     Described("finish_reason", "BYTES"),
     Described("prompt_tokens", "INT32"),
     Described("completion_tokens", "INT32"),
+    Described(THOUGHTS, "BYTES"),
 )
 MAX_TEXTS = 1024
 
@@ -132,12 +147,16 @@ def asked_of(inference: Inference, engine: Engine, client: str) -> Asked:
     fields = _fields(inference)
     chat = fields.pop(CHAT, False)
     stream = fields.pop(STREAM, None)
-    fields |= {"model": engine.model.model, "adapter": engine.adapter, "client": client}
+    session = fields.pop(SESSION, "")
+    if session and len(texts) > 1:
+        raise BadBody(f"{SESSION}: one text goes on with a session, not {len(texts)}", param=SESSION)
+    fields |= {"model": engine.model.model, "adapter": engine.adapter, "client": client, "session": session}
     requests = tuple(
         Generate(messages=(ChatMessage("user", text),), **fields) if chat else Generate(prompt=text, **fields)
         for text in texts
     )
-    return Asked(requests, shape, _outputs(inference.outputs), stream, _timeout(inference.parameters.get(TIMEOUT)))
+    outputs, timeout_s = _outputs(inference.outputs, chat), _timeout(inference.parameters.get(TIMEOUT))
+    return Asked(requests, shape, outputs, chat, stream, timeout_s)
 
 
 def _timeout(value: object) -> float:
@@ -227,9 +246,10 @@ def _one(tensor: Tensor) -> object:
     return decimal_of(value) if tensor.datatype == "FP32" and isinstance(value, float) else value
 
 
-def _outputs(names: Sequence[str]) -> tuple[str, ...]:
+def _outputs(names: Sequence[str], chat: bool) -> tuple[str, ...]:
+    """Those that are named, or all that have something to say."""
     known = [output.name for output in OUTPUTS]
     for name in names:
         if name not in known:
             raise BadBody(f"outputs: there is no '{name}'; there are: {', '.join(known)}", param="outputs")
-    return tuple(names) or tuple(known)
+    return tuple(names) or tuple(name for name in known if chat or name != THOUGHTS)

@@ -118,6 +118,29 @@ def chat(browser: Browser, url: str, folder: Path, options: dict[str, Any]) -> d
     return visit.done(first=first, note=note, kept=kept["messages"], titles=titles, again=again, left=left)
 
 
+def choose(browser: Browser, url: str, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """A conversation with one model, and on with another; the page is opened again."""
+    visit = Visit(browser, url)
+    page = visit.open()
+    offered = page.locator("#model option").evaluate_all("all => all.map(one => one.value)")
+    page.select_option("#model", "second")
+    visit.say("Who are you?")
+    page.select_option("#model", "first")
+    visit.say("And you?")
+    page.screenshot(path=folder / "models.png")
+    page.reload()
+    expect(page.locator("#send")).to_be_enabled()
+    expect(page.locator(".message")).to_have_count(4)
+    answers = page.locator(".message.assistant")
+    return visit.done(
+        offered=offered,
+        said=answers.locator("> .text").all_inner_texts(),
+        whose=[message["model"] for message in visit.stored()[0]["messages"] if message["role"] == "assistant"],
+        heads=answers.all_inner_texts(),
+        after=page.locator("#model").input_value(),
+    )
+
+
 def stop(browser: Browser, url: str, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     """An answer without end is stopped; another one goes on while a new conversation is looked at."""
     visit = Visit(browser, url)
@@ -314,7 +337,7 @@ def locked(browser: Browser, url: str, folder: Path, options: dict[str, Any]) ->
     return visit.done(seen=seen, leaks=options["key"] in kept, said=said)
 
 
-SCENARIOS = {one.__name__: one for one in (chat, company, hostile, locked, looks, markdown, stop)}
+SCENARIOS = {one.__name__: one for one in (chat, choose, company, hostile, locked, looks, markdown, stop)}
 
 
 def main() -> None:
