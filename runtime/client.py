@@ -7,7 +7,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -139,9 +139,12 @@ class Client:
         process: bool = False,
         where: OnNode | Ray | None = None,
         restart: Restart = Restart.PERMANENT,
+        role: Literal["node", "tool"] = "node",
+        asks: tuple[str, ...] = (),
     ) -> Ref:
         """Have the daemon start an actor of a registered kind: in the daemon, in a process of its own if `process`, or
-        (`where`) on another node, which the daemon picks, or on a Ray cluster.
+        (`where`) on another node, which the daemon picks, or on a Ray cluster. A process of the `role` tool answers for
+        its actor and asks nobody but the actors of `asks`.
 
         Returns once its `started` has run. A permanent one comes back after a crash of the daemon too. Raises
         NameTaken, UnknownKind, ConfigError, NoNodeFits, what its `started` raised (HandlerFailed if that was no
@@ -150,7 +153,7 @@ class Client:
         text = config if isinstance(config, str) else msgspec.json.encode(config).decode()
         timeout = SPAWN_TIMEOUT_S
         if where is None:
-            request = Spawn(kind, name, text, process, restart.value)
+            request = Spawn(kind, name, text, process, restart.value, role=role, asks=asks)
         elif isinstance(where, Ray):
             request = Spawn(kind, name, text, restart=restart.value, ray=where.ordered())
             timeout = max(timeout, where.start_timeout)

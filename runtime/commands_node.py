@@ -75,6 +75,7 @@ def _node(args: Namespace) -> int:
                 drain_timeout=settings.drain_timeout,
             )
             node.on_put_out = on_put_out
+            node.on_drain = over.set
             async with node, anyio.create_task_group() as tasks:
                 await _check_version(node)
                 print(f"node {name} joined {options.url}", file=sys.stderr, flush=True)

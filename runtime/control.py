@@ -22,6 +22,8 @@ from ..schemas.inspecting import (
 from ..schemas.metrics import GetMetrics, NodeMetrics
 from ..schemas.runtime import (
     ActorList,
+    Draining,
+    DrainNode,
     ListActors,
     ListNodes,
     NodeList,
@@ -168,6 +170,19 @@ class NodeControl(Actor[NoConfig]):
         links = self.node.require_links()
         others = sorted((hello.info for hello in links.peers.known.values()), key=lambda info: info.node)
         return NodeList((self.node.info(), *others))
+
+    @handler
+    async def drain_node(self, message: DrainNode) -> Draining:
+        """Raises UsageError on a node that ends with who started it: the daemon, an actor's process, a program."""
+        name, drain = self.node.name, self.node.on_drain
+        if drain is None:
+            raise UsageError(
+                f"{name} is no node that joined by itself",
+                hint="stop the actor whose process it is, or end the program; `callboard down` stops the daemon",
+            )
+        self._audit("drain", f"node {name}", self._sender())
+        drain()
+        return Draining(name, self.node.info().roots)
 
     @handler(concurrent=True)
     async def get_company(self, message: GetCompany) -> CompanyState:

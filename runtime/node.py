@@ -99,6 +99,8 @@ class Node:
         self.settings: Settings | None = None
         self.on_terminated: Callable[[Terminated], None] | None = None
         self.on_put_out: Callable[[CallboardError], None] | None = None
+        # Begins to leave, where this process is the node's own to end; returns at once.
+        self.on_drain: Callable[[], None] | None = None
         self.actors: dict[str, Child] = {}
         self.taps: Taps | None = None
         self.topics = Topics()

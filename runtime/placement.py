@@ -183,13 +183,15 @@ class Ray:
 
 
 def where_of(spawn: Spawn) -> Where | None:
-    """The place that a request to a node's control actor asks for."""
+    """The place that a request to a node's control actor asks for. Raises ConfigError."""
     wanted = spawn.on_node or spawn.labels or spawn.memory or spawn.cpus
+    if (spawn.role != "node" or spawn.asks) and (wanted or spawn.ray is not None or not spawn.process):
+        raise ConfigError(f"the role {spawn.role} is for a process of the actor's own on this node")
     if wanted and not spawn.lease:  # with a lease, this is the node that was picked
         return OnNode(spawn.labels, spawn.memory, spawn.cpus, spawn.process)
     if spawn.ray is not None:
         return Ray.of(spawn.ray)
-    return Process() if spawn.process else None
+    return Process(role=spawn.role, asks=spawn.asks) if spawn.process else None
 
 
 def configured(kind: type[Actor[Any]], config: msgspec.Struct | str | None) -> msgspec.Struct:

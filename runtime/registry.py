@@ -1,5 +1,5 @@
 """What installed packages announce as entry points: actor kinds, checks, commands, planners of
-agents, tools.
+agents, search engines, tools.
 
 Nothing is imported to list them. Reading the metadata of a full environment takes tens of ms, which `callboard --help`
 cannot spare, so what was found is kept in the cache folder until a folder of the module search path changes, as it does
@@ -30,9 +30,10 @@ ACTORS = "callboard.actors"
 CHECKS = "callboard.checks"
 COMMANDS = "callboard.commands"
 PLANNERS = "callboard.planners"
+SEARCH = "callboard.search"
 TOOLS = "callboard.tools"
 
-_GROUPS = (ACTORS, CHECKS, COMMANDS, PLANNERS, TOOLS)
+_GROUPS = (ACTORS, CHECKS, COMMANDS, PLANNERS, SEARCH, TOOLS)
 _OURS = "callboard"
 
 

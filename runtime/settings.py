@@ -84,6 +84,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     keep_days: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Days after which runs that have ended are removed with their logs. 0: they are kept."""
 
+    questions: bool = True
+    """Whether what waits for a person is also on the company's board of questions."""
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings with their defaults. Tables are Structs of their own, or dictionaries that a capability checks."""

@@ -54,6 +54,7 @@ class Quantize(StreamRequest[QuantizeProgress, QuantizeReport], frozen=True, kw_
     """Quantize `model` (a name of the store, or a path) into the folder `out`, both on the machine of the actor that
     is asked. What fields mean is said by `callboard quantize --help`; `data` "" is the built-in text. Asked again after
     an interruption, it goes on after the last finished layer. `group_size` 0: the largest of the usual ones that fits.
+    `search_alpha`: in place of one `alpha`, each product's own.
 
     `layers_per_actor`: 0 for one actor with all layers. With several groups each starts from the unquantized model's
     hidden states, and they run beside each other. `labels`: groups go to nodes that have all of these; with none, into
@@ -77,6 +78,7 @@ class Quantize(StreamRequest[QuantizeProgress, QuantizeReport], frozen=True, kw_
     labels: tuple[str, ...] = ()
     template: str = ""
     steps: int = 200
+    search_alpha: bool = False
 
 
 class LayerQuantized(Message, frozen=True, tag="quantize.layer"):

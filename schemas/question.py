@@ -15,6 +15,7 @@ from .base import Message, Request
 
 OPENED = "topic.questions.opened"
 CLOSED = "topic.questions.closed"
+STARTED = "topic.questions.started"
 
 
 class Outcome(enum.StrEnum):
@@ -33,7 +34,7 @@ class Question(msgspec.Struct, frozen=True):
     `kind` tells clients how to show it: `approval`, `elicitation`, `sampling`, or what else its asker says. `proposal`:
     JSON that fits the schema, to be accepted as it is or edited. `details`: JSON with what the one who answers should
     know, a tool and its arguments say. `link`: a page to visit. `asked`, `expires`: seconds since 1970, `expires` 0 for
-    never.
+    never. `approval`: the approval of the actor `agents` that it stands for; who lists those too shows one of the two.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Question(msgspec.Struct, frozen=True):
     link: str = ""
     asked: float = 0.0
     expires: float = 0.0
+    approval: str = ""
 
 
 class Answered(Message, frozen=True, tag="question.answered"):
@@ -76,6 +78,7 @@ class AskQuestion(Request[Answered], frozen=True, tag="question.ask"):
     link: str = ""
     key: str = ""
     ttl: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    approval: str = ""
 
 
 class QuestionList(Message, frozen=True, tag="question.list.result"):
@@ -83,6 +86,15 @@ class QuestionList(Message, frozen=True, tag="question.list.result"):
 
     questions: tuple[Question, ...]
     answers: tuple[Answered, ...] = ()
+
+
+class PutQuestion(Request[QuestionList], frozen=True, tag="question.put"):
+    """Put a question on the board without waiting: answers with the question, and its end where it has one already.
+
+    For whoever has many open, and hears of their ends on `topic.questions.closed`. QuestionInvalid, BoardFull.
+    """
+
+    ask: AskQuestion
 
 
 class ListQuestions(Request[QuestionList], frozen=True, tag="question.list"):
@@ -132,6 +144,10 @@ class QuestionClosed(Message, frozen=True, tag="question.closed"):
     outcome: Outcome
     asker: str = ""
     by: str = ""
+
+
+class BoardStarted(Message, frozen=True, tag="question.board.started"):
+    """Published on `topic.questions.started`: there is a board now, or again."""
 
 
 class QuestionPut(Message, frozen=True, tag="question.log.put"):

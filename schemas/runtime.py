@@ -64,7 +64,8 @@ class Spawn(Request[Spawned], frozen=True, tag="node.spawn"):
     """Ask a node's control actor (`node.<name>`) for a new actor.
 
     `kind` is a registered name, or `module:Class` where the node was told to allow that module. `config` is the
-    kind's typed configuration as JSON text. With `process` the actor gets a process of its own. With `on_node`,
+    kind's typed configuration as JSON text. With `process` the actor gets a process of its own; one of the `role` tool
+    answers for the actor and asks nobody but the actors of `asks`. With `on_node`,
     `labels`, `memory` (bytes) or `cpus` it is placed on a node that offers them, with `ray` by a Ray cluster.
 
     `lease`, `lease_hello` and `supervised` are set by a node that places an actor on this one and supervises it: the
@@ -86,6 +87,8 @@ class Spawn(Request[Spawned], frozen=True, tag="node.spawn"):
     takeover: bool = False
     supervised: Literal["permanent", "transient", "temporary"] = "temporary"
     ray: RayPlace | None = None
+    role: Literal["node", "tool"] = "node"
+    asks: tuple[str, ...] = ()
 
 
 class Stopped(Message, frozen=True, tag="node.stopped"):
@@ -151,6 +154,18 @@ class ListActors(Request[ActorList], frozen=True, tag="node.list_actors"):
     prefix: str = ""
     limit: int = 1000
     after: str = ""
+
+
+class Draining(Message, frozen=True, tag="node.draining"):
+    """`roots`: what it still hosts, and is about to let go."""
+
+    node: str
+    roots: tuple[str, ...] = ()
+
+
+class DrainNode(Request[Draining], frozen=True, tag="node.drain_node"):
+    """Ask a node that joined by itself (`callboard node`) to leave, as SIGTERM does: work in hand finishes, its process
+    ends, and its actors move to other nodes that fit. Answered as it begins."""
 
 
 # Raised when nodes of before and after could no longer work together. Fields and messages that are added do not.

@@ -90,7 +90,7 @@ class Waiting:
             found = ()
         try:
             listed: QuestionList = await self._session.ask(QUESTIONS, ListQuestions())
-            asked = listed.questions
+            asked = tuple(one for one in listed.questions if not one.approval)  # those are in the other list
         except (NoSuchActor, ActorStopped):
             asked = ()
         self._take(found, asked)

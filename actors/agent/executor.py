@@ -16,6 +16,7 @@ from ...runtime.actor import Actor, handler
 from ...schemas.agent import (
     AnswerApproval,
     Answered,
+    ApprovalOpened,
     Approvals,
     AttachRun,
     BeginRun,
@@ -38,20 +39,23 @@ from .effects import Tools, ToolWork, ask_model, call_tool, use_memory
 from .errors import NoSuchApproval, NoSuchRun
 from .expiry import Expiry, expired
 from .grants import Granted, Grants, reaches
+from .info import approval_of
 from .journal import Journal
 from .log import RunLog, Step
-from .news import announce, approval_news
+from .news import News, announce, approval_news
 from .nodes import Nodes
+from .on_board import OnBoard
 from .policy import Policy
 from .run import Run
 from .table import Table
 
 
 class ExecutorConfig(msgspec.Struct, frozen=True):
-    """`journal`: the name of the event log that this one owns."""
+    """`journal`: the name of the event log that this one owns. `questions`: what waits is on the board too."""
 
     journal: str = "agents.0"
     policy: Policy = Policy()
+    questions: bool = True
 
 
 class Executor(Actor[ExecutorConfig]):
@@ -60,6 +64,7 @@ class Executor(Actor[ExecutorConfig]):
     def __init__(self) -> None:
         self._failed = False
         self._table: Table | None = None
+        self._board: OnBoard | None = None
 
     @property
     def table(self) -> Table:
@@ -82,6 +87,9 @@ class Executor(Actor[ExecutorConfig]):
             for asked in run.log.approvals.values():
                 self._expiry.add(asked.id, asked.expires_at)
             run.kick()
+        if self.config.questions:
+            self._board = OnBoard(self.node, self.config.journal, self.table.approvals, self.answer)
+            self.start_soon(self._board.run)
 
     async def stopped(self) -> None:
         self._failed = True
@@ -98,8 +106,18 @@ class Executor(Actor[ExecutorConfig]):
         await self.table.write(run, first, events)
         if news := approval_news(run.log, events):
             self.start_soon(announce, self.node, news)
+            self._tell_board(run.log, news)
         for asked in run.log.approvals.values():
             self._expiry.add(asked.id, asked.expires_at)
+
+    def _tell_board(self, log: RunLog, news: Sequence[News]) -> None:
+        if (board := self._board) is None:
+            return
+        for one in news:
+            if not isinstance(one, ApprovalOpened):
+                board.closed(one.id)
+            elif (asked := log.approvals.get(one.id)) is not None:
+                board.opened(approval_of(log.run, asked))
 
     def accounts(self, run: Run) -> Sequence[tuple[RunLog, Spent]]:
         return self.children.accounts(run)

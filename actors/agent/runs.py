@@ -74,14 +74,15 @@ DAY_S = 86400.0
 class RunsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`executors`: among how many the runs are shared out; `processes`: each in one of its own.
 
-    `policy`: a file with rules; `keep_days`: after so many days ended runs are removed. Where they say nothing, the
-    settings' table `[agents]` does.
+    `policy`: a file with rules; `keep_days`: after so many days ended runs are removed; `questions`: whether what waits
+    for people is also on the board of questions. Where they say nothing, the settings' table `[agents]` does.
     """
 
     executors: int = 1
     processes: bool = False
     policy: str = ""
     keep_days: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    questions: bool | None = None
 
 
 class Runs(Actor[RunsConfig]):
@@ -94,12 +95,13 @@ class Runs(Actor[RunsConfig]):
         settings = (self.node.settings or load_settings()).agents
         file = self.config.policy or settings.policy
         self._policy = policy = read_policy(Path(file)) if file else Policy()
+        questions = settings.questions if self.config.questions is None else self.config.questions
         logs = await list_logs(self.node)
         known = [int(found[1]) for name in logs if (found := _NUMBERED.fullmatch(name))]
         count = max(self.config.executors, 1, *(number + 1 for number in known), 1)
         self._executors: list[Ref] = []
         for number in range(count):
-            config = ExecutorConfig(f"{JOURNALS}{number}", policy)
+            config = ExecutorConfig(f"{JOURNALS}{number}", policy, questions)
             root = self.address.replace(".", "-")
             name = f"{root}-{number}" if self.config.processes else f"executor-{number}"
             where = Process(ready_timeout=START_TIMEOUT_S) if self.config.processes else Here()

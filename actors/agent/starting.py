@@ -23,13 +23,15 @@ ENGINE = "engine"
 SCHEDULER = "engine.scheduler"
 DIRECTORY = "tools"
 MEMORY = "memory"
+QUESTIONS = "questions"
 # Loading a model takes seconds, or minutes for a large one; an actor that is starting answers when it has.
 START_TIMEOUT_S = 150.0
 LOOK_AGAIN_S = 1.0
 
 
 async def ensure_agents(bus: Client, policy: str = "") -> Ref:
-    """The actor `agents`, started in a process of its own where there is none; `policy` is for that start."""
+    """The actor `agents`, started in a process of its own where there is none, with the board of questions that it puts
+    what waits on; `policy` is for that start."""
     agents = bus.actor(AGENTS)
     try:
         await agents.ask(ListRuns(limit=0), START_TIMEOUT_S)
@@ -38,7 +40,13 @@ async def ensure_agents(bus: Client, policy: str = "") -> Ref:
             print(words, file=sys.stderr, flush=True)
     except NoSuchActor:
         settings = load_settings().agents
-        config = {"policy": policy or absolute(settings.policy), "keep_days": settings.keep_days}
+        config = {
+            "policy": policy or absolute(settings.policy),
+            "keep_days": settings.keep_days,
+            "questions": settings.questions,
+        }
+        if settings.questions:
+            await ensure(bus, "question.board", QUESTIONS)
         await _spawn(bus, "agent.runs", json.dumps(config), AGENTS)
     return agents
 

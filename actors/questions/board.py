@@ -24,13 +24,16 @@ from ...schemas.base import Message
 from ...schemas.question import (
     CLOSED,
     OPENED,
+    STARTED,
     Answered,
     AnswerQuestion,
     AskQuestion,
     BoardRead,
+    BoardStarted,
     CancelQuestion,
     ListQuestions,
     Outcome,
+    PutQuestion,
     Question,
     QuestionClosed,
     QuestionEnded,
@@ -73,6 +76,7 @@ class Board(Actor[BoardConfig]):
         self._log: EventLog[Any] = await EventLog.open(self.node, name, _Event, own=True)
         self._state = await self._read()
         self.start_soon(self._expire)
+        self.start_soon(self._tell, STARTED, BoardStarted())
 
     def draining(self) -> None:
         """Those that wait ask the next life, under their keys."""
@@ -85,14 +89,23 @@ class Board(Actor[BoardConfig]):
 
     @handler(concurrent=True)
     async def ask(self, message: AskQuestion) -> Answered:
-        question = self._state.of_key(message.asker, message.key)
-        if question is None:
-            question = await self._whole(self._put(message))
+        question = await self._there(message)
         if (answered := self._state.answers.get(question.id)) is not None:
             return answered
         if question.id not in self._ends:
             self._ends[question.id] = asyncio.get_running_loop().create_future()
         return await asyncio.shield(self._ends[question.id])
+
+    @handler(concurrent=True)
+    async def put(self, message: PutQuestion) -> QuestionList:
+        question = await self._there(message.ask)
+        answered = self._state.answers.get(question.id)
+        return QuestionList((question,), () if answered is None else (answered,))
+
+    async def _there(self, message: AskQuestion) -> Question:
+        """The question, put on the board unless it is there."""
+        known = self._state.of_key(message.asker, message.key)
+        return known if known is not None else await self._whole(self._put(message))
 
     async def _put(self, message: AskQuestion) -> Question:
         check_question(message.schema, message.proposal, text=message.text, details=message.details, link=message.link)
@@ -113,6 +126,7 @@ class Board(Actor[BoardConfig]):
                 link=message.link,
                 asked=now,
                 expires=now + message.ttl if message.ttl else 0.0,
+                approval=message.approval,
             )
             await self._write(QuestionPut(question, message.key))
         self._alarm.set()

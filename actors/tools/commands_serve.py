@@ -38,6 +38,10 @@ def _configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--options", default="", metavar="JSON", help="for the function that makes the tools, if one does"
     )
+    parser.add_argument(
+        "--memory", default="", metavar="SIZE", help="that its process and what this starts may have, 2GiB say"
+    )
+    parser.add_argument("--processes", type=int, default=256, metavar="N", help="that it may start (default: 256)")
     add_bus_options(parser)
 
 
@@ -52,9 +56,11 @@ async def _run(args: Namespace) -> int:
     from ...runtime.access import bus_access
     from ...runtime.node import Node
     from .directory import ADDRESS
+    from .limits import limits_of
     from .tool_set import ToolSetConfig, asks_of
 
     source = parse_source(args.source)
+    limits = limits_of(args.memory or 0, args.processes)
     name = args.name or re.sub(r"[^A-Za-z0-9_-]", "-", source.module.rpartition(".")[2])
     # Another version of the same tools has that address where it is taken; their name stays the same.
     address = name if not args.version else f"{name}-{re.sub(r'[^A-Za-z0-9_-]', '_', args.version)}"
@@ -89,7 +95,7 @@ async def _run(args: Namespace) -> int:
             for taken in (address, f"node.{address}"):
                 if await names.answers(taken):
                     raise NameTaken(f"there is an actor {taken} on the bus already", hint="--name gives another name")
-            config = ToolSetConfig(source.load, name, args.version, args.options, alone=True)
+            config = ToolSetConfig(source.load, name, args.version, args.options, alone=True, limits=limits)
             ref = await node.spawn("tool.set", config, name=address, where=place)
             node.watch_root(address)
             for info in (await ref.ask(ListTools())).tools:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 import threading
@@ -112,6 +113,12 @@ class ToolContext:
             raise Cancelled("the call was given up") from None
         finally:
             self._asking = None
+
+    async def ask_async(self, address: str, request: Request[R], seconds: float = 30.0) -> R:
+        """The same for async tools. Cancelling it gives up the question."""
+        if self._asker is None:
+            raise NotReachable("the tool runs without a bus, so there is nobody to ask")
+        return await asyncio.wrap_future(self._asker(address, request, seconds))
 
     def cancel(self) -> None:
         self._over.set()

@@ -33,12 +33,15 @@ from ...schemas.runtime import ActorInfo, Terminated
 from ...schemas.tool import ListTools, OfferTools, OpenTool, ToolInfo, ToolList
 from .describe import Described, Wanted, describe
 from .errors import NoSuchTool, ToolDefinition
+from .limits import ProcessLimits, split_limits
 from .mcp.starting import start_configured, start_one
 from .relevance import Ranking, chosen, newest, parse_name
+from .sandbox.keeper import KeeperConfig, SessionKeeper
 from .tool_set import ToolSetConfig, asks_of
 
 KIND = "tool.directory"
 ADDRESS = "tools"
+SANDBOX, SESSIONS = "sandbox", "sessions"
 # Roots of such a kind are asked for their tools.
 _KINDS = "tool."
 # Sets in processes of their own, started on other nodes, are announced by nobody: so often everybody is looked at.
@@ -53,7 +56,8 @@ _AWAY = (NoSuchActor, ActorStopped, DeadlineExceeded, BusError)
 
 
 class DirectoryConfig(msgspec.Struct, frozen=True):
-    """`options` of sets by their names, over those of the settings' tables `[tools.NAME]`.
+    """`options` of sets by their names, over those of the settings' tables `[tools.NAME]`. In both, `process` has the
+    limits of a set's process (limits.py), and the rest is the set's own.
 
     With `announced`, it offers what installed packages announce beside what runs.
     """
@@ -77,13 +81,27 @@ class Directory(Actor[DirectoryConfig]):
         self._own: dict[str, str] = {}
         self._ranking: Ranking | None = None
         self._looked = False
-        options = {**(self.node.settings or load_settings()).tools, **self.config.options}
+        given = {**(self.node.settings or load_settings()).tools, **self.config.options}
+        split = {name: split_limits(name, value) for name, value in given.items()}
+        self._limits = {name: limits for name, (limits, _) in split.items()}
+        options = {name: own for name, (_, own) in split.items()}
+        if self.config.announced:
+            options[SANDBOX] = await self._keeping_sessions(options.get(SANDBOX, {}))
         self._options = {name: msgspec.json.encode(value).decode() for name, value in options.items()}
         self._asks = {name: asks_of(value) for name, value in options.items()}
         self._entries = registry().entries(TOOLS) if self.config.announced else {}
         self.start_soon(self._follow)
         if self.config.announced:
             self.start_soon(start_configured, self)
+
+    async def _keeping_sessions(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Those of the sandbox, with an actor that keeps its sessions for all nodes where they say nothing of that."""
+        if {"keeper", "sessions", "keep_sessions"} & options.keys() or self.node.links is None:
+            return options
+        days = options.get("forget_days")
+        config = KeeperConfig() if days is None else KeeperConfig(forget_days=float(days))
+        keeper = await self.spawn(SessionKeeper, config, name=SESSIONS)
+        return {**options, "keeper": keeper.address}
 
     async def stopped(self) -> None:
         back = (task for _, task in self._coming_back.values())
@@ -215,7 +233,8 @@ class Directory(Actor[DirectoryConfig]):
         if own is not None and own in self.node.actors:  # it is on its way back from a crash
             await self._come_back(own)
             return self._sets.get(own, ())
-        config = ToolSetConfig(name, name, options=self._options.get(name, ""), alone=True)
+        limits = self._limits.get(name, ProcessLimits())
+        config = ToolSetConfig(name, name, options=self._options.get(name, ""), alone=True, limits=limits)
         where = Process(role="tool", ready_timeout=START_TIMEOUT_S, asks=self._asks.get(name, ()))
         try:
             ref = await self.spawn("tool.set", config, name=name, where=where, restart=Restart.PERMANENT)

@@ -6,6 +6,7 @@ ToolError                tool             what a tool itself says: `raise ToolEr
 │   └── MediaAway        tool.media_away  a medium on another host, which a tool's process cannot fetch: send it
 ├── ToolResultInvalid    tool.result      what the tool gave back does not fit its own output schema
 ├── ToolTimeout          tool.timeout     it took longer than its time
+├── ToolOverLimit        tool.limit       its process needed more memory or more processes than it may have
 ├── ToolBusy             tool.busy        it has as many calls in hand and waiting as it takes
 ├── ToolSetupFailed      tool.setup       what it needs before its first call could not be made ready
 ├── ForeignToolError     tool.*           an error of a tool's own kind, whose class this process has not loaded
@@ -62,6 +63,11 @@ class ToolResultInvalid(ToolError):
 class ToolTimeout(ToolError):
     code = "tool.timeout"
     default_hint = "ask for less at once, or raise the tool's timeout"
+
+
+class ToolOverLimit(ToolError):
+    code = "tool.limit"
+    default_hint = "ask for less at once; `[tools.NAME.process]` of the settings has the limits"
 
 
 class ToolBusy(ToolError):

@@ -32,6 +32,7 @@ from ...schemas.tool import (
 from .carrying import Uploads, parts
 from .context import ToolContext
 from .errors import ToolTimeout
+from .in_hand import InHand
 from .media_blobs import media_in, media_out
 from .outcome import Outcome
 from .recent import Recent
@@ -59,9 +60,12 @@ _NO_CONTEXT = ToolContext()
 
 
 class ToolRunner:
-    """Runs the calls of one tool. `stuck` is called when nothing of it answers any more (see `Slots`)."""
+    """Runs the calls of one tool. `stuck` is called when nothing of it answers any more (see `Slots`). `in_hand`: of
+    all tools of its set."""
 
-    def __init__(self, tool: Tool, name: str, node: Node, stuck: Callable[[], None]) -> None:
+    def __init__(
+        self, tool: Tool, name: str, node: Node, stuck: Callable[[], None], in_hand: InHand | None = None
+    ) -> None:
         self.tool = tool
         self.name = name
         self._node = node
@@ -71,6 +75,7 @@ class ToolRunner:
         self._uploads: Uploads | None = None
         self._sent: dict[str, tuple[Blob, float]] = {}
         self._recent = Recent()
+        self._in_hand = in_hand if in_hand is not None else InHand()
 
     def is_plain(self, message: CallTool) -> bool:
         """Whether nothing but the result can come of the call, and no thread has a part in it: see `run_plain`."""
@@ -87,14 +92,21 @@ class ToolRunner:
             await self._slots.take()
         is_over = False
         limit = TimeLimit(self._node.deadlines, self._timeout)
+        in_hand = self._in_hand
+        task = asyncio.current_task()
+        assert task is not None
+        in_hand.tasks.add(task)
         try:
             outcome = await run_tool(tool, values, _NO_CONTEXT)
         except asyncio.CancelledError as error:
             is_over = True
             if limit.end():
                 raise self._too_late() from error
+            if in_hand.verdict is not None:
+                raise in_hand.ending() from error
             raise
         finally:
+            in_hand.tasks.discard(task)
             if not is_over:
                 limit.end()
             self._slots.give_back()
@@ -168,14 +180,23 @@ class ToolRunner:
 
     async def _finish(self, call: _Call, values: dict[str, Any]) -> Outcome:
         limit = asyncio.timeout(self._timeout)
+        in_hand = self._in_hand
+        task = asyncio.current_task()
+        assert task is not None
+        in_hand.tasks.add(task)
         try:
             async with limit:
                 return await run_tool(self.tool, values, call.context)
+        except asyncio.CancelledError as error:
+            if in_hand.verdict is not None:
+                raise in_hand.ending() from error
+            raise
         except TimeoutError as error:
             if not limit.expired():
                 raise
             raise self._too_late() from error
         finally:
+            in_hand.tasks.discard(task)
             call.end()
 
     async def _watch(self, call: _Call, task: asyncio.Task[Outcome]) -> AsyncGenerator[Item]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...runtime.errors import CallboardError
 from ...runtime.log import log
 from .context import ToolContext
-from .errors import ToolFailed, ToolSetupFailed
+from .errors import ToolFailed, ToolOverLimit, ToolSetupFailed
 from .outcome import Outcome, Reply
 from .values import File
 
@@ -113,6 +113,8 @@ async def run_tool(tool: Tool, values: dict[str, Any], context: ToolContext) -> 
         return await context.in_thread(lambda: tool.finish(value)) if tool.outputs_convert else tool.finish(value)
     except CallboardError:
         raise
+    except MemoryError as error:
+        raise ToolOverLimit(f"the tool {tool.info.name} needs more memory than its process can have") from error
     except Exception as error:
         name = tool.info.name
         log.warning("the tool %s failed: %s", name, error, exc_info=error)

@@ -25,6 +25,7 @@ from ...schemas.tool import (
     ToolResult,
 )
 from .errors import ToolTimeout
+from .in_hand import InHand
 from .runner import ToolRunner
 from .tool import Tool
 
@@ -32,12 +33,14 @@ Said = ToolProgress | ToolPiece | ToolResult
 
 
 class OneTool(msgspec.Struct, frozen=True):
-    """`tool` is the object itself: the actor lives where it was loaded. `alone`: see `ToolSetConfig`."""
+    """`tool` is the object itself: the actor lives where it was loaded. `alone`: see `ToolSetConfig`. `in_hand`: an
+    `InHand`, of the whole set."""
 
     tool: Any
     name: str
     version: str = ""
     alone: bool = False
+    in_hand: Any = None
 
 
 class AnswersCalls(ABC):
@@ -75,7 +78,7 @@ class ToolActor(AnswersCalls, Actor[OneTool]):
     async def started(self) -> None:
         tool: Tool = self.config.tool
         self.info = described(tool, self.config.name, self.config.version, self.address)
-        self.runner = runner_for(self, tool, self.config.name, alone=self.config.alone)
+        self.runner = runner_for(self, tool, self.config.name, alone=self.config.alone, in_hand=self.config.in_hand)
 
     async def stopped(self) -> None:
         await self.runner.close()
@@ -93,7 +96,7 @@ def described(tool: Tool, name: str, version: str, address: str) -> ToolInfo:
     return msgspec.structs.replace(tool.info, name=name, version=version or tool.info.version, address=address)
 
 
-def runner_for(actor: Actor[Any], tool: Tool, name: str, *, alone: bool) -> ToolRunner:
+def runner_for(actor: Actor[Any], tool: Tool, name: str, *, alone: bool, in_hand: InHand | None = None) -> ToolRunner:
     """What runs the calls of a tool that this actor offers."""
 
     def stuck() -> None:
@@ -103,4 +106,4 @@ def runner_for(actor: Actor[Any], tool: Tool, name: str, *, alone: bool) -> Tool
         else:
             log.error("%s; it takes no more until one of them ends", error)
 
-    return ToolRunner(tool, name, actor.node, stuck)
+    return ToolRunner(tool, name, actor.node, stuck, in_hand)

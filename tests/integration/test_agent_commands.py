@@ -89,6 +89,23 @@ def test_a_question_waits_until_it_is_answered_and_the_run_is_shown(board: Board
 
 
 @pytest.mark.slow
+def test_what_waits_is_answered_on_the_board_of_questions_that_came_with_the_agents(board: Board) -> None:
+    run = start(board, "choose")
+    id_ = approval(board, run)
+    found: list[dict[str, str]] = []
+    while not found:
+        listed = json.loads(board.run("questions", "--json").stdout)["questions"]
+        found = [one for one in listed if one["approval"] == id_]
+    (question,) = found
+    answered = board.run("questions", "answer", question["id"], '"red"', "--by", "ann")
+    assert answered.returncode == 0, answered.stderr
+    attached = board.run("run", "--attach", run)
+    assert (attached.returncode, attached.stdout) == (0, "the red one\n")
+    late = board.run("approve", id_, "--text", "blue", "--by", "bob")
+    assert "answered already, by ann" in late.stderr
+
+
+@pytest.mark.slow
 def test_a_run_is_begun_again_from_a_step_of_it(board: Board) -> None:
     run = start(board, "choose")
     board.run("approve", approval(board, run), "--text", "red")

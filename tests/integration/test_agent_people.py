@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from agent_play import MODULE, company, events_of, lines, play, until_over
 from own_server import OwnServer
 
+from callboard.actors.agent.board_question import MAX_DETAILS
 from callboard.actors.agent.errors import (
     ApprovalAnswered,
     ApprovalExpired,
@@ -19,8 +21,13 @@ from callboard.actors.agent.errors import (
     RunInvalid,
     RunOver,
 )
+from callboard.actors.agent.grants import LOG as GRANTS
+from callboard.actors.agent.grants import Granted
+from callboard.actors.questions.board import Board
 from callboard.runtime.errors import UsageError
+from callboard.runtime.event_log import EventLog
 from callboard.runtime.node import Node
+from callboard.runtime.supervision import Restart
 from callboard.schemas.agent import (
     AgentRun,
     AnswerApproval,
@@ -35,8 +42,10 @@ from callboard.schemas.agent import (
     ListRuns,
     RunInfo,
 )
-from callboard.schemas.agent_log import ToolAnswered, ToolCalled
+from callboard.schemas.agent_log import ApprovalGiven, ToolAnswered, ToolCalled
 from callboard.schemas.agent_parts import Effect, Outcome, PolicyRule, RunStatus, Scope, Verdict
+from callboard.schemas.question import AnswerQuestion, ListQuestions, Question, QuestionClosed
+from callboard.schemas.question import Outcome as End
 
 pytestmark = pytest.mark.anyio
 
@@ -310,3 +319,146 @@ async def test_an_owner_that_starts_again_still_has_what_waits(
     assert (await over(node, run)).status is RunStatus.FINISHED
     assert len(lines(tmp_path / "witness")) == 1
     assert [info.run for info in (await node.actor("agents").ask(ListRuns())).runs] == [run]
+
+
+# The same on the board of questions
+
+
+async def asked_on_board(node: Node, count: int = 1, closed: bool = False) -> tuple[Question, ...]:
+    """What is open there when there is so much, oldest first."""
+    with anyio.fail_after(20):
+        while len(found := (await node.actor("questions").ask(ListQuestions(closed=closed))).questions) != count:
+            await anyio.sleep(0.01)
+    return found
+
+
+async def ended_on_board(node: Node, id_: str) -> End:
+    with anyio.fail_after(20):
+        while not (answers := (await node.actor("questions").ask(ListQuestions(id=id_, closed=True))).answers):
+            await anyio.sleep(0.01)
+    return answers[0].outcome
+
+
+async def reply(node: Node, question: Question, choice: str = "", end: End = End.ACCEPTED, **more: Any) -> None:
+    value = json.dumps({"choice": choice, **more}) if choice else ""
+    await node.actor("questions").ask(AnswerQuestion(question.id, end, value, "not now", "bea"))
+
+
+async def test_what_waits_is_a_question_that_any_client_answers(node: Node, tmp_path: Path) -> None:
+    await node.spawn(Board, name="questions")
+    first = (await begin(node, "wipe", "wipe", "add", "add", "put")).run
+    (asked,) = await waiting(node)
+    (question,) = await asked_on_board(node)
+    assert (question.kind, question.approval, question.asker) == ("approval", asked.id, "agents.0")
+    shown = json.loads(question.details)
+    assert (shown["tool"], shown["arguments"], shown["why"], shown["run"]) == ("wipe", {"n": 0}, asked.why, first)
+    assert question.expires == pytest.approx(asked.expires_at, abs=5)
+    assert json.loads(question.schema)["properties"]["choice"]["enum"] == ["once", "run", "always", "refuse"]
+    await reply(node, question)  # as proposed: once
+    (question,) = await asked_on_board(node)
+    await reply(node, question, "once", arguments={"n": 70})
+    (question,) = await asked_on_board(node)
+    await reply(node, question, "refuse")
+    (question,) = await asked_on_board(node)
+    await reply(node, question, end=End.REFUSED)
+    (question,) = await asked_on_board(node)
+    await reply(node, question, "run")
+    info = await over(node, first)
+    given = [event for event in await events_of(node, first) if isinstance(event, ApprovalGiven)]
+    assert info.status is RunStatus.FINISHED
+    assert [(one.verdict, one.by, one.text) for one in given] == [
+        (Verdict.APPROVE, "bea", ""),
+        (Verdict.APPROVE, "bea", ""),
+        (Verdict.DENY, "bea", "not now"),
+        (Verdict.DENY, "bea", "not now"),
+        (Verdict.APPROVE, "bea", ""),
+    ]
+    assert given[-1].scope is Scope.RUN
+    assert [line.partition("/")[2] for line in lines(tmp_path / "witness")] == [
+        's0_0 {"n":0}',
+        's1_0 {"n": 70}',
+        's4_0 {"n":4}',
+    ]
+
+
+async def test_always_on_the_board_is_for_ever(node: Node) -> None:
+    await node.spawn(Board, name="questions")
+    run = (await begin(node, "wipe", arguments='{"n": 5}')).run
+    (question,) = await asked_on_board(node)
+    await reply(node, question, "always")
+    await over(node, run)
+    log = await EventLog.open(node, GRANTS, Granted)
+    with anyio.fail_after(20):
+        while not [event async for event in log.read()]:  # it is kept when the run has gone on already
+            await anyio.sleep(0.01)
+    assert (await until_over(node, play("wipe", arguments='{"n": 5}'))).status is RunStatus.FINISHED
+
+
+async def test_an_answer_elsewhere_or_the_end_of_the_run_takes_the_question_back(node: Node) -> None:
+    await node.spawn(Board, name="questions")
+    run = (await begin(node, "wipe")).run
+    (asked,) = await waiting(node)
+    (question,) = await asked_on_board(node)
+    await say(node, asked.id)
+    await over(node, run)
+    assert await ended_on_board(node, question.id) is End.CANCELLED
+    cancelled = (await begin(node, "wipe+add")).run
+    both = await asked_on_board(node, 2)
+    await node.actor("agents").ask(ControlRun(cancelled, Control.CANCEL))
+    assert [await ended_on_board(node, one.id) for one in both] == [End.CANCELLED] * 2
+    assert len(await asked_on_board(node, 3, closed=True)) == 3
+
+
+async def test_a_question_that_is_put_away_decides_nothing(node: Node) -> None:
+    await node.spawn(Board, name="questions")
+    async with node.listen("topic.questions.*", QuestionClosed) as news:
+        run = (await begin(node, "wipe")).run
+        (asked,) = await waiting(node)
+        (question,) = await asked_on_board(node)
+        await reply(node, question, end=End.CANCELLED)
+        await anext(news)
+    await say(node, asked.id)
+    assert (await over(node, run)).status is RunStatus.FINISHED
+
+
+async def test_a_question_of_an_agent_is_one_on_the_board_too(node: Node) -> None:
+    await node.spawn(Board, name="questions")
+    run = (await begin(node, "ask")).run
+    (question,) = await asked_on_board(node)
+    assert (question.kind, question.text) == ("question", "what now?")
+    await node.actor("questions").ask(AnswerQuestion(question.id, value='"go home"', by="bea"))
+    assert (await over(node, run)).answer == "go home"
+
+
+async def test_what_waits_comes_to_a_board_that_comes_later_and_none_twice_after_restarts(
+    node: Node, tmp_path: Path, eventually: Callable[[Callable[[], bool]], Awaitable[None]]
+) -> None:
+    run = (await begin(node, "wipe", "wipe")).run
+    await waiting(node)
+    await node.spawn(Board, name="questions", restart=Restart.PERMANENT)
+    (question,) = await asked_on_board(node)
+    executor: Any = node.actors["agents.executor-0"]
+    executor.crash(RuntimeError("killed"))
+    await reply(node, question, "once")  # it may be back already, or finds the answer when it is
+    await eventually(lambda: len(lines(tmp_path / "witness")) == 1)
+    (second,) = await asked_on_board(node)
+    assert second.approval == f"{run}:s1_0"
+    board: Any = node.actors["questions"]
+    board.crash(RuntimeError("killed"))
+    assert await asked_on_board(node) == (second,)
+    (asked,) = await waiting(node)
+    await say(node, asked.id)  # while the board may be away: taken back when it is there
+    assert await ended_on_board(node, second.id) is End.CANCELLED
+    assert (await over(node, run)).status is RunStatus.FINISHED
+    assert len(await asked_on_board(node, 2, closed=True)) == 2
+
+
+async def test_what_the_board_cannot_show_whole_waits_at_agents_alone(node: Node) -> None:
+    await node.spawn(Board, name="questions")
+    run = (await begin(node, "wipe", "add", arguments=json.dumps({"text": "x" * MAX_DETAILS}))).run
+    (asked,) = await waiting(node)
+    await say(node, asked.id)
+    (asked,) = await waiting(node)
+    assert asked.tool == "add"
+    assert await asked_on_board(node, 0, closed=True) == ()
+    await node.actor("agents").ask(ControlRun(run, Control.CANCEL))

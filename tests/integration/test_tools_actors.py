@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import anyio
 import msgspec
 import psutil
 import pytest
+from greedy import THIS_FILE as GREEDY
 from nats.aio.client import Client as Nats
 from own_server import OwnServer
 from toolbox import THIS_FILE
@@ -24,10 +26,12 @@ from callboard.actors.tools.errors import (
     ToolBusy,
     ToolError,
     ToolFailed,
+    ToolOverLimit,
     ToolResultInvalid,
     ToolSetupFailed,
     ToolTimeout,
 )
+from callboard.actors.tools.limits import limits_of
 from callboard.actors.tools.tool_set import ToolSetConfig
 from callboard.runtime.blobs import INLINE_MAX
 from callboard.runtime.errors import ActorStopped, NoSuchActor
@@ -352,3 +356,67 @@ async def test_tools_of_a_set_end_with_it(box: dict[str, OpenedTool], node: Node
     assert not process.is_running()
     with pytest.raises(NoSuchActor):
         await node.actor("box.add").ask(CallTool('{"a": 1}'))
+
+
+# Limits of its process
+
+
+@pytest.fixture
+async def greedy(node: Node) -> dict[str, OpenedTool]:
+    """The tools of greedy.py by their names, held to 512 MiB and 20 processes."""
+    where = Process(load=(GREEDY,), role="tool")
+    config = ToolSetConfig("greedy", alone=True, limits=limits_of("512MiB", 20))
+    ref = await node.spawn("tool.set", config, name="greedy", where=where, restart=Restart.PERMANENT)
+    found = await ref.ask(ListTools())
+    return {info.name.partition(".")[2]: OpenedTool(node, info, info.name) for info in found.tools}
+
+
+def session_of(pid: int) -> list[int]:
+    found: list[int] = []
+    for other in psutil.pids():
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(other) == pid and psutil.Process(other).status() != psutil.STATUS_ZOMBIE:
+                found.append(other)
+    return found
+
+
+async def started_anew(pid: OpenedTool, before: int) -> bool:
+    """Whether another process answers; the old one may, until it has ended."""
+    with anyio.fail_after(20):
+        while await called_again(pid) == before:
+            await anyio.sleep(0.05)
+    return True
+
+
+async def test_a_tool_that_fills_memory_is_refused_it_and_goes_on(greedy: dict[str, OpenedTool]) -> None:
+    before = await greedy["pid"].call()
+    assert await greedy["fill"].call(mib=50) == 50
+    with pytest.raises(ToolOverLimit, match="needs more memory") as raised:
+        await greedy["fill"].call(mib=2000)
+    assert raised.value.code == "tool.limit"
+    assert await greedy["fill"].call(mib=50) == 50
+    assert await greedy["pid"].call() == before
+
+
+async def test_what_a_tool_starts_fills_memory_together_and_all_of_it_is_ended_and_there_again(
+    greedy: dict[str, OpenedTool],
+) -> None:
+    before = await greedy["pid"].call()
+    waiting = asyncio.create_task(greedy["wait"].call())
+    with pytest.raises(ToolOverLimit, match=r"may have 512\.0 MiB"):
+        await greedy["fill_below"].call(processes=4, mib=200)
+    with pytest.raises(ToolOverLimit):  # the others of the set are told why too
+        await waiting
+    assert await started_anew(greedy["pid"], before)
+    assert session_of(before) == []
+
+
+async def test_a_tool_that_forks_without_end_is_ended_with_all_of_them_and_there_again(
+    greedy: dict[str, OpenedTool],
+) -> None:
+    before = await greedy["pid"].call()
+    assert await greedy["some"].call(count=15) == 15
+    with pytest.raises(ToolOverLimit, match="processes of its own, and may have 20"):
+        await greedy["bomb"].call()
+    assert await started_anew(greedy["pid"], before)
+    assert session_of(before) == []

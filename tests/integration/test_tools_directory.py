@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
+from collections.abc import Awaitable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import anyio
 import psutil
 import pytest
 from board import install
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 from own_server import OwnServer
 from toolbox import THIS_FILE
 
 from callboard import open_tool
-from callboard.actors.bench.tools_sample import MANY
-from callboard.actors.tools.client import list_tools
+from callboard.actors.bench.tools_sample import MANY, TOOLS
+from callboard.actors.bench.tools_sample import __name__ as SAMPLE
+from callboard.actors.tools.client import OpenedTool, list_tools
 from callboard.actors.tools.directory import ADDRESS, Directory, DirectoryConfig
 from callboard.actors.tools.errors import NoSuchTool, ToolDefinition
 from callboard.actors.tools.tool_set import ToolSet, ToolSetConfig
@@ -140,3 +147,68 @@ async def test_five_hundred_tools_are_one_question(directory: Ref, node: Node, s
         assert found.total >= 500
         async with open_tool(node, "many.nothing-499") as nothing:
             assert await nothing.call(number=7) == 7
+
+
+async def test_a_call_takes_no_more_messages_and_no_more_steps_among_500_tools(server: OwnServer) -> None:
+    """Counted, not timed: messages on the bus, and instructions of Python in caller and tool."""
+    said: list[str] = []
+
+    async def hear(message: Msg) -> None:
+        said.append(message.subject)
+
+    async def messages(tool: OpenedTool) -> list[str]:
+        """The kinds of subjects that one call uses. The first after a subscription may pass by unseen."""
+        return max([await seen(tool) for _ in range(3)], key=len)
+
+    async def seen(tool: OpenedTool) -> list[str]:
+        said.clear()
+        listening = await observer.subscribe(">", cb=hear)  # no longer than that: it looks as if every name were taken
+        await observer.flush()
+        await tool.call(number=7)
+        await observer.publish("topic.over")
+        while "topic.over" not in said:
+            await observer.flush()
+        await listening.unsubscribe()
+        return sorted(subject.partition(".")[0] for subject in said if not subject.startswith(("nodes.", "topic.")))
+
+    async def steps(tool: OpenedTool) -> int:
+        return min([await counted(tool.call(number=7)) for _ in range(15)])
+
+    observer = Client()
+    await observer.connect(server.url)
+    bus = BusOptions(server.url)
+    async with Node(bus=bus) as caller, Node(bus=bus, allow=(SAMPLE,)) as host:
+        few = await host.spawn(ToolSet, ToolSetConfig(f"{SAMPLE}:TOOLS"), name="few")
+        alone = next(info for info in (await few.ask(ListTools())).tools if info.name == "few.nothing")
+        calling_alone = OpenedTool(caller, alone, alone.name)
+        alone_steps, alone_messages = await steps(calling_alone), await messages(calling_alone)
+        many = await host.spawn(ToolSet, ToolSetConfig(f"{SAMPLE}:MANY"), name="many")
+        await caller.spawn(Directory, DirectoryConfig(announced=False), name=ADDRESS)
+        await caller.actor(ADDRESS).ask(OfferTools("many"))
+        assert len((await caller.actor(ADDRESS).ask(ListTools())).tools) == len(MANY) + len(TOOLS)
+        one = (await many.ask(ListTools())).tools[len(MANY) // 2]
+        among_many = OpenedTool(caller, one, one.name)
+        assert await messages(among_many) == alone_messages == ["actor", "inbox"]
+        # A look at each of them would be more steps than there are tools.
+        assert await steps(among_many) < alone_steps + len(MANY) // 2
+        assert await steps(calling_alone) < alone_steps + len(MANY) // 2
+    await observer.close()
+
+
+async def counted(call: Awaitable[object]) -> int:
+    """Instructions of Python that are carried out in this thread until the call is over."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        await asyncio.ensure_future(call)
+    finally:
+        sys.settrace(before)
+    return count

@@ -312,6 +312,23 @@ async def test_servers_are_added_listed_followed_and_removed_and_hosts_are_told(
 
 
 @slow
+async def test_a_server_of_a_file_of_ones_own_may_do_no_more_on_the_bus_than_the_companys(
+    daemon: Board, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "mine.json")
+    added = daemon.run("tool", "mcp", "add", "mine", "--file", file, "--", sys.executable, ANTICS)
+    assert added.returncode == 0, added.stderr
+    (creds,) = daemon.paths.state.rglob("mine.creds")
+    identity = read_creds(creds)
+    may = ("actor.tools", "actor.questions", "actor.mine")
+    may_not = ("actor.node.main", "actor.engine", "actor.engine.scheduler", "actor.box", "topic.any", "$JS.API.INFO")
+    assert [subject for subject in (*may, *may_not) if identity.may_publish(subject)] == list(may)
+    called = daemon.run("tool", "call", "mine.add", "a=1", "b=2", "--json")
+    assert called.returncode == 0, called.stderr
+    assert daemon.run("tool", "mcp", "stop", "mine", "--file", file).returncode == 0
+
+
+@slow
 async def test_a_question_of_a_server_is_answered_on_the_command_line(daemon: Board, tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     added = daemon.run("tool", "mcp", "add", "asker", "--", sys.executable, ANTICS, "--diary", str(diary))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
@@ -206,7 +207,7 @@ async def _start_now(args: Namespace, servers: dict[str, ServerConfig], *, again
                 if again and await _status(bus, name) is not None:
                     await bus.stop(name, STOP_S)
                 if args.file:  # the directory knows the company's own file alone
-                    await _start_from(bus, name, str(_file(args)))
+                    await _start_from(bus, name, server, str(_file(args)))
                 else:
                     await ask_directory(bus.node, OfferTools(name))
                 status = await _status(bus, name, server.start_s)
@@ -222,13 +223,19 @@ async def _start_now(args: Namespace, servers: dict[str, ServerConfig], *, again
     return 1 if failed else 0
 
 
-async def _start_from(bus: Client, name: str, file: str) -> None:
-    """In a process with the role of a node: the daemon starts others for the directory alone."""
+async def _start_from(bus: Client, name: str, server: ServerConfig, file: str) -> None:
+    """In a process with the role of a tool, as the directory starts those of the company's own file."""
     from ....runtime.errors import NameTaken
+    from .asking import BOARD, BOARD_KIND
     from .server_actor import KIND, McpConfig
+    from .starting import asks_of
 
+    asks = asks_of(server)
+    if BOARD in asks:  # the server's process may not start it
+        with contextlib.suppress(NameTaken):
+            await bus.spawn(BOARD_KIND, name=BOARD)
     try:
-        await bus.spawn(KIND, McpConfig(name, file), name=name, process=True)
+        await bus.spawn(KIND, McpConfig(name, file), name=name, process=True, role="tool", asks=asks)
     except NameTaken:
         if await _status(bus, name) is None:
             raise

@@ -1,12 +1,13 @@
-"""A server's requests for text from the company's model: for those that the configuration allows it to."""
+"""A server's requests for text from the company's model: for those that the configuration allows it to.
+
+The directory of tools reads this module too, also where the SDK is not installed.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
-
-import mcp_types
 
 from ....runtime.errors import CallboardError
 from ....runtime.log import log
@@ -16,6 +17,8 @@ from ....schemas.serve_stats import GetStats
 from .config import SamplingPolicy, ServerConfig
 
 if TYPE_CHECKING:
+    import mcp_types
+
     from ....runtime.node import Node
 
 ENGINE = "engine.scheduler"
@@ -26,6 +29,8 @@ Ask = Callable[[AskQuestion], Awaitable[Answered]]
 
 def generate_of(params: mcp_types.CreateMessageRequestParams, config: ServerConfig, server: str) -> Generate | str:
     """The request for the engine; a text of what is wrong where it can be none."""
+    import mcp_types
+
     if params.tools:
         return "tools in sampling are not supported here"
     messages = [ChatMessage("system", params.system_prompt)] if params.system_prompt else []
@@ -51,6 +56,8 @@ async def sample(
     node: Node, params: mcp_types.CreateMessageRequestParams, config: ServerConfig, server: str, asker: str, ask: Ask
 ) -> mcp_types.CreateMessageResult | mcp_types.ErrorData:
     """Answer it, or say why not. With the policy `ask` a person sees the whole prompt first."""
+    import mcp_types
+
     request = generate_of(params, config, server)
     if isinstance(request, str):
         return refused(request)
@@ -83,4 +90,6 @@ async def sample(
 
 
 def refused(why: str) -> mcp_types.ErrorData:
+    import mcp_types
+
     return mcp_types.ErrorData(code=mcp_types.INVALID_REQUEST, message=why)

@@ -4,7 +4,9 @@ SandboxError          tool.sandbox
 ├── SandboxLacks      tool.sandbox.lacks    the kernel has not what the sandbox stands on
 ├── SandboxKilled     tool.sandbox.killed   a limit was passed, and all processes were ended
 │   └── NeverBegan                          they were ended from outside before any of the code ran
-└── SnapshotRefused   tool.sandbox.snapshot what was to be restored is no snapshot, or too big
+├── SnapshotRefused   tool.sandbox.snapshot what was to be restored is no snapshot, or too big
+├── SessionMoved      tool.sandbox.session_moved another owner has written the session that is kept for both
+└── SessionsAway      tool.sandbox.sessions_away whoever keeps sessions does not answer
 """
 
 from __future__ import annotations
@@ -82,3 +84,13 @@ _REASONS = {
 
 class SnapshotRefused(SandboxError):
     code = "tool.sandbox.snapshot"
+
+
+class SessionMoved(SandboxError):
+    code = "tool.sandbox.session_moved"
+    default_hint = "call again: the session is brought back as the other owner left it"
+
+
+class SessionsAway(SandboxError):
+    code = "tool.sandbox.sessions_away"
+    default_hint = "call without a session, or again in a moment"

@@ -17,6 +17,7 @@ from ..tool import Tool
 from ..values import File, Image
 from .config import Limits, SandboxConfig
 from .errors import SandboxKilled
+from .kept import Sessions, SessionsHere, SessionsWithCompany
 from .parts import Part
 from .results import OutFile, RunResult
 from .workbench import Lost, Workbench
@@ -27,13 +28,16 @@ Files = tuple[File, ...]
 _AROUND_S = 30.0
 _CONCURRENCY = 4
 _DAY_S = 86400.0
+# Files of a session count like its values, and msgpack adds little.
+_SNAPSHOT_PARTS = 3
 # What a model is told of the output of code that was ended.
 _TAIL = 1500
 
 
 class SandboxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Table `[tools.sandbox]`. As in SandboxConfig; `sessions`: the folder that keeps them, "" for one in the state
-    folder; `keep_sessions` false: they end with the process. What nobody uses for `forget_days` is deleted."""
+    """Table `[tools.sandbox]`. As in SandboxConfig; `keeper`: the actor that keeps sessions for all nodes, under the
+    name `owner`; without one, `sessions` is the folder that keeps them, "" for one in the state folder; `keep_sessions`
+    false: they end with the process. What nobody uses for `forget_days` is deleted."""
 
     limits: Limits = Limits()
     read: tuple[str, ...] = ()
@@ -43,14 +47,20 @@ class SandboxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sessions: str = ""
     keep_sessions: bool = True
     forget_days: float = 30.0
+    keeper: str = ""
+    owner: str = "sandbox"
 
     def config(self) -> SandboxConfig:
         return SandboxConfig(self.limits, self.read, self.preload, (), self.accept, self.max_sessions)
 
-    def folder(self) -> Path | None:
+    def kept(self) -> Sessions | None:
         if not self.keep_sessions:
             return None
-        return Path(self.sessions).expanduser() if self.sessions else Paths.find().state / "sandbox-sessions"
+        limit = _SNAPSHOT_PARTS * self.limits.snapshot_bytes
+        if self.keeper:
+            return SessionsWithCompany(self.keeper, self.owner, limit)
+        folder = Path(self.sessions).expanduser() if self.sessions else Paths.find().state / "sandbox-sessions"
+        return SessionsHere(folder, limit, self.forget_days * _DAY_S)
 
 
 class PythonResult(msgspec.Struct, omit_defaults=True):
@@ -103,7 +113,7 @@ class Python(_InSandbox, open_world=False, concurrency=_CONCURRENCY):
         """
         name = session_name(context.session, session)
         try:
-            result, lost = await self._workbench.python(code, name, given(files))
+            result, lost = await self._workbench.python(code, name, given(files), context.ask_async)
         except SandboxKilled as killed:
             raise _told(killed) from killed
         images, left = _kept(result, context)
@@ -129,7 +139,7 @@ class Shell(_InSandbox, open_world=False, concurrency=_CONCURRENCY):
         """
         name = session_name(context.session, session)
         try:
-            result, lost = await self._workbench.shell(command, name, given(files))
+            result, lost = await self._workbench.shell(command, name, given(files), context.ask_async)
         except SandboxKilled as killed:
             raise _told(killed) from killed
         _, left = _kept(result, context)
@@ -139,7 +149,7 @@ class Shell(_InSandbox, open_world=False, concurrency=_CONCURRENCY):
 
 def tools(options: SandboxOptions) -> list[Tool]:
     """The set. Nothing is started before the first call."""
-    workbench = Workbench(options.config(), options.folder(), options.forget_days * _DAY_S)
+    workbench = Workbench(options.config(), options.kept())
     timeout = options.limits.wall_s + _AROUND_S
     return [Python(workbench).named(timeout=timeout), Shell(workbench).named(timeout=timeout)]
 

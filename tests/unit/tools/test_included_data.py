@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from anyio.from_thread import start_blocking_portal
 
 from callboard.actors.tools.errors import ToolError
+from callboard.actors.tools.included.data.guest import along
 from callboard.actors.tools.included.data.tables import Tables, gathered
 from callboard.actors.tools.included.data.tools import DataOptions, tools
 from callboard.actors.tools.outcome import Outcome
@@ -170,3 +172,12 @@ def test_names_are_fit_for_sql_and_different() -> None:
         gathered([], ["t/x.csv"], None)
     with pytest.raises(ToolError):
         Tables().add("x.csv", bytes(200 << 20))
+
+
+def test_names_of_months_are_drawn_in_their_order_and_dates_as_dates() -> None:
+    months = pandas.DataFrame({"month": ["Jan", "Feb", "Mar", "Apr"], "n": [1, 2, 3, 4]})
+    assert list(along(months, "month", sort=True)["month"]) == ["Jan", "Feb", "Mar", "Apr"]
+    days = pandas.DataFrame({"day": ["2026-01-10", None, "2026-01-09"], "n": [1, 2, 3]})
+    drawn = along(days, "day", sort=True)
+    assert drawn["day"].dtype.kind == "M"
+    assert list(drawn["n"]) == [3, 1, 2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -15,11 +16,13 @@ from web_server import WebServer, serving
 
 from callboard.actors.tools.errors import ToolError
 from callboard.actors.tools.included.keys import secret
+from callboard.actors.tools.included.web import providers
 from callboard.actors.tools.included.web.arxiv import arxiv_id
 from callboard.actors.tools.included.web.providers import PROVIDERS, SearchOptions
 from callboard.actors.tools.included.web.tools import ArxivOptions, WebOptions, arxiv, web
 from callboard.actors.tools.tool import Tool
 from callboard.runtime.errors import ConfigError
+from callboard.runtime.registry import Registry
 
 
 @pytest.fixture
@@ -96,6 +99,61 @@ def test_a_provider_must_be_named_and_have_its_key(tmp_path: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         secret("sk-a-key-itself")
     assert "sk-a" not in str(caught.value)
+
+
+# Providers of other packages.
+
+LIBRARY = """
+from callboard.actors.tools.included.web.providers import Hit
+
+class Library:
+    name = "library"
+
+    def __init__(self, options):
+        self._url, self._shelf = options.url, options.more["shelf"]
+
+    async def search(self, client, query, limit):
+        answer = await client.request("GET", self._url, params=[("words", query), ("shelf", self._shelf)])
+        return [Hit(line, self._url) for line in answer.body.decode().splitlines()[:limit]]
+
+class NoProvider:
+    search = None
+"""
+
+
+def _library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = folder / "a_library-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: a_library\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[callboard.search]\nlibrary = a_library:Library\n")
+    (folder / "a_library.py").write_text(LIBRARY)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(providers, "registry", lambda: Registry(folder / "cache"))
+
+
+@pytest.mark.parametrize("name", ["library", "a_library:Library"])
+def test_a_provider_of_another_package_is_asked(
+    site: WebServer, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _library(tmp_path, monkeypatch)
+    site.page("/search", "one\ntwo\nthree", "text/plain")
+    search = SearchOptions(name, url=f"{site.url}/search", more={"shelf": "7"})
+    outcome = called(web(WebOptions(search=search)), "search", query="what is a", limit=2)
+    assert [hit["title"] for hit in outcome.data] == ["one", "two"]
+    assert (site.seen[0].query["words"], site.seen[0].query["shelf"]) == ("what is a", "7")
+
+
+def test_what_is_no_provider_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _library(tmp_path, monkeypatch)
+    for name, says in (
+        ("librar", "no search provider 'librar'"),
+        ("a_library:NoProvider", "is no search provider"),
+        ("a_library:Nothing", "cannot be loaded"),
+        ("no_such_module:Library", "cannot be loaded"),
+    ):
+        with pytest.raises(ConfigError, match=says) as caught:
+            providers.provider_of(SearchOptions(name))
+        assert says != "no search provider 'librar'" or "duckduckgo, library" in caught.value.hint
 
 
 # arXiv.

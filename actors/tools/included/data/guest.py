@@ -71,6 +71,23 @@ def query(arguments: dict[str, Any]) -> dict[str, Any]:
     return _table(frame, arguments["limit"])
 
 
+def along(frame: Any, x: str, *, sort: bool) -> Any:
+    """The rows as they are drawn along `x`. Texts that are dates become dates; others, names of months say, stay as
+    they are and where they are."""
+    import warnings
+
+    import pandas
+
+    if frame[x].dtype.kind not in "iufM" and any(part in x.lower() for part in _DATE_NAMES):
+        with warnings.catch_warnings():  # of texts that have no one format
+            warnings.simplefilter("ignore")
+            dates = pandas.to_datetime(frame[x], errors="coerce")
+        # What has no year was given the year 1.
+        if dates.notna().sum() == frame[x].notna().sum() and dates.dt.year.min() > 1:
+            frame = frame.assign(**{x: dates})
+    return frame.sort_values(x) if sort and frame[x].dtype.kind in "iufM" else frame
+
+
 def plot(arguments: dict[str, Any]) -> dict[str, Any]:
     import matplotlib
 
@@ -82,12 +99,8 @@ def plot(arguments: dict[str, Any]) -> dict[str, Any]:
     for name in [*([x] if x else []), *ys]:
         if name not in frame.columns:
             raise SystemExit(f"there is no column '{name}'; there are: {', '.join(map(str, frame.columns))}")
-    if x and frame[x].dtype.kind not in "iufM" and any(part in x.lower() for part in _DATE_NAMES):
-        import pandas
-
-        frame[x] = pandas.to_datetime(frame[x], errors="coerce")
-    if x and kind in ("line", "area"):
-        frame = frame.sort_values(x)
+    if x:
+        frame = along(frame, x, sort=kind in ("line", "area"))
     ys = ys or [name for name in frame.columns if name != x and frame[name].dtype.kind in "iuf"]
     if not ys:
         raise SystemExit("there is no column of numbers to draw")

@@ -1,10 +1,12 @@
 """Search engines, each a small class: it makes the request and reads the answer. Keys are named, never written.
 
-Another one is a class with `name` and `search`, entered into `PROVIDERS`.
+Other packages announce theirs as entry points of the group `callboard.search`; the settings may also name a class as
+`module:Class`, of a module that the set's process can import.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 import msgspec
 
 from .....runtime.errors import ConfigError
+from .....runtime.registry import SEARCH, Entry, registry
 from ...errors import ToolError
 from ..keys import secret
 from ..net.client import Answer, Client
@@ -23,12 +26,14 @@ from ..optional import need
 
 
 class SearchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`provider`: searxng, brave, tavily, serper or duckduckgo. `key`: `env:NAME` or `file:PATH`. `url`: where it is,
-    for SearXNG and for others that are not at their usual place."""
+    """`provider`: searxng, brave, tavily, serper or duckduckgo, one that a package announces, or `module:Class`.
+    `key`: `env:NAME` or `file:PATH`. `url`: where it is, for SearXNG and for others that are not at their usual place.
+    `more`: what a provider of another package takes beside these."""
 
     provider: str = ""
     key: str = ""
     url: str = ""
+    more: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,9 @@ class Hit:
 
 
 class Provider(Protocol):
-    """Raises FetchFailed, and ConfigError where its key is missing."""
+    """Made once, when the tool is first used; raises ConfigError for options that are not enough. `search` raises
+    FetchFailed, and ConfigError where its key cannot be read. `client` bounds time and size of an answer. It goes to
+    any address, private ones included, so redirects are not to be followed (`redirects=0`)."""
 
     name: ClassVar[str]
 
@@ -154,12 +161,27 @@ def provider_of(options: SearchOptions) -> Provider:
         )
     found = PROVIDERS.get(options.provider)
     if found is None:
-        raise ConfigError(
-            f"there is no search provider '{options.provider}'", hint=f"there are: {', '.join(PROVIDERS)}"
-        )
+        return _of_others(options.provider)(options)
     if found in (Brave, Tavily, Serper) and not options.key:
         raise ConfigError(f"{options.provider} needs a key", hint="`key` is env:NAME or file:PATH")
     return found(options)
+
+
+def _of_others(name: str) -> type[Provider]:
+    """One that a package announces, or `module:Class`. Raises ConfigError."""
+    announced = registry().entries(SEARCH)
+    entry = Entry(name, name, "") if ":" in name else announced.get(name)
+    if entry is None:
+        raise ConfigError(
+            f"there is no search provider '{name}'", hint=f"there are: {', '.join([*PROVIDERS, *announced])}"
+        )
+    try:
+        found = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"the search provider '{name}' cannot be loaded: {error}") from error
+    if not (isinstance(found, type) and inspect.iscoroutinefunction(getattr(found, "search", None))):
+        raise ConfigError(f"'{entry.value}' is no search provider", hint="it is a class with an `async def search`")
+    return found
 
 
 async def _post(client: Client, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Answer:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from sandbox_attempts import CALL, PLAIN
+from sandbox_attempts_lists import LISTED_OTHER, LISTED_PLAIN, SOURCES
 from sandbox_attempts_other import OTHER
 from sandbox_calls import CALLS
 from sandbox_rig import LIMITS, MakeRig, Rig
@@ -16,7 +17,8 @@ from sandbox_world import World
 
 from callboard.actors.tools.sandbox import Part, RunResult, probe
 
-_EVERY = {**PLAIN, **OTHER}
+_PLAIN = {**PLAIN, **LISTED_PLAIN}
+_EVERY = {**_PLAIN, **OTHER, **LISTED_OTHER}
 _only_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86-64")
 
 
@@ -28,7 +30,7 @@ def test_attempt_fails(name: str, rig: Rig, world: World) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", _PLAIN)
 def test_attempt_works_where_nothing_holds_it(
     name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -36,7 +38,7 @@ def test_attempt_works_where_nothing_holds_it(
     world = World(tmp_path_factory.mktemp("open"))
     try:
         done = subprocess.run(
-            [sys.executable, "-c", world.told(PLAIN[name])],
+            [sys.executable, "-c", world.told(_PLAIN[name])],
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -47,6 +49,12 @@ def test_attempt_works_where_nothing_holds_it(
     finally:
         world.close()
     assert "ESCAPED" in done.stdout, done.stderr
+
+
+def test_the_lists_that_attempts_are_from_are_named_and_none_is_there_twice() -> None:
+    docs = (Path(__file__).parents[4] / "docs" / "sandbox.md").read_text()
+    assert [title for title in SOURCES if title not in docs] == []
+    assert len(_EVERY) == len(PLAIN) + len(OTHER) + len(LISTED_PLAIN) + len(LISTED_OTHER)
 
 
 @_only_x86_64
