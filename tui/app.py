@@ -16,7 +16,7 @@ from textual.worker import Worker
 from ..runtime.errors import CallboardError, CredentialsRefused, NotReachable
 from . import clipboard, themes
 from .bindings import known_names, modules_with_bindings
-from .keys import TuiSettings, unknown_names
+from .keys import TuiSettings, shared_keys, unknown_names
 from .pages import PAGES, page_class, page_names
 from .session import Access, NotConnected, Session, as_line
 from .widgets.tab_bar import TabBar
@@ -179,12 +179,13 @@ class CallboardApp(App[None]):
             await page.shown()
 
     async def _check_keys(self) -> None:
-        """Names of the person that no binding has are said. Only now, since to know them all, every page is imported;
-        one module at a time, so that keys come first."""
+        """Names of the person that no binding has, and keys that two have, are said. Only now, since to know all names,
+        every page is imported; one module at a time, so that keys come first."""
         for module in modules_with_bindings():
             importlib.import_module(module)
             await asyncio.sleep(0)
-        for line in unknown_names(self.own_settings.keys, known_names()):
+        keys = self.own_settings.keys
+        for line in (*unknown_names(keys, known_names()), *shared_keys(keys)):
             self.notify(line, severity="warning", markup=False)
 
     def set_badge(self, page: str, count: int) -> None:
@@ -211,7 +212,7 @@ class CallboardApp(App[None]):
 
     async def _offer_daemon(self) -> None:
         assert self.session is not None
-        from .widgets.dialog import Confirm
+        from .widgets.confirm import Confirm
 
         question = "No daemon runs. Start one?"
         detail = f"{self.session.trouble}. It stays when this app is closed; `callboard down` stops it."

@@ -8,8 +8,8 @@
     "chat.stop" = "ctrl+x"
 
 The names are those of bindings.py; docs/tui.md lists them, and the palette shows each beside its action. One that
-nothing has is said by the app once it is drawn, and the rest holds: to know all names takes longer than the first
-paint.
+nothing has, and two that were given the same key where both hold, are said by the app once it is drawn, and the rest
+holds: to know all names takes longer than the first paint.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ import msgspec
 
 from ..runtime.errors import ConfigError
 from ..runtime.matching import did_you_mean
+
+# Whose keys hold on every page.
+_EVERYWHERE = "app"
 
 
 class TuiSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,3 +54,22 @@ def unknown_names(keys: Iterable[str], known: Sequence[str]) -> list[str]:
             hint = f"did you mean {guess}?" if guess else "docs/tui.md lists the names, and ctrl+p shows them"
             lines.append(f"[tui.keys]: nothing is called '{name}'; {hint}")
     return lines
+
+
+def shared_keys(keys: Mapping[str, str]) -> list[str]:
+    """One line for each key that the person gave to two names of which only one can have it: of the same owner, or of
+    the app, whose keys hold everywhere, and of any other."""
+    lines: list[str] = []
+    taken: dict[str, list[str]] = {}
+    for name, given in keys.items():
+        for key in dict.fromkeys(one.strip() for one in given.split(",")):
+            for other in taken.setdefault(key, []):
+                if _meet(name, other):
+                    lines.append(f"[tui.keys]: '{other}' and '{name}' both have {key}; only one of them answers to it")
+            taken[key].append(name)
+    return lines
+
+
+def _meet(one: str, other: str) -> bool:
+    owners = {one.partition(".")[0], other.partition(".")[0]}
+    return len(owners) == 1 or _EVERYWHERE in owners

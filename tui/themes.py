@@ -24,7 +24,7 @@ _ROLES = (
 )
 _DARK = "#6ea8fe #9a8cff #ffb454 #ffb454 #ff6b6b #5ad19a #e6e6e6 #12151c #181c25 #222836"
 _LIGHT = "#1f5fbf #6b4fc4 #b25c00 #a35200 #b3261e #1b7f4b #1b1f27 #fbfbfd #f1f3f7 #e2e6ee"
-_CONTRAST = "#ffff00 #00ffff #00ffff #ffaf00 #ff5f5f #00ff00 #ffffff #000000 #000000 #1c1c1c"
+_CONTRAST = "#f0f000 #00ffff #00ffff #ffaf00 #ff5f5f #00ff00 #ffffff #000000 #000000 #1c1c1c"
 _PLAIN_TEXT = {"text-muted": "#ffffff", "text-disabled": "#dddddd", "block-cursor-text-style": "bold reverse"}
 
 

@@ -338,6 +338,16 @@ def _run_tools(args: Namespace) -> int:
     return _show(args, lambda step: tools.run(tools.QUICK if args.quick else tools.Sizes(), step))
 
 
+def _configure_tui(parser: ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="two pages for a second each: a check, no measurement")
+
+
+def _run_tui(args: Namespace) -> int:
+    from . import tui
+
+    return _show(args, lambda step: tui.run(tui.QUICK if args.quick else tui.Sizes(), step))
+
+
 def _run_train(args: Namespace) -> int:
     from . import train
 
@@ -386,6 +396,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "our trainer beside the plain one and TRL's, and what its shards keep in memory",
         train_options.configure,
         _run_train,
+    ),
+    "tui": Benchmark(
+        "how soon the terminal UI is there, and what each page costs on a busy bus", _configure_tui, _run_tui
     ),
 }
 

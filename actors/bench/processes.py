@@ -74,14 +74,15 @@ def output_of(role: str, *arguments: str) -> str:
     return subprocess.run(_command(role, *arguments), check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def _callboard() -> list[str]:
+def callboard_command() -> list[str]:
+    """The command line of this installation."""
     beside = Path(sys.executable).with_name("callboard")
     return [str(beside)] if beside.exists() else [sys.executable, "-m", "callboard.runtime.cli"]
 
 
 def help_ms(count: int) -> list[float]:
     """Milliseconds until `callboard --help` has answered, after one call that fills the caches."""
-    return [_timed([*_callboard(), "--help"]) * 1000 for _ in range(count + 1)][1:]
+    return [_timed([*callboard_command(), "--help"]) * 1000 for _ in range(count + 1)][1:]
 
 
 def up_ready_s(count: int) -> list[float]:
@@ -91,10 +92,15 @@ def up_ready_s(count: int) -> list[float]:
         with tempfile.TemporaryDirectory(prefix="callboard-bench-") as folder:
             own = {f"CALLBOARD_{name}_DIR": f"{folder}/{name.lower()}" for name in ("STATE", "DATA", "CACHE")}
             try:
-                taken.append(_timed([*_callboard(), "up", "--detach"], own))
+                taken.append(_timed([*callboard_command(), "up", "--detach"], own))
             finally:
-                _timed([*_callboard(), "down"], own)
+                _timed([*callboard_command(), "down"], own)
     return taken
+
+
+def callboard(*arguments: str, variables: Mapping[str, str]) -> float:
+    """Run a command of ours to its end; the seconds that it took."""
+    return _timed([*callboard_command(), *arguments], variables)
 
 
 def _timed(command: Sequence[str], variables: Mapping[str, str] | None = None) -> float:

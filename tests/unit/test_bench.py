@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
+from callboard.actors.bench import tui
 from callboard.actors.bench.counter import encode, padded
+from callboard.actors.bench.errors import ContenderFailed
+from callboard.actors.bench.pty_program import pty_program
 from callboard.actors.bench.report import Report
 from callboard.schemas.bench import Add, Note, Piece
+from callboard.tui.pages import PAGES
 
 
 def sample_report() -> Report:
@@ -57,3 +62,18 @@ def test_a_value_at_its_goal_meets_it() -> None:
 @pytest.mark.parametrize("message", [Add(), Note(), Piece(0)])
 def test_a_padded_message_has_128_bytes(message: Add | Note | Piece) -> None:
     assert len(encode(padded(message))) == 128
+
+
+def test_a_program_in_a_terminal_is_heard_as_it_is_read_and_its_time_is_counted() -> None:
+    busy = "import sys, time\nprint('\\x1b[1mhel\\x1b[0;3mlo', flush=True)\nwhile True: pass"
+    with pty_program([sys.executable, "-c", busy], {}) as program:
+        assert 0 < program.wait_for("hello", 60.0) < 60.0
+        assert program.cpu_share(0.3) > 0.1
+    with pty_program([sys.executable, "-c", "print('no such thing')"], {}) as program:
+        with pytest.raises(ContenderFailed, match="'hello' did not come") as failed:
+            program.wait_for("hello", 60.0)
+        assert "no such thing" in failed.value.detail
+
+
+def test_the_benchmark_of_the_terminal_ui_measures_every_page() -> None:
+    assert tuple(PAGES) == tui.PAGES

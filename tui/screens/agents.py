@@ -21,6 +21,7 @@ from ...runtime.errors import NoSuchActor
 from ...schemas.agent import AgentRun, AttachRun, Control, ControlRun, ForkRun, ListRuns, RunInfo
 from ...schemas.agent_parts import OPEN_RUNS, RunStatus
 from ..coalesce import Coalesced
+from ..copying import Copied, text_of
 from ..ensure import ask_or_start, model_address, start
 from ..following import Following
 from ..person import whoami
@@ -28,8 +29,9 @@ from ..run_story import RunStory
 from ..session import Session
 from ..styles import beside
 from ..train_view import duration
+from ..widgets.ask_text import AskText
 from ..widgets.call_text import details_text
-from ..widgets.dialog import AskText, Confirm
+from ..widgets.confirm import Confirm
 from ..widgets.live_table import Cell, Column, LiveTable
 from ..widgets.plan_view import PlanView
 from ..widgets.run_tree import RunTree
@@ -52,6 +54,12 @@ _STYLES = {
 
 
 class AgentsPage(Page):
+    HELP = """
+## Agents
+
+The runs, and the one under the cursor as a tree. `n` starts one, `p` pauses it or goes on, `i` says what is wanted
+now, `x` ends it, `f` begins again from a step, `c` copies the step or the answer.
+"""
     NAME = "agents"
     TITLE = "Agents"
     KEY = "f8"
@@ -66,6 +74,7 @@ class AgentsPage(Page):
         Binding("right_square_bracket", "forward", "Replay on", show=False),
         Binding("0", "live", "As it is now", show=False),
         Binding("a", "approvals", "Approvals"),
+        Binding("c", "copy", "Copy", show=False),
     ]
 
     def __init__(self) -> None:
@@ -169,6 +178,15 @@ class AgentsPage(Page):
         moments = story.moments if story is not None else []
         found = next((moment for moment in moments if moment.id == id), None)
         self.query_one("#detail", Static).update(details_text(found.details) if found is not None else "")
+
+    def copied(self) -> Copied | None:
+        """The plan, where that tab is open; in the list the run's answer; else the step under the cursor."""
+        if self.query_one(TabbedContent).active == "tab-plan":
+            return Copied(text_of(self.query_one("#plan-words")), "the plan")
+        info = self.runs.get(self.chosen)
+        if info is not None and self.query_one("#runs").has_focus:
+            return Copied(info.answer or info.task, "the answer" if info.answer else "the task")
+        return Copied(text_of(self.query_one("#detail")), "the step")
 
     @on(LiveTable.Chosen, "#runs")
     def _chosen(self, event: LiveTable.Chosen) -> None:

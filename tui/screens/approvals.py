@@ -18,6 +18,7 @@ from ...schemas.agent import AnswerApproval, Approval, GetRun
 from ...schemas.agent_parts import ApprovalKind, Scope, Verdict
 from ...schemas.question import AnswerQuestion, Outcome, Question
 from ...schemas.tool import CallTool, ListTools, OpenTool
+from ..copying import Copied, text_of
 from ..file_changes import changes_in, reader_of, text_in
 from ..person import whoami
 from ..session import Session
@@ -26,7 +27,7 @@ from ..tool_call import json_object
 from ..train_view import duration
 from ..waiting import AGENTS, QUESTIONS
 from ..widgets.approval_detail import ApprovalDetail
-from ..widgets.dialog import AskText
+from ..widgets.ask_text import AskText
 from ..widgets.fill_form import FillForm
 from ..widgets.live_table import Cell, Column, LiveTable
 from ..widgets.safe_text import plain_line
@@ -38,6 +39,12 @@ MOST_PRESENT = 200_000
 
 
 class ApprovalsPage(Page):
+    HELP = """
+## Approvals
+
+What waits for a person. `y` allows it once, `r` for this run, `A` always, `e` with other arguments; `d` denies it,
+`f` says why, `x` ends the run. `c` copies what is asked.
+"""
     NAME = "approvals"
     TITLE = "Approvals"
     KEY = "f9"
@@ -51,6 +58,7 @@ class ApprovalsPage(Page):
         Binding("d", "deny", "Deny"),
         Binding("f", "feedback", "Feedback"),
         Binding("x", "stop", "Stop run"),
+        Binding("c", "copy", "Copy", show=False),
     ]
 
     def __init__(self) -> None:
@@ -144,6 +152,9 @@ class ApprovalsPage(Page):
         call = CallTool(json.dumps({name: path}))
         result = await self.session.ask(tool.address, call, READ_TIMEOUT_S)
         return text_in(result.value, result.text)[:MOST_PRESENT]
+
+    def copied(self) -> Copied | None:
+        return Copied(text_of(self.query_one(ApprovalDetail)), "what is asked") if self.chosen is not None else None
 
     # Answers
 

@@ -20,8 +20,10 @@ from textual.widgets import Footer
 from textual.worker import Worker
 
 from ...runtime.errors import CallboardError
+from ..copying import Copied, row_of
 from ..session import Session, as_line
 from ..styles import beside
+from ..widgets.live_table import LiveTable
 from ..widgets.status_line import StatusLine
 from ..widgets.tab_bar import TabBar
 
@@ -72,6 +74,25 @@ class Page(Screen[None]):
     def more_commands(self) -> Iterable[SystemCommand]:
         """What the palette offers beside the bindings of the page and of its widgets."""
         return ()
+
+    def copied(self) -> Copied | None:
+        """What `c` copies: the row under the cursor, unless the page knows of something better."""
+        table = self.focused
+        if not isinstance(table, LiveTable):
+            table = next((one for one in self.query(LiveTable) if one.display), None)
+        return Copied(row_of(table), "the row") if table is not None else None
+
+    def copy(self, text: str, what: str) -> None:
+        """Put it into the clipboard of the person's terminal, and say so."""
+        self.app.copy_to_clipboard(text)
+        self.say(f"copied {what} ({len(text):,} characters)")
+
+    def action_copy(self) -> None:
+        found = self.copied()
+        if found is None or not found.text.strip():
+            self.say("there is nothing to copy here")
+        else:
+            self.copy(*found)
 
     def every(self, seconds: float, refresh: Callable[[], Awaitable[None]]) -> None:
         """Within `opened`: refresh now, and then every so often, while the page is visible and connected.

@@ -16,6 +16,7 @@ from ...runtime.errors import CallboardError, DeadlineExceeded
 from ...schemas.runtime import ListNodes
 from ..bus.feed import USUAL, checked_patterns, listening
 from ..bus.heard import MOST_MESSAGES, Heard, Log
+from ..copying import Copied
 from ..session import Session, as_line
 from ..styles import beside
 from ..widgets.message_list import MessageList
@@ -35,6 +36,12 @@ DETAIL_LENGTH = 20_000
 
 
 class BusPage(Page):
+    HELP = """
+## Bus
+
+`l` goes to the patterns that are listened to, with spaces between them: `topic.>`, `tap.NAME`, `dead.>`. `/` goes to
+the filter. Enter there holds what was typed, escape goes back to the list.
+"""
     DEFAULT_CSS = beside(__file__)
     NAME = "bus"
     TITLE = "Bus"
@@ -237,10 +244,9 @@ class BusPage(Page):
         self.messages.replace([])
         self._say_count()
 
-    def action_copy(self) -> None:
-        if (heard := self.messages.heard) is not None:
-            self.app.copy_to_clipboard(heard.pretty)
-            self.say(f"copied the message ({len(heard.pretty):,} characters)")
+    def copied(self) -> Copied | None:
+        heard = self.messages.heard
+        return Copied(heard.pretty, "the message") if heard is not None else None
 
     def action_publish(self) -> None:
         self.run(self._publish("topic.", '{"type": ""}'))

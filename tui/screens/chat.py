@@ -21,12 +21,14 @@ from ..chat.options import FIELDS
 from ..chat.slash import completions
 from ..session import Session, as_line
 from ..styles import beside
+from ..widgets.answer_text import CodeFence
 from ..widgets.chat_line import ChatLine
 from ..widgets.options_panel import OptionsPanel
-from ..widgets.prompt import Prompt, PromptArea
+from ..widgets.prompt import Prompt
+from ..widgets.prompt_area import PromptArea
 from ..widgets.safe_text import plain_line, safe
 from ..widgets.session_list import SessionList
-from ..widgets.transcript import CodeFence, Transcript
+from ..widgets.transcript import Transcript
 from .chat_actions import ChatActions
 
 DRAW_EVERY_S = 0.1
@@ -35,6 +37,12 @@ WELCOME = "Ask something. / begins a command, enter sends, ctrl+j begins a new l
 
 
 class ChatPage(ChatActions):
+    HELP = """
+## Chat
+
+The prompt is below, the chats at the side (ctrl+b). ctrl+l chooses who answers, ctrl+o opens the options, alt+t goes
+to the text to read it.
+"""
     DEFAULT_CSS = beside(__file__)
     NAME = "chat"
     TITLE = "Chat"

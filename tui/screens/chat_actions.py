@@ -17,8 +17,11 @@ from ..chat.attachments import read_attachment
 from ..chat.conversation import ASSISTANT, Conversation, as_markdown, code_blocks
 from ..chat.options import read_option
 from ..chat.slash import COMMANDS, parse
+from ..copying import Copied
 from ..session import NotConnected
-from ..widgets.dialog import AskText, Choose, Confirm
+from ..widgets.ask_text import AskText
+from ..widgets.choose import Choose
+from ..widgets.confirm import Confirm
 from ..widgets.options_panel import OptionsPanel
 from ..widgets.session_list import SessionList
 from .chat_sending import ChatSending
@@ -95,14 +98,12 @@ class ChatActions(ChatSending):
 
     # Copying, and the rest
 
-    def copy(self, text: str, what: str) -> None:
-        self.app.copy_to_clipboard(text)
-        self.say(f"copied {what} ({len(text):,} characters)")
+    def copied(self) -> Copied | None:
+        answer = next((turn for turn in reversed(self.me.conversation.path()) if turn.role == ASSISTANT), None)
+        return Copied(answer.text, "the answer") if answer is not None else None
 
     def action_copy_answer(self) -> None:
-        answer = next((turn for turn in reversed(self.me.conversation.path()) if turn.role == ASSISTANT), None)
-        if answer is not None:
-            self.copy(answer.text, "the answer")
+        self.action_copy()
 
     def action_copy_code(self) -> None:
         self.run(self._copy_code())

@@ -13,7 +13,8 @@ from ..chat.answering import FAILED, STOPPED, Answering
 from ..chat.conversation import ASSISTANT, USER, Conversation, Turn
 from ..chat.slash import parse
 from ..session import as_line
-from ..widgets.dialog import Choose, Confirm
+from ..widgets.choose import Choose
+from ..widgets.confirm import Confirm
 from .base import Page
 
 if TYPE_CHECKING:

@@ -6,25 +6,29 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.widgets import ContentSwitcher, DataTable, Tree
 from textual.worker import Worker
 
+from ...runtime.census import seen_by
 from ...runtime.client import MAIN
 from ...runtime.errors import CallboardError, NoSuchActor
 from ...schemas.inspecting import DescribeActor, FollowLogs
-from ..census import ActorRow, NodeRow, Pace, Seen, look, short_rate, short_size, short_time
+from ...schemas.runtime import DrainNode, NodeInfo
+from ..census import ActorRow, NodeRow, Pace, Seen, look
+from ..copying import Copied, text_of
+from ..node_ends import NodeEnd, NodeKind
 from ..session import Session, as_line
 from ..styles import beside
 from ..widgets.actor_view import ActorView
-from ..widgets.dialog import Confirm
-from ..widgets.live_table import Column, LiveTable
+from ..widgets.confirm import Confirm
+from ..widgets.live_table import LiveTable
 from ..widgets.log_view import LogView
 from ..widgets.supervision_tree import SupervisionTree
 from .base import Page
+from .company_rows import ACTORS, NODES, actor_cells, node_cells
 from .spawning import ask_what_to_spawn, spawn
 
 if TYPE_CHECKING:
@@ -36,39 +40,22 @@ MANY = 2000
 LOOK_AT_MANY_EVERY_S = 5.0
 FIRST_LINES = 200
 STOP_TIMEOUT_S = 10.0
+RESTARTING = "Its present life ends once the message in hand is finished, and its next one begins."
 # A node that answered none of so many looks is stuck.
 SILENT_LOOKS = 20
 
-ACTORS = (
-    Column("actor"),
-    Column("kind"),
-    Column("state"),
-    Column("wait", right=True, width=4),
-    Column("msg/s", right=True, show=short_rate, width=5),
-    Column("mem", right=True, show=short_size, width=5),
-    Column("restarts", right=True),
-    Column("node"),
-    Column("pid", right=True, width=7),
-    Column("done", right=True, show=lambda n: f"{n:,}", width=9),
-    Column("errors", right=True, show=lambda n: f"{n:,}", width=6),
-    Column("age", right=True, show=short_time, width=6),
-)
-NODES = (
-    Column("node"),
-    Column("host", width=12),
-    Column("pid", right=True, width=7),
-    Column("actors", right=True),
-    Column("msg/s", right=True, show=short_rate, width=5),
-    Column("cpu", right=True, show=lambda share: f"{100 * share:.0f}%", width=4),
-    Column("mem", right=True, show=short_size, width=5),
-    Column("up", right=True, show=short_time, width=6),
-    Column("offers"),
-)
-
 
 class CompanyPage(Page):
-    """The actors are what keys act on: the one under the cursor of the table, or of the tree."""
+    """The actors are what keys act on: the one under the cursor of the table, or of the tree. Stop and restart act on
+    a node while the table of nodes is in focus."""
 
+    HELP = """
+## Company
+
+Every node and every actor. `d` describes and `l` shows the log of the actor under the cursor, `t` shows the tree, `n`
+spawns, `c` copies. `r` and `x` restart and stop: the actor under the cursor, or the process or node where the table
+of nodes is in focus. Each asks first.
+"""
     NAME = "company"
     TITLE = "Company"
     KEY = "f3"
@@ -81,6 +68,7 @@ class CompanyPage(Page):
         Binding("n", "spawn", "Spawn"),
         Binding("r", "restart", "Restart"),
         Binding("x", "stop", "Stop"),
+        Binding("c", "copy", "Copy", show=False),
         Binding("L", "all_logs", "All logs", show=False),
         Binding("escape", "close_panel", "Close", show=False),
     ]
@@ -89,6 +77,7 @@ class CompanyPage(Page):
         super().__init__()
         self._pace = Pace()
         self._rows: dict[str, ActorRow] = {}
+        self._node_rows: dict[str, NodeRow] = {}
         self._looked_at = 0.0
         self._silent: dict[str, int] = {}
         self._described = ""
@@ -125,14 +114,15 @@ class CompanyPage(Page):
             return  # the app is ending, and took its widgets away
         nodes, actors = self._pace.take(seen)
         self._rows = {row.info.address: row for row in actors}
+        self._node_rows = {row.info.node: row for row in nodes}
         self._show(seen, nodes, actors)
         if self._described:
             await self._describe(self._described)
 
     def _show(self, seen: Seen, nodes: list[NodeRow], actors: list[ActorRow]) -> None:
         now = time.time()
-        self.query_one("#actors", LiveTable).show({row.info.address: _actor(row, now) for row in actors})
-        self.query_one("#nodes", LiveTable).show({row.info.node: _node(row) for row in nodes})
+        self.query_one("#actors", LiveTable).show({row.info.address: actor_cells(row, now) for row in actors})
+        self.query_one("#nodes", LiveTable).show({row.info.node: node_cells(row) for row in nodes})
         if self.query_one("#which", ContentSwitcher).current == "tree":
             self.query_one(SupervisionTree).show(actors)
         # One that has just left does not answer either, and is forgotten soon.
@@ -146,6 +136,13 @@ class CompanyPage(Page):
         if self.query_one("#which", ContentSwitcher).current == "tree":
             return self.query_one(SupervisionTree).selected_key
         return self.query_one("#actors", LiveTable).selected_key
+
+    @property
+    def selected_node(self) -> NodeInfo | None:
+        """The node that stop and restart act on, where the table of nodes is in focus."""
+        table = self.query_one("#nodes", LiveTable)
+        row = self._node_rows.get(table.selected_key) if table.has_focus else None
+        return row.info if row is not None else None
 
     # What is shown beside
 
@@ -235,31 +232,68 @@ class CompanyPage(Page):
             self._following.cancel()
             self._following = None
 
+    def copied(self) -> Copied | None:
+        """What is open beside the tables, else a row, or the address in the tree."""
+        if self.has_class("-actor"):
+            return Copied(text_of(self.query_one(ActorView)), "the description")
+        if self.has_class("-logs"):
+            return Copied(self.query_one(LogView).as_text(), "the log")
+        if self.query_one("#tree").has_focus:
+            return Copied(self.selected, "the address")
+        return super().copied()
+
     # What is done
 
     def action_stop(self) -> None:
-        if address := self.selected:
+        if (node := self.selected_node) is not None:
+            self.run(self._stop_node(node))
+        elif address := self.selected:
             self.run(self._stop(address))
 
     async def _stop(self, address: str) -> None:
         below = sum(name.startswith(f"{address}.") for name in self._rows)
         detail = "It finishes what it has within ten seconds, and is not started again." + _below(below)
-        if await self.app.push_screen_wait(Confirm(f"Stop {address}?", detail, yes="Stop")):
+        if await self._confirmed(f"Stop {address}?", detail, "Stop"):
             await self._carry_out(
                 self.session.client.stop(address, STOP_TIMEOUT_S), f"stopping {address}", f"{address} has ended"
             )
 
+    async def _end_of(self, info: NodeInfo) -> NodeEnd:
+        """Asked anew: what is about to end must not be what was there a second ago."""
+        names = [one.node for one in await self.session.client.nodes()]
+        return NodeEnd.of(info, await seen_by(self.session.client.node, names))
+
+    async def _stop_node(self, info: NodeInfo) -> None:
+        node, name = await self._end_of(info), info.node
+        drains = node.kind is NodeKind.JOINED
+        if await self._confirmed(*node.stopping(), "Drain" if drains else "End"):
+            if drains:
+                draining = self.session.ask(f"node.{name}", DrainNode())
+                await self._carry_out(draining, f"draining {name}", f"{name} finishes what it has and leaves")
+            else:
+                stopping = self.session.client.stop(name, STOP_TIMEOUT_S)
+                await self._carry_out(stopping, f"ending {name}", f"the process of {name} has ended")
+
     def action_restart(self) -> None:
-        if address := self.selected:
+        if (node := self.selected_node) is not None:
+            self.run(self._restart_node(node))
+        elif address := self.selected:
             self.run(self._restart(address))
 
-    async def _restart(self, address: str) -> None:
+    async def _restart_node(self, info: NodeInfo) -> None:
+        await self._restart(info.node, *(await self._end_of(info)).restarting())
+
+    async def _restart(self, address: str, question: str = "", detail: str = "") -> None:
         below = sum(name.startswith(f"{address}.") for name in self._rows)
-        detail = "Its present life ends once the message in hand is finished, and its next one begins." + _below(below)
-        if await self.app.push_screen_wait(Confirm(f"Restart {address}?", detail, yes="Restart")):
+        if not detail:
+            question, detail = f"Restart {address}?", RESTARTING + _below(below)
+        if await self._confirmed(question, detail, "Restart"):
             await self._carry_out(
                 self.session.client.restart(address, STOP_TIMEOUT_S), f"restarting {address}", f"{address} is back"
             )
+
+    async def _confirmed(self, question: str, detail: str, yes: str) -> bool:
+        return await self.app.push_screen_wait(Confirm(question, detail, yes=yes))
 
     def action_spawn(self) -> None:
         self.run(self._spawn())
@@ -282,37 +316,3 @@ def _below(count: int) -> str:
     if not count:
         return ""
     return f" {count} actors below it end with it." if count > 1 else " The actor below it ends with it."
-
-
-def _actor(row: ActorRow, now: float) -> tuple[str | int | float | Text | None, ...]:
-    info = row.info
-    return (
-        info.address,
-        info.kind,
-        info.state,
-        info.mailbox,
-        row.rate,
-        row.memory or None,
-        info.restarts,
-        info.node,
-        info.pid,
-        info.processed,
-        info.errors,
-        int(now - info.since) if info.since else None,
-    )
-
-
-def _node(row: NodeRow) -> tuple[str | int | float | None, ...]:
-    info = row.info
-    offers = ", ".join((*info.labels, f"{info.cpus:g} cpus", short_size(info.memory))) if info.accepts else ""
-    return (
-        info.node,
-        info.host,
-        info.pid,
-        row.actors,
-        row.rate,
-        row.cpu,
-        row.memory or None,
-        int(row.uptime_s) or None,
-        offers,
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, ClassVar
 
-from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
@@ -14,24 +13,24 @@ from textual.widgets import DataTable, Static
 from ...schemas.models import (
     CancelStoreJob,
     CompareModels,
-    InstalledModel,
     PullModel,
     StoreJob,
     StoreJobState,
     StoreListing,
-    StoreWork,
 )
-from ..census import short_size, short_time
+from ..census import short_size
+from ..copying import Copied, text_of
 from ..session import Session
 from ..store_access import ask_store, list_store
 from ..styles import beside
 from ..widgets.comparison import Comparison
-from ..widgets.dialog import Confirm
+from ..widgets.confirm import Confirm
 from ..widgets.fields_dialog import Field, FieldsDialog
-from ..widgets.live_table import Column, LiveTable
+from ..widgets.live_table import LiveTable
 from ..widgets.safe_text import plain, plain_line
 from .base import Page
 from .loading_model import ask_what_to_load, load_model
+from .models_rows import JOBS, MODELS, about_job, about_model, installed_cells, job_cells, rows_to_be_had
 from .quantizing import ask_how_to_quantize
 
 if TYPE_CHECKING:
@@ -40,32 +39,17 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.5
 # While no job runs, the store is looked at only now and then: others may change it.
 LOOK_AT_REST_S = 5.0
-BAR_WIDTH = 16
-
-MODELS = (
-    Column("model"),
-    Column("size", right=True, show=short_size, width=6),
-    Column("state", width=9),
-    Column("license"),
-    Column("files", right=True),
-    Column("description"),
-)
-JOBS = (
-    Column("job", right=True),
-    Column("work"),
-    Column("model"),
-    Column("state"),
-    Column("progress", width=BAR_WIDTH + 6),
-    Column("stage"),
-    Column("of", right=True),
-    Column("time", right=True, show=short_time, width=7),
-    Column("left", right=True, show=short_time, width=7),
-)
 
 
 class ModelsPage(Page):
     """Jobs are the store's own: they go on when this page, or this app, is closed."""
 
+    HELP = """
+## Models
+
+`p` pulls, `z` quantizes, `n` serves the model under the cursor; `d` describes it, space marks it and `v` compares
+those that are marked. `x` cancels a job. `c` copies what is described, or the line.
+"""
     NAME = "models"
     TITLE = "Models"
     KEY = "f6"
@@ -79,6 +63,7 @@ class ModelsPage(Page):
         Binding("d", "describe", "Describe"),
         Binding("space", "mark", "Mark"),
         Binding("v", "compare", "Compare"),
+        Binding("c", "copy", "Copy", show=False),
         Binding("escape", "close_panel", "Close", show=False),
     ]
 
@@ -115,7 +100,7 @@ class ModelsPage(Page):
         self.query_one("#place", Static).update(
             plain_line(f" {listing.root}, {short_size(listing.free_bytes)} free", "dim")
         )
-        self.query_one("#jobs", LiveTable).show({str(job.job): _job(job, time.time()) for job in listing.jobs})
+        self.query_one("#jobs", LiveTable).show({str(job.job): job_cells(job, time.time()) for job in listing.jobs})
         self.set_class(bool(listing.jobs), "-jobs")
         self._tell_of_ends(listing.jobs)
         if self._described:
@@ -123,8 +108,8 @@ class ModelsPage(Page):
 
     def _show_models(self, listing: StoreListing) -> None:
         self.marked = [name for name in self.marked if any(one.name == name for one in listing.models)]
-        rows = {one.name: _installed(one, one.name in self.marked) for one in listing.models}
-        self.query_one("#models", LiveTable).show({**rows, **_to_be_had(listing)})
+        rows = {one.name: installed_cells(one, one.name in self.marked) for one in listing.models}
+        self.query_one("#models", LiveTable).show({**rows, **rows_to_be_had(listing)})
 
     @property
     def _is_working(self) -> bool:
@@ -181,13 +166,19 @@ class ModelsPage(Page):
         panel = self.query_one("#about", VerticalScroll)
         panel.border_title = plain(what).markup
         if model is not None:
-            panel.query_one(Static).update(_about_model(model))
+            panel.query_one(Static).update(about_model(model))
         elif job is not None:
-            panel.query_one(Static).update(_about_job(job))
+            panel.query_one(Static).update(about_job(job))
         else:
             known = next((one for one in listing.known if one.name == what), None)
             about = f"{known.description}, {known.license}, {short_size(known.size)}" if known is not None else ""
             panel.query_one(Static).update(plain(f"{about}\nnot in the store: p pulls it"))
+
+    def copied(self) -> Copied | None:
+        """What is described, while that is open, else the row."""
+        if self.has_class("-about"):
+            return Copied(text_of(self.query_one("#about")), "the description")
+        return super().copied()
 
     # Results side by side
 
@@ -276,82 +267,3 @@ class ModelsPage(Page):
             self.say(f"loading {order.model} \u2026")
             await load_model(self.session.client, order)
             self.say(f"{order.model} is served by {order.name}")
-
-
-def _installed(model: InstalledModel, marked: bool) -> tuple[str | int, ...]:
-    return (
-        model.name,
-        model.size,
-        "here \u2713" if marked else "here",
-        model.license,
-        len(model.files),
-        model.description,
-    )
-
-
-def _to_be_had(listing: StoreListing) -> dict[str, tuple[str | int | Text | None, ...]]:
-    """What could be pulled by name, and what is just being made."""
-    rows: dict[str, tuple[str | int | Text | None, ...]] = {
-        known.name: (known.name, known.size, "to pull", known.license, None, known.description)
-        for known in listing.known
-    }
-    there = {model.name for model in listing.models}
-    for job in listing.jobs:
-        if job.state is StoreJobState.RUNNING and job.name not in there:
-            size = job.total if job.work is StoreWork.PULL else None
-            rows[job.name] = (job.name, size or None, "coming", "", None, f"{job.work} of {job.model}")
-    return rows
-
-
-def _job(job: StoreJob, now: float) -> tuple[str | int | float | None, ...]:
-    running = job.state is StoreJobState.RUNNING
-    took = (now if running else job.ended) - job.started
-    part = job.done / job.total if job.total else (0.0 if running or job.error else 1.0)
-    left = took * (1 - part) / part if running and part > 0.02 else None
-    of = ""
-    if job.total:
-        counts = (job.done, job.total)
-        done, total = map(short_size, counts) if job.work is StoreWork.PULL else map(str, counts)
-        of = f"{done} of {total}"
-    what = job.model if job.model == job.name else f"{job.model} \u2192 {job.name}"
-    return (job.job, job.work.value, what, job.state.value, bar(part), job.stage, of, int(took), left)
-
-
-def bar(part: float, width: int = BAR_WIDTH) -> str:
-    """`████░░░░  50%`."""
-    done = round(min(max(part, 0.0), 1.0) * width)
-    return "\u2588" * done + "\u2591" * (width - done) + f" {100 * part:3.0f}%"
-
-
-def _about_model(model: InstalledModel) -> Text:
-    text = plain(f"{model.description}\n")
-    for label, value in (("license", model.license), ("from", model.source), ("size", f"{model.size:,} bytes")):
-        text.append(f"{label:<9}", "dim")
-        text.append_text(plain(f"{value}\n"))
-    text.append("\n")
-    for file in model.files:
-        text.append_text(plain(f"{short_size(file.size):>6}  {file.name}\n"))
-        text.append_text(plain(f"        {file.sha256}\n", "dim"))
-    return text
-
-
-def _about_job(job: StoreJob) -> Text:
-    text = plain(f"{job.work} {job.model}, {job.state}\n")
-    if job.error is not None:
-        text.append_text(plain(f"\n{job.error.message}\n", "bold"))
-        text.append_text(plain(f"{job.error.hint}\n"))
-        if job.error.detail:
-            text.append_text(plain(f"\n{job.error.detail}", "dim"))
-    report = job.report
-    if report is not None:
-        for label, value in (
-            ("method", f"{report.method}, {report.bits} bits in groups of {report.group_size}"),
-            ("size", f"{short_size(report.bytes_before)} \u2192 {short_size(report.bytes_after)}"),
-            ("bits", f"{report.bits_per_weight:.2f} a weight"),
-            ("perplexity", f"{report.perplexity_before:.2f} \u2192 {report.perplexity_after:.2f}"),
-            ("agreement", f"{100 * report.token_agreement:.1f}% of next tokens"),
-            ("tokens", f"{report.calibration_tokens:,} of {report.calibration}"),
-        ):
-            text.append(f"\n{label:<11}", "dim")
-            text.append_text(plain(value))
-    return text

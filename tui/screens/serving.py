@@ -26,7 +26,8 @@ from ..serving_figures import (
 from ..session import Session
 from ..styles import beside
 from ..widgets.block_map import BlockMap
-from ..widgets.dialog import Choose, Confirm
+from ..widgets.choose import Choose
+from ..widgets.confirm import Confirm
 from ..widgets.fields_dialog import Field, FieldsDialog
 from ..widgets.live_table import Column, LiveTable
 from ..widgets.sparkline_row import SparklineRow
@@ -89,6 +90,12 @@ ADAPTERS = (
 class ServingPage(Page):
     """What is below the table of engines is that of the engine under its cursor."""
 
+    HELP = """
+## Serving
+
+Below the engines is what is of the one under the cursor. `n` loads a model, `x` unloads one, `a` and `z` add and
+remove adapters. `c` copies the line under the cursor.
+"""
     NAME = "serving"
     TITLE = "Serving"
     KEY = "f5"
@@ -99,6 +106,7 @@ class ServingPage(Page):
         Binding("x", "unload", "Unload"),
         Binding("a", "load_adapter", "Add adapter"),
         Binding("z", "unload_adapter", "Remove adapter"),
+        Binding("c", "copy", "Copy", show=False),
     ]
 
     def __init__(self) -> None:

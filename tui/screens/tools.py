@@ -15,12 +15,14 @@ from textual.widgets import Static, TabbedContent, TabPane
 
 from ...runtime.errors import CallboardError
 from ...schemas.tool import ListTools, OpenTool, ToolInfo
+from ..copying import Copied, text_of
 from ..ensure import ask_or_start
 from ..session import Session, as_line
 from ..styles import beside
 from ..tool_call import call_tool, json_object, save
+from ..widgets.ask_text import AskText
 from ..widgets.call_text import readable
-from ..widgets.dialog import AskText, Confirm
+from ..widgets.confirm import Confirm
 from ..widgets.live_table import Cell, Column, LiveTable
 from ..widgets.safe_text import plain
 from ..widgets.schema_form import FormInvalid, SchemaForm
@@ -35,6 +37,12 @@ _CALL = "call"
 
 
 class ToolsPage(Page):
+    HELP = """
+## Tools
+
+`t` makes a form of the tool under the cursor and ctrl+s calls it. `w` writes the files of a result, `c` copies what
+is shown, ctrl+x gives up a call.
+"""
     NAME = "tools"
     TITLE = "Tools"
     KEY = "f10"
@@ -43,6 +51,7 @@ class ToolsPage(Page):
         Binding("t", "try_it", "Try it"),
         Binding("ctrl+x", "stop", "Give up the call"),
         Binding("w", "write", "Write files"),
+        Binding("c", "copy", "Copy", show=False),
     ]
 
     def __init__(self) -> None:
@@ -88,6 +97,12 @@ class ToolsPage(Page):
     def _show_chosen(self) -> None:
         info = self.chosen
         self.query_one("#about-text", Static).update(about(info) if info is not None else "")
+
+    def copied(self) -> Copied | None:
+        """The result, where that tab is open, else what is said of the tool."""
+        if self.query_one("#tabs", TabbedContent).active == "tab-result":
+            return Copied(text_of(self.query_one(ToolResultView)), "the result")
+        return Copied(text_of(self.query_one("#about-text")), "what it does") if self.chosen is not None else None
 
     # Trying it
 

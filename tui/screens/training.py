@@ -27,13 +27,14 @@ from ...schemas.train import (
     TrainProgress,
 )
 from ..coalesce import Coalesced
+from ..copying import Copied, text_of
 from ..ensure import ask_or_start
 from ..following import Following
 from ..session import Session
 from ..styles import beside
 from ..train_view import TrainView, duration
+from ..widgets.confirm import Confirm
 from ..widgets.curves import Curves
-from ..widgets.dialog import Confirm
 from ..widgets.live_table import Cell, Column, LiveTable
 from ..widgets.safe_text import plain
 from .base import Page
@@ -55,6 +56,12 @@ _STATES = {
 
 
 class TrainingPage(Page):
+    HELP = """
+## Training
+
+The jobs, and the curves, samples and events of the one under the cursor. `n` starts a run, `p` pauses, `r` goes on,
+`x` ends one; space lays its curves over the others. `c` copies samples, events, or the line.
+"""
     NAME = "training"
     TITLE = "Training"
     KEY = "f7"
@@ -65,6 +72,7 @@ class TrainingPage(Page):
         Binding("p", "pause", "Pause"),
         Binding("r", "resume", "Resume"),
         Binding("x", "cancel", "Cancel"),
+        Binding("c", "copy", "Copy", show=False),
     ]
 
     def __init__(self) -> None:
@@ -174,6 +182,13 @@ class TrainingPage(Page):
     def _chosen(self, event: LiveTable.Chosen) -> None:
         event.stop()
         self._rows.poke()
+
+    def copied(self) -> Copied | None:
+        """The samples or the events, where that tab is open, else the job's row."""
+        tab = self.query_one(TabbedContent).active.removeprefix("tab-")
+        if tab in ("samples", "events"):
+            return Copied(text_of(self.query_one(f"#{tab}")), f"the {tab}")
+        return super().copied()
 
     # Following
 

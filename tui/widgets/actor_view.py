@@ -19,6 +19,12 @@ _LABEL_WIDTH = 12
 
 
 class ActorView(VerticalScroll):
+    HELP = """
+## One actor
+
+What its own process says of it, and how its supervisor sees it. The arrows, page up and page down scroll, `c` copies
+all of it, escape closes it.
+"""
     DEFAULT_CSS = beside(__file__)
 
     def compose(self) -> ComposeResult:

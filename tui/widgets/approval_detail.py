@@ -27,6 +27,12 @@ _KINDS = {
 
 
 class ApprovalDetail(VerticalScroll, can_focus=True):
+    HELP = """
+## What is asked
+
+What will run, where, with which arguments, what it would change, and why it is asked. The arrows scroll, `c` copies
+it. `y` allows it once, `d` denies it, `f` denies it and says why; the list beside it shows what else waits.
+"""
     DEFAULT_CSS = beside(__file__)
 
     def compose(self) -> ComposeResult:

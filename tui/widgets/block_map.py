@@ -38,7 +38,8 @@ class BlockMap(Widget):
         if not self._cells or width < 1 or height < 1:
             return Text("")
         levels, _ = shrunk(self._cells, width * height)
-        styles = [self.get_component_rich_style(part, partial=True) for part in _PARTS]
+        # Not the partial ones, in which a colour that goes by what lies below (`$text-disabled`) is white.
+        styles = [self.get_component_rich_style(part) for part in _PARTS]
         text = Text(no_wrap=True, end="")
         for start in range(0, len(levels), width):
             for level, count in _runs(levels[start : start + width]):

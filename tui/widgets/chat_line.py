@@ -33,12 +33,12 @@ class ChatLine(Widget):
         name, used, size, rest = self._figures
         line = Text(" ", no_wrap=True, end="")
         shown = plain_line(name)
-        shown.stylize(self.get_component_rich_style("chat-line--name", partial=True))
+        shown.stylize(self.get_component_rich_style("chat-line--name"))
         line.append_text(shown)
         if size:
             share = min(1.0, used / size)
             full = round(share * BAR)
-            style = self.get_component_rich_style("chat-line--full", partial=True) if share > 0.85 else ""
+            style = self.get_component_rich_style("chat-line--full") if share > 0.85 else ""
             line.append("  ")
             line.append("\u2588" * full + "\u2591" * (BAR - full), style)
             line.append(f" {used:,} of {size:,} tokens")

@@ -76,9 +76,15 @@ def remarks_on(results: Sequence[ModelResults]) -> list[str]:
 class Comparison(Dialog[None]):
     """Over the page; escape closes it."""
 
+    HELP = """
+## Results side by side
+
+A column a model, a line a figure. The arrows scroll, `c` copies the table, escape closes it.
+"""
     DEFAULT_CSS = beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter", "close", "Close", id="dialog.close", priority=True),
+        Binding("c", "copy", "Copy", id="dialog.copy"),
     ]
 
     def __init__(self, results: Sequence[ModelResults]) -> None:
@@ -102,6 +108,13 @@ class Comparison(Dialog[None]):
             )
         table.fixed_columns = 1
         table.focus()
+
+    def action_copy(self) -> None:
+        """All of it, with tabs between the columns."""
+        names = ("", *(one.model for one in self._results))
+        lines = [names, *((title, *values) for title, values in figures_of(self._results))]
+        self.app.copy_to_clipboard(plain("\n".join("\t".join(line) for line in lines)).plain)
+        self.notify("copied the table", markup=False)
 
     def action_close(self) -> None:
         self.dismiss(None)

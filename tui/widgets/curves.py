@@ -28,6 +28,13 @@ _WORDS = {"grad_norm": "gradient", "tokens_per_s": "tokens/s"}
 class Curves(Widget, can_focus=True):
     """`show(runs)`: what they measured so far; call it again whenever there is more."""
 
+    HELP = """
+## Curves
+
+`m` shows one figure large, then the next, then all four. `l` makes the axis logarithmic, `o` smooths more or less.
+`+` and `-` or the mouse wheel go closer and farther, the arrows go earlier and later, `0` shows the whole run. The
+line above has the values where the mouse points.
+"""
     DEFAULT_CSS = beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("m", "next_metric", "Metric", id="curves.metric"),

@@ -34,6 +34,11 @@ class Field:
 class FieldsDialog(Dialog[dict[str, str] | None]):
     """The values by name; escape returns None. Enter in a text goes to the next line, and in the last one takes all."""
 
+    HELP = """
+## A few values
+
+Enter and tab go to the next one, the arrow right takes what is suggested, ctrl+s takes all, escape gives it up.
+"""
     DEFAULT_CSS = beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel", id="dialog.cancel"),

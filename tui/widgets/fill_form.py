@@ -26,6 +26,11 @@ class FormOver(ModalScreen["T | None"], Generic[T]):
     """`result(values)` makes of what was filled in what the screen gives; a CallboardError that it raises is shown, and
     the form stays. Escape gives None."""
 
+    HELP = """
+## Form
+
+tab and shift+tab go from field to field and to the buttons, ctrl+s sends it, escape gives it up.
+"""
     DEFAULT_CSS = beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel", id="dialog.cancel")]
 

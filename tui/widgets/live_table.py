@@ -55,8 +55,8 @@ class LiveTable(FittedTable):
     HELP = """
 ## Table
 
-`/` filters as you type: a row stays while each word occurs in it; enter ends typing, escape takes the filter away. `s`
-sorts by the next column, `S` turns the order round, and a click on a title sorts too.
+`/` filters as you type: a row stays while each word occurs in it; enter ends typing, escape takes the filter away.
+`s` sorts by the next column, `S` turns the order round, and a click on a title sorts too.
 """
     DEFAULT_CSS = beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -172,7 +172,11 @@ sorts by the next column, `S` turns the order round, and a click on a title sort
         elif before != cells:
             for number, (old, new) in enumerate(zip(before, cells, strict=True)):
                 if old != new:
-                    self.update_cell(key, str(number), self.columns_shown[number].cell(new), update_width=True)
+                    column = self.columns_shown[number]
+                    text = column.cell(new)
+                    # To work out a column's width, all of its cells are measured: not for a figure as long as before.
+                    wider = column.width is None and text.cell_len != column.cell(old).cell_len
+                    self.update_cell(key, str(number), text, update_width=wider)
                     self.cells_changed += 1
         self._drawn[key] = cells
 

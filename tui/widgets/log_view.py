@@ -19,6 +19,12 @@ STYLES = {"warning": "yellow", "error": "red", "critical": "bold red", "debug": 
 
 
 class LogView(RichLog):
+    HELP = """
+## Logs
+
+Lines come as they are written, the newest below. Scroll up to stay where you are, end follows again. `c` copies what
+is here, escape closes it.
+"""
     DEFAULT_CSS = beside(__file__)
 
     def __init__(self, *, id: str | None = None) -> None:
@@ -45,6 +51,10 @@ class LogView(RichLog):
     def add(self, entries: tuple[LogEntry, ...]) -> None:
         self._waiting.extend(entries)
         self.entries.extend(entries)
+
+    def as_text(self) -> str:
+        """All lines that are kept, as they are shown."""
+        return "\n".join(_line(entry, self._several).plain for entry in self.entries)
 
     def _draw(self) -> None:
         if not self._waiting:

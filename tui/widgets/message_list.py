@@ -40,8 +40,8 @@ class MessageList(ScrollView, can_focus=True):
     HELP = """
 ## Messages
 
-Newest at the bottom. Enter shows one whole, space holds the list, `/` filters, `l` listens to other subjects, `p` sends
-one again.
+Newest at the bottom. Enter shows one whole, space holds the list, `/` filters, `l` listens to other subjects, `p`
+sends one again.
 """
     DEFAULT_CSS = beside(__file__)
     COMPONENT_CLASSES: ClassVar[set[str]] = {"message--cursor", "message--subject", "message--type", "message--time"}
@@ -119,11 +119,14 @@ one again.
 
     def render_lines(self, crop: Region) -> list[Strip]:
         # Styles are worked out from the style sheets each time that they are asked for: once for a drawing is enough.
-        parts = [self.get_component_rich_style(part, partial=True) for part in _PARTS]
+        # Not the partial ones, in which a colour that goes by what lies below (`$text-muted`) is white.
+        parts = [Style(color=self.get_component_rich_style(part).color) for part in _PARTS]
         at_cursor = self.get_component_rich_style("message--cursor")
-        self._paint, self._cursor_paint = (
-            _Paint(base, *(base + part for part in parts)) for base in (self.rich_style, at_cursor)
-        )
+        self._paint = _Paint(self.rich_style, *(self.rich_style + part for part in parts))
+        if at_cursor.reverse:  # a line of the terminal's own colours: those of its parts may be that of its background
+            self._cursor_paint = _Paint(*[at_cursor] * len(_Paint._fields))
+        else:
+            self._cursor_paint = _Paint(at_cursor, *(at_cursor + part for part in parts))
         return super().render_lines(crop)
 
     def render_line(self, y: int) -> Strip:

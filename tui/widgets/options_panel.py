@@ -18,6 +18,12 @@ from .safe_text import plain_line
 
 
 class OptionsPanel(VerticalScroll, can_focus=False):
+    HELP = """
+## Options of this chat
+
+Each holds from the next answer on, and is kept with the chat; an empty one is as the model has it. The arrow up and
+tab go from one to the next, ctrl+o closes the panel.
+"""
     DEFAULT_CSS = beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "app.focus_previous", "Option before", show=False, id="options.previous")

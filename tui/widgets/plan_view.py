@@ -24,6 +24,12 @@ _MARKS = {
 
 
 class PlanView(ScrollableContainer, can_focus=True):
+    HELP = """
+## Plan
+
+From left to right: a step stands behind those that it needs. `·` waits for others, `○` has what it needs, `●` is
+under way, `?` waits for a person, `✓` is done, `✗` failed. The arrows scroll, `c` copies the steps.
+"""
     DEFAULT_CSS = beside(__file__)
 
     def __init__(self, *, id: str | None = None) -> None:

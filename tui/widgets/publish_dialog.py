@@ -13,6 +13,7 @@ from ...runtime.errors import CallboardError
 from ...runtime.topics import check_subject
 from ..bus.heard import CannotPublish, checked_json
 from ..session import as_line
+from ..styles import beside
 from .dialog import Dialog
 from .safe_text import plain, plain_line
 
@@ -20,6 +21,13 @@ from .safe_text import plain, plain_line
 class PublishDialog(Dialog[tuple[str, bytes] | None]):
     """Returns (subject, bytes), checked; None where it is given up."""
 
+    HELP = """
+## Sending a message
+
+The first line says where to: `topic.NAME` for everybody who listens, `actor.ADDRESS` for one actor. Below is its
+JSON, with its `type`. ctrl+s or F12 sends it once it is in order, escape gives it up.
+"""
+    DEFAULT_CSS = beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s,f12", "send", "Send", id="dialog.send", priority=True),
         Binding("escape", "cancel", "Cancel", id="dialog.cancel"),

@@ -27,6 +27,13 @@ class RunTree(Tree[tuple[str, str]]):
     """`show(stories, root)`: what is new is added and what changed is changed; the cursor stays, and follows the end
     while it is there. A node's data are the run and the moment's id."""
 
+    HELP = """
+## Steps of a run
+
+The newest is below, and the cursor stays at the end while it is there. Enter folds what a step has below it. The step
+under the cursor stands beside, whole; `c` copies it. `[` and `]` go through the run event by event, `0` shows it as
+it is now, `f` begins again after this step.
+"""
     DEFAULT_CSS = beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", "Down", show=False, id="tree.down"),

@@ -41,6 +41,12 @@ class SchemaForm(VerticalScroll, can_focus=False):
     A property whose name has dots (`optimizer.lr`) is a value within an object. `given`: values to begin with.
     """
 
+    HELP = """
+## Form
+
+A field for each thing that may be said, with `*` where it must be. tab and shift+tab go from field to field, ctrl+s
+or enter in a line sends it all. Of a list each line is one; what is left empty is not sent.
+"""
     DEFAULT_CSS = beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "submit", "Send", id="form.send", priority=True),

@@ -40,6 +40,11 @@ Enter opens one. `r` gives it another title, `f` goes on in a chat of its own, `
 
 
 class SessionList(Vertical):
+    HELP = """
+## Searching chats
+
+Words of titles and texts; a chat stays while each word occurs in it. Enter opens the first, tab goes to the list.
+"""
     DEFAULT_CSS = beside(__file__)
 
     class Wish(Message):

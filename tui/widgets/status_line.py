@@ -1,4 +1,7 @@
-"""The line above the footer: what happened last, and how the connection is."""
+"""The line above the footer: what happened last, and how the connection is.
+
+Where there is no room for the tabs it says how many things wait for the person, too.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 class StatusLine(Widget):
     DEFAULT_CSS = beside(__file__)
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"status--error", "status--away", "status--here"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"status--error", "status--away", "status--here", "status--badge"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,11 +45,18 @@ class StatusLine(Widget):
         here = session is not None and session.connected
         words = self.connection()
         state = Text(f" {'●' if here else '○'} {words} ", no_wrap=True, end="")
-        state.stylize(self.get_component_rich_style("status--here" if here else "status--away", partial=True))
-        room = max(0, self.size.width - state.cell_len)
+        state.stylize(self.get_component_rich_style("status--here" if here else "status--away"))
+        badge = self._badge()
+        room = max(0, self.size.width - state.cell_len - badge.cell_len)
         line = plain_line(self.text)
         if self.is_error:
-            line.stylize(self.get_component_rich_style("status--error", partial=True))
+            line.stylize(self.get_component_rich_style("status--error"))
         line.truncate(room, overflow="ellipsis", pad=True)
-        line.append_text(state)
-        return line
+        return badge.append_text(line).append_text(state)  # at the left, where nothing crops it
+
+    def _badge(self) -> Text:
+        """The sum of the tabs' badges, in their place."""
+        count = sum(cast("CallboardApp", self.app).badges.values())
+        if not count or not self.screen.has_class("-tiny"):
+            return Text(end="")
+        return Text(f"{count}!", self.get_component_rich_style("status--badge"), no_wrap=True, end="")

@@ -16,6 +16,12 @@ from .safe_text import safe
 class SupervisionTree(Tree[str]):
     """`show(rows)`: the data of a node is its actor's address, "" for the company."""
 
+    HELP = """
+## Who supervises whom
+
+An actor stands below the one that restarts it. Enter describes it, space folds what is below. `r` restarts and `x`
+stops the one under the cursor, with all below it; `t` is the table again.
+"""
     DEFAULT_CSS = beside(__file__)
 
     def __init__(self, *, id: str | None = None) -> None:

@@ -34,25 +34,25 @@ class TabBar(Widget):
                 return text
         badges = sum(app.badges.values())
         self._spans = []
-        line = Text(f" {PAGES[self._current].title}", style=self.get_component_rich_style("tab--on", partial=True))
+        line = Text(f" {PAGES[self._current].title}", style=self.get_component_rich_style("tab--on"))
         if badges:
-            line.append(f" {badges}! ", self.get_component_rich_style("tab--badge", partial=True))
+            line.append(f" {badges}! ", self.get_component_rich_style("tab--badge"))
         return line
 
     def _line(self, app: CallboardApp, keys: bool, gap: int) -> Text:
-        off = self.get_component_rich_style("tab--off", partial=True)
+        off = self.get_component_rich_style("tab--off")
         line = Text(no_wrap=True, end="")
         self._spans = []
         for name in app.page_names:
             entry = PAGES[name]
             on = name == self._current
-            style = self.get_component_rich_style("tab--on", partial=True) if on else off
+            style = self.get_component_rich_style("tab--on") if on else off
             begin = line.cell_len
             if keys:
                 line.append(f" {entry.key.upper()}", off)
             line.append(f" {entry.title} ", style)
             if badge := app.badges.get(name):
-                line.append(f"{badge}!", self.get_component_rich_style("tab--badge", partial=True))
+                line.append(f"{badge}!", self.get_component_rich_style("tab--badge"))
             self._spans.append((begin, line.cell_len, name))
             line.append(" " * (gap - 1))
         return line

@@ -22,6 +22,12 @@ _BAR = 20
 
 
 class ToolResultView(VerticalScroll, can_focus=True):
+    HELP = """
+## What came back
+
+The text of the result, its value as JSON where that says more, its pictures drawn. The arrows scroll, `c` copies the
+text, `w` writes its files, ctrl+x gives up a call that is under way.
+"""
     DEFAULT_CSS = beside(__file__)
 
     def __init__(self, *, id: str | None = None) -> None:

@@ -16,19 +16,18 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rich.text import Text
-from textual import events
 from textual.app import ComposeResult
 from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Markdown, Static
-from textual.widgets.markdown import MarkdownBlock, MarkdownFence, MarkdownStream
+from textual.widgets.markdown import MarkdownStream
 
 from ..chat.conversation import USER, Turn
 from ..chat.pieces import Pieces, pieces_of
 from ..styles import beside
+from .answer_text import AnswerText
 from .safe_text import plain, plain_line, safe
 
 MOST_DRAWN = 60
@@ -40,29 +39,6 @@ MOST_TEXT = 24_000
 FAST, SLOW = 2_500.0, 1_000.0
 # Of an answer that is drawn as plain text so much is kept and formatted in the end: more than one sees.
 MOST_FAST_TEXT = 9_000
-
-
-class CodeFence(MarkdownFence):
-    """A block of code; a click on it copies it."""
-
-    class Clicked(Message):
-        def __init__(self, code: str) -> None:
-            super().__init__()
-            self.code = code
-
-    def on_mount(self) -> None:
-        self.border_subtitle = "click: copy"
-
-    def on_click(self, event: events.Click) -> None:
-        event.stop()
-        self.post_message(self.Clicked(self.code))
-
-
-class AnswerText(Markdown):
-    """A piece of an answer."""
-
-    def get_block_class(self, block_name: str) -> type[MarkdownBlock]:
-        return CodeFence if block_name in ("fence", "code_block") else super().get_block_class(block_name)
 
 
 @dataclass
@@ -89,6 +65,12 @@ class Entry:
 class Transcript(VerticalScroll, can_focus=True):
     """`show` takes whole turns; `begin`, `feed` and `finish` an answer as it comes."""
 
+    HELP = """
+## Reading
+
+The arrows, `j` and `k`, page up and page down scroll; home goes up and end to the newest. alt+a copies the last
+answer, alt+c a block of code, and so does a click on one. tab goes back to the prompt.
+"""
     DEFAULT_CSS = beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "scroll_down", "Down", show=False, id="transcript.down"),

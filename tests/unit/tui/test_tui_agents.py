@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,17 @@ from tui_support import Daemon, Eventually, OpenApp, Running
 from work_company import SCRIPT, at_work, begin
 
 from callboard.runtime.client import Client
-from callboard.runtime.errors import Malformed
-from callboard.schemas.agent import AttachRun, Control, ControlRun, GetRun, ListApprovals, RunInfo
+from callboard.runtime.errors import Malformed, NameTaken
+from callboard.schemas.agent import AgentRun, AttachRun, Control, ControlRun, GetRun, ListApprovals, RunInfo
 from callboard.schemas.agent_log import ApprovalAsked, ApprovalGiven, ToolCalled
-from callboard.schemas.agent_parts import RunStatus, Verdict
-from callboard.schemas.question import Answered, AskQuestion, Outcome
+from callboard.schemas.agent_parts import AgentTool, Effect, PolicyRule, RunStatus, Verdict
+from callboard.schemas.question import Answered, AskQuestion, CancelQuestion, ListQuestions, Outcome, PutQuestion
 from callboard.schemas.scripted import ReleaseScript
 from callboard.tui.app import CallboardApp
 from callboard.tui.screens.run_form import RunForm
 from callboard.tui.session import Session
-from callboard.tui.widgets.dialog import AskText, Confirm
+from callboard.tui.widgets.ask_text import AskText
+from callboard.tui.widgets.confirm import Confirm
 from callboard.tui.widgets.fill_form import FillForm
 from callboard.tui.widgets.live_table import LiveTable
 from callboard.tui.widgets.run_tree import RunTree
@@ -86,6 +88,11 @@ async def test_a_run_is_shown_as_a_tree_with_what_each_step_got(
         tree.focus()
         await it.pilot.press("home", "down", "down", "down")
         await eventually(lambda: "arguments" in detail(it) and "hello" in detail(it))
+        await it.pilot.press("c")
+        assert it.app.clipboard.startswith("arguments\ntext hello")
+        table(it).focus()
+        await it.pilot.press("c")
+        assert it.app.clipboard == "hello, 7 times"
 
 
 async def test_a_plan_is_drawn_with_how_far_each_step_is(
@@ -97,6 +104,34 @@ async def test_a_plan_is_drawn_with_how_far_each_step_is(
         await eventually(lambda: "✓ E1 desk.echo ─┬" in it.screen_text())
         assert "✓ E3 desk.echo" in it.screen_text()
         assert "Compare them." in it.screen_text()
+        await it.pilot.press("c")
+        assert "E3  Compare them." in it.app.clipboard
+
+
+async def test_a_run_that_a_run_started_is_seen_below_the_call_that_started_it(
+    bus: Client, open_app: OpenApp, eventually: Eventually
+) -> None:
+    async with open_app("agents", size=(140, 40)) as it:
+        helper = AgentTool(name="helper", description="It looks for you.")
+        rules = (PolicyRule(effect=Effect.ALLOW, tool="helper"),)
+        wanted = AgentRun(
+            planner="react", task="delegate this", model_address=SCRIPT, agents=(helper,), rules=rules, detach=True
+        )
+        info = await bus.actor("agents").ask(wanted)
+        assert (await over(bus, info.run)).answer == "they say nine"
+        await choose(it, eventually, "delegate this")
+        await eventually(lambda: "~ I see them." in it.screen_text() and "they say nine" in it.screen_text())
+        tree = it.page.query_one(RunTree)
+        (child,) = {run for run, _ in tree._places} - {info.run}
+        inside = [node for (run, _), node in tree._places.items() if run == child]
+        (above,) = {node.parent for node in inside}
+        assert above is not None
+        assert above.data is not None
+        assert above.data[0] == info.run
+        assert "helper" in str(above.label)
+        tree.focus()
+        tree.move_cursor(inside[0])
+        await eventually(lambda: tree.chosen[0] == child and bool(detail(it)))
 
 
 async def test_a_run_is_replayed_event_by_event_and_forked_from_there(
@@ -192,6 +227,9 @@ async def test_what_will_run_is_shown_in_whole_with_what_it_would_change(
         for part in ("desk.write", "write my shopping list", "plan.txt", "-then: tea", "which is not read-only", run):
             assert part in it.screen_text()
         await eventually(lambda: "Approvals 1!" in it.screen_text().replace("  ", " "))
+        await it.pilot.press("c")
+        assert "desk.write" in it.app.clipboard
+        assert "-then: tea" in it.app.clipboard
         await it.pilot.press("y")
         assert (await over(bus, run)).answer == "written"
         assert (notes / "plan.txt").read_text() == "first: milk\nthen: bread\nlast: tea\n"
@@ -298,6 +336,28 @@ async def test_two_apps_on_one_company_see_the_same(bus: Client, open_app: OpenA
         await eventually(lambda: not other.app.badges["approvals"] and not one.app.badges["approvals"])
 
 
+async def with_board(bus: Client) -> None:
+    with contextlib.suppress(NameTaken):
+        await bus.spawn("question.board", name="questions")
+
+
+async def test_what_is_on_the_board_too_is_shown_once(bus: Client, open_app: OpenApp, eventually: Eventually) -> None:
+    await with_board(bus)
+    board = bus.actor("questions")
+    async with open_app("approvals") as it:
+        run = await waiting_run(it, bus, eventually)
+        with anyio.fail_after(20):
+            while not (own := [one for one in (await board.ask(ListQuestions())).questions if run in one.approval]):
+                await anyio.sleep(0.01)
+        other = (await board.ask(PutQuestion(AskQuestion("Which town?", "a tester", key=run)))).questions[0]
+        await eventually(lambda: other.id in it.page.waits)  # so both lists were looked at since
+        assert own[0].id not in it.page.waits
+        assert own[0].approval in it.page.waits
+        await board.ask(CancelQuestion(other.id))
+        await bus.actor("agents").ask(ControlRun(run, Control.CANCEL))
+        await eventually(lambda: own[0].approval not in it.page.waits)
+
+
 async def test_a_question_of_the_board_is_answered_in_a_form_of_its_schema(
     bus: Client, open_app: OpenApp, eventually: Eventually
 ) -> None:
@@ -308,7 +368,7 @@ async def test_a_question_of_the_board_is_answered_in_a_form_of_its_schema(
         question = AskQuestion("Which city?", "a tester", kind="elicitation", schema=schema)
         answers.append(await bus.actor("questions").ask(question, timeout=60))
 
-    await bus.spawn("question.board", name="questions")
+    await with_board(bus)
     async with open_app("approvals") as it, anyio.create_task_group() as tasks:
         tasks.start_soon(ask)
         await eventually(lambda: "Which city?" in it.screen_text())

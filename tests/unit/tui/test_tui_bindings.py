@@ -12,9 +12,9 @@ from tui_support import Eventually, OpenApp, Running
 from callboard.tui.bindings import bindings_of, classes_with_bindings, known_names
 from callboard.tui.chat.conversation import Conversation
 from callboard.tui.chat.history import History
-from callboard.tui.keys import TuiSettings, unknown_names
+from callboard.tui.keys import TuiSettings, shared_keys, unknown_names
+from callboard.tui.widgets.ask_text import AskText
 from callboard.tui.widgets.curves import Curves
-from callboard.tui.widgets.dialog import AskText
 from callboard.tui.widgets.live_table import LiveTable
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +54,17 @@ def test_a_name_that_nothing_has_is_said_with_the_nearest(wrong: str, meant: str
     ]
 
 
+def test_a_key_that_two_names_have_is_said_where_only_one_can_answer() -> None:
+    assert shared_keys({"chat.retry": "ctrl+t, f12", "chat.edit": "f11,ctrl+t"}) == [
+        "[tui.keys]: 'chat.retry' and 'chat.edit' both have ctrl+t; only one of them answers to it"
+    ]
+    (line,) = shared_keys({"company.stop": "f12", "app.help": "f12"})  # the app's hold on every page
+    assert "'company.stop' and 'app.help' both have f12" in line
+    assert len(shared_keys({"bus.copy": "y", "bus.clear": "y", "bus.pause": "y"})) == 3
+    # On two pages, of two widgets, or twice for one name: each is there alone.
+    assert not shared_keys({"company.stop": "f12", "models.cancel": "f12", "tree.up": "f12", "chat.new": "f9,f9"})
+
+
 async def test_keys_of_the_app_of_a_page_and_of_a_widget_are_remapped(
     open_app: OpenApp, eventually: Eventually
 ) -> None:
@@ -64,6 +75,8 @@ async def test_keys_of_the_app_of_a_page_and_of_a_widget_are_remapped(
         "chat.new_line": "ctrl+y",
         "app.helb": "x",
         "table.fliter": "x",
+        "bus.copy": "y",
+        "bus.clear": "y",
     }
     async with open_app("company", settings=TuiSettings(keys=keys)) as it:
         await it.pilot.press("f1")
@@ -84,8 +97,11 @@ async def test_keys_of_the_app_of_a_page_and_of_a_widget_are_remapped(
         await it.pilot.press("ctrl+t")
         await eventually(lambda: tree.display)
 
-        for wrong, meant in [("app.helb", "app.help"), ("table.fliter", "table.filter")]:
-            said = f"nothing is called '{wrong}'; did you mean {meant}?"
+        wrong = [("app.helb", "app.help"), ("table.fliter", "table.filter")]
+        for said in (
+            *(f"nothing is called '{name}'; did you mean {meant}?" for name, meant in wrong),
+            "'bus.copy' and 'bus.clear' both have y",
+        ):
             await eventually(lambda said=said: any(said in note.message for note in it.app._notifications))
 
         await it.pilot.press("f2", "a", "ctrl+j", "b", "ctrl+y", "c")

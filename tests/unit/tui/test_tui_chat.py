@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator
@@ -23,8 +24,11 @@ from callboard.schemas.scripted import (
 )
 from callboard.tui.chat.conversation import Conversation
 from callboard.tui.chat.history import History
-from callboard.tui.widgets.dialog import AskText, Choose, Confirm
+from callboard.tui.widgets.ask_text import AskText
+from callboard.tui.widgets.choose import Choose
+from callboard.tui.widgets.confirm import Confirm
 from callboard.tui.widgets.options_panel import OptionsPanel
+from callboard.tui.widgets.transcript import Transcript
 
 pytestmark = pytest.mark.anyio
 
@@ -361,3 +365,44 @@ async def test_keys_that_come_fast_after_tab_and_enter_are_not_lost(
         await eventually(lambda: it.page.conversation.title == "Title" and len(turns(it)) == 2)
         await eventually(lambda: it.page.prompt.text == "after")
         await eventually(lambda: turns(it) == [("user", "next"), ("assistant", "ok")])
+
+
+async def test_in_a_terminal_of_five_lines_one_asks_and_reads(
+    open_app: OpenApp, model: Model, eventually: Eventually
+) -> None:
+    await model.script(ScriptedAnswer(text="One two three four five six seven eight nine ten eleven."))
+    async with open_app("chat", size=(20, 5)) as it:
+        await it.pilot.press(*"count up")
+        await eventually(lambda: "count up" in it.screen_text())
+        await it.pilot.press("enter")
+        await eventually(lambda: "eleven." in it.screen_text() and not it.page.answering)
+        await it.pilot.press(*"more")
+        await eventually(lambda: "more" in it.screen_text() and "eleven." in it.screen_text())
+        await it.pilot.press("alt+t", "home")
+        await eventually(lambda: "You" in it.screen_text())
+
+
+async def test_an_answer_of_many_tokens_a_second_is_drawn_ten_times_a_second(
+    open_app: OpenApp, daemon: Daemon, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    drawn: list[float] = []
+    feed = Transcript.feed
+
+    async def counted(self: Transcript, id: str, text: str) -> None:
+        drawn.append(loop.time())
+        await feed(self, id, text)
+
+    monkeypatch.setattr(Transcript, "feed", counted)
+    script = {"answers": [ScriptedAnswer(pieces=("word ",) * 900)], "pieces_per_s": 1000}
+    async with daemon.connect() as bus:
+        await bus.spawn("agent.scripted", msgspec.json.encode(script).decode(), name="hasty")
+        try:
+            async with open_app("chat") as it:
+                began = loop.time()
+                await ask(it, eventually, "Go on")
+                seconds = loop.time() - began
+                assert it.page.conversation.path()[-1].text == "word " * 900
+        finally:
+            await bus.stop("hasty")
+    assert 2 <= len(drawn) <= 10 * seconds + 1  # and once when it has ended

@@ -6,12 +6,15 @@ from typing import Any, cast
 
 import anyio
 import pytest
-from tui_support import Daemon, Eventually, OpenApp, Picture, Running
+from tui_support import COMMAND, Daemon, Eventually, OpenApp, Picture, Running
 
+from callboard.actors.bench.counter import Counter
+from callboard.runtime.client import connect
+from callboard.runtime.errors import UsageError
 from callboard.schemas.bench import Add
 from callboard.schemas.inspecting import ActorDescription
 from callboard.schemas.metrics import Durations, NodeMetrics
-from callboard.schemas.runtime import ActorInfo, NodeInfo
+from callboard.schemas.runtime import ActorInfo, DrainNode, NodeInfo
 from callboard.tui.census import Seen
 from callboard.tui.screens import company as page
 from callboard.tui.widgets import actor_view
@@ -103,7 +106,10 @@ async def test_an_actor_is_described_as_its_own_process_has_it(
         for part in ("bench.add", "permanent", "handled"):
             await eventually(lambda part=part: part in it.screen_text())
         assert it.page.query_one(ActorView).display
-        await it.pilot.press("escape")
+        await it.pilot.press("c")
+        await eventually(lambda: "bench.add" in it.app.clipboard and "kind        counter" in it.app.clipboard)
+        await it.pilot.press("escape", "c")
+        assert it.app.clipboard.split("\t")[:3] == ["looked-at", "counter", "running"]
         await eventually(lambda: "bench.add" not in it.screen_text())
         await bus.stop("looked-at")
 
@@ -119,6 +125,8 @@ async def test_logs_of_an_actor_come_as_they_are_written(
         await bus.restart("talker")  # the daemon says so, in its actor's name
         await eventually(lambda: any("restarting talker" in entry.message for entry in logs.entries))
         await eventually(lambda: "restarting talker" in it.screen_text())
+        await it.pilot.press("c")
+        assert "restarting talker" in it.app.clipboard
         # A page that is hidden follows nothing.
         await it.app.show_page("bus")
         await eventually(lambda: not it.app.get_screen_stack("company")[0].is_open)  # type: ignore[attr-defined]
@@ -154,6 +162,83 @@ async def test_nothing_is_stopped_or_restarted_unless_it_is_confirmed(
         await it.pilot.press("y")
         await eventually(lambda: "victim" not in actors(it).rows_shown)
         assert not await bus.actors("victim")
+
+
+async def choose_node(it: Running, eventually: Eventually, name: str) -> None:
+    """Put the cursor on a node, with the table of nodes in focus."""
+    nodes = it.page.query_one("#nodes", LiveTable)
+    await eventually(lambda: name in nodes.rows_shown)
+    nodes.focus()
+    nodes.select(name)
+    await eventually(lambda: it.page.selected_node is not None and it.page.selected_node.node == name)
+
+
+async def test_an_actors_process_is_restarted_and_ended_after_it_was_said_what_ends_with_it(
+    open_app: OpenApp, daemon: Daemon, eventually: Eventually
+) -> None:
+    async with daemon.connect() as bus, open_app("company", size=(120, 40)) as it:
+        await bus.spawn("tool.set", '{"load": "data"}', name="kit", process=True)
+        below = [info.address for info in await bus.actors("kit") if info.address != "kit"]
+        await eventually(lambda: set(below) <= set(actors(it).rows_shown) and value(it, "kit", "node") == "kit")
+        await choose_node(it, eventually, "kit")
+        before = cast("int", value(it, "kit", "pid"))
+        await it.pilot.press("r")
+        await eventually(lambda: "Restart the process of kit?" in it.screen_text() and below[0] in it.screen_text())
+        await it.pilot.press("enter")  # No is in focus
+        await eventually(lambda: "Restart the process of kit?" not in it.screen_text())
+        assert value(it, "kit", "restarts") == 0
+        await it.pilot.press("r")
+        await eventually(lambda: "Restart the process of kit?" in it.screen_text())
+        await it.pilot.press("y")
+        await eventually(lambda: value(it, "kit", "restarts") == 1 and value(it, "kit", "pid") != before)
+        await choose_node(it, eventually, "kit")
+        await it.pilot.press("x")
+        await eventually(lambda: "End the process of kit?" in it.screen_text() and below[0] in it.screen_text())
+        await it.pilot.press("y")
+        await eventually(lambda: "kit" not in actors(it).rows_shown)
+        assert not await bus.actors("kit")
+
+
+async def test_a_node_that_joined_gets_an_actor_and_is_drained_and_its_actor_waits_for_another(
+    open_app: OpenApp, daemon: Daemon, eventually: Eventually
+) -> None:
+    command = [*COMMAND, "node", "--name", "guest", "--labels", "spare"]
+    guest = await anyio.open_process(command, env=daemon.environment, stdin=None, stdout=None, stderr=None)
+    try:
+        async with daemon.connect() as bus, open_app("company", size=(120, 40)) as it:
+            await choose_node(it, eventually, "guest")
+            await it.pilot.press("n")  # on the node under the cursor
+            await eventually(lambda: "Spawn an actor" in it.screen_text())
+            await it.pilot.press(*"counter", "enter", *"lodger", "ctrl+s")
+            await eventually(lambda: "lodger" in actors(it).rows_shown and value(it, "lodger", "node") == "guest")
+            await choose_node(it, eventually, "guest")
+            await it.pilot.press("r")
+            await eventually(lambda: "cannot be restarted from here" in it.screen_text())
+            await it.pilot.press("x")
+            await eventually(lambda: "Drain guest?" in it.screen_text() and "lodger move" in it.screen_text())
+            await it.pilot.press("y")
+            with anyio.fail_after(30):
+                assert await guest.wait() == 0
+            await eventually(lambda: "guest" not in it.page.query_one("#nodes", LiveTable).rows_shown)
+            await bus.stop("lodger")
+    finally:
+        if guest.returncode is None:
+            guest.kill()
+            await guest.wait()
+
+
+async def test_the_daemon_and_other_programs_are_not_ended_from_here_and_who_may_is_said(
+    open_app: OpenApp, daemon: Daemon, eventually: Eventually
+) -> None:
+    solo = connect(state_dir=str(daemon.state), name="solo")
+    async with solo as bus, open_app("company", size=(160, 40)) as it:
+        await bus.host(Counter, name="solo")  # an actor's name is no proof that the process is an actor's
+        for name, hint in (("main", "`callboard down` ends it"), ("solo", "where it was started")):
+            await choose_node(it, eventually, name)
+            await it.pilot.press("x")
+            await eventually(lambda hint=hint: any(hint in note.message for note in it.app._notifications))
+            with pytest.raises(UsageError, match="no node that joined"):
+                await bus.actor(f"node.{name}").ask(DrainNode())
 
 
 async def test_an_actor_is_spawned_where_it_was_wanted_and_a_mistake_is_said(
@@ -196,6 +281,8 @@ async def test_the_tree_shows_who_supervises_whom_and_keys_act_on_its_cursor(
         below = listed()[0]
         tree.move_cursor(children()[0])
         await eventually(lambda: it.page.selected == below)
+        await it.pilot.press("c")
+        assert it.app.clipboard == below
         await it.pilot.press("x")
         await eventually(lambda: f"Stop {below}?" in it.screen_text())
         await it.pilot.press("escape")

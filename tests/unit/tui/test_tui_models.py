@@ -30,7 +30,7 @@ from callboard.schemas.models import (
 )
 from callboard.schemas.quantize import Quantize, QuantizeReport
 from callboard.tui.screens import models as page
-from callboard.tui.screens.models import bar
+from callboard.tui.screens.models_rows import bar
 from callboard.tui.widgets.comparison import Comparison, figures_of, remarks_on
 from callboard.tui.widgets.live_table import LiveTable
 
@@ -110,7 +110,10 @@ async def test_a_pull_is_seen_as_it_goes_and_the_model_is_there_in_the_end(
         it.page.query_one("#models", LiveTable).select(NAME)
         await it.pilot.press("enter")
         await eventually(lambda: "model.safetensors" in it.screen_text())
-        await it.pilot.press("escape")
+        await it.pilot.press("c")
+        assert "model.safetensors" in it.app.clipboard
+        await it.pilot.press("escape", "c")
+        assert it.app.clipboard.split("\t")[::2] == [NAME, "here", "3"]
         await eventually(lambda: "model.safetensors" not in it.screen_text())
 
 
@@ -171,6 +174,32 @@ async def test_a_model_that_cannot_be_quantized_is_said(
         assert "tiny-gptq4" not in rows(it, "models")
 
 
+@pytest.mark.slow
+async def test_a_tiny_model_is_quantized_from_the_form_and_what_it_lost_is_said(
+    open_app: OpenApp, eventually: Eventually, daemon: Daemon, tmp_path: Path
+) -> None:
+    store = ModelStore(Path(daemon.environment["CALLBOARD_DATA_DIR"]) / "models")
+    store.root.mkdir(parents=True, exist_ok=True)
+    whole = await anyio.to_thread.run_sync(write_model, store.root / ".for-the-form")
+    store.adopt(whole, InstalledModel("small", "", "", "written by a test", ()))
+    async with open_app("models", size=(120, 40)) as it:
+        await eventually(lambda: "small" in rows(it, "models") and rows(it, "models")["small"][2] == "here")
+        it.page.query_one("#models", LiveTable).select("small")
+        await it.pilot.press("z")
+        await eventually(lambda: "Quantize small" in it.screen_text())
+        for field, value in (("method", "rtn8"), ("samples", "16")):
+            it.app.screen.query_one(f"#field-{field}").value = value  # type: ignore[attr-defined]
+        it.app.screen.query_one("#field-name", Input).value = "smaller"
+        await it.pilot.press("ctrl+s")
+        await eventually(lambda: any("smaller" in str(row) and "done" in row for row in rows(it, "jobs").values()))
+        await eventually(lambda: "smaller" in rows(it, "models") and rows(it, "models")["smaller"][2] == "here")
+        jobs = it.page.query_one("#jobs", LiveTable)
+        jobs.focus()
+        jobs.select(next(key for key, row in rows(it, "jobs").items() if "smaller" in str(row)))
+        await it.pilot.press("d")
+        await eventually(lambda: "rtn, 8 bits" in it.screen_text() and "perplexity" in it.screen_text())
+
+
 async def test_results_of_marked_models_are_read_side_by_side(
     open_app: OpenApp, eventually: Eventually, daemon: Daemon, tmp_path: Path
 ) -> None:
@@ -190,6 +219,8 @@ async def test_results_of_marked_models_are_read_side_by_side(
         assert f"{report.perplexity_after:.3f}" in text
         assert f"{report.token_agreement:.1%}" in text
         assert "tiny has no results" in text
+        await it.pilot.press("c")
+        assert f"perplexity before\t\u2013\t{report.perplexity_before:.3f}\n" in it.app.clipboard
         await it.pilot.press("escape")
         # With fewer than two marked it asks, and takes folders too.
         table.select("tiny")

@@ -108,6 +108,8 @@ async def test_an_adapter_that_is_none_is_said_and_nothing_is_unloaded_unasked(
 ) -> None:
     async with engine.connect() as bus, open_app("serving", size=(80, 24)) as it:
         await eventually(lambda: "engine" in table(it, "engines").rows_shown)
+        await it.pilot.press("c")
+        assert it.app.clipboard.split("\t")[:2] == ["engine", "smollm2"]
         await it.pilot.press("a")
         await eventually(lambda: "Load a LoRA adapter" in it.screen_text())
         it.app.screen.query_one("#field-path", Input).value = str(tmp_path)

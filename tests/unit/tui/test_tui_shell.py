@@ -13,6 +13,7 @@ import anyio
 import pytest
 from tui_support import Daemon, Eventually, OpenApp
 
+from callboard.actors.bench.pty_program import pty_program
 from callboard.runtime.errors import ConfigError
 from callboard.tui.app import CallboardApp
 from callboard.tui.keys import TuiSettings, tui_settings
@@ -143,3 +144,23 @@ async def test_help_says_what_the_widget_in_focus_does_and_which_keys_it_has(
         await eventually(lambda: "Newest at the bottom" in it.screen_text() and "Send again" in it.screen_text())
         await it.pilot.press("f2", "f1")
         await eventually(lambda: "Enter sends" in it.screen_text())
+
+
+async def test_a_click_on_a_page_among_the_tabs_goes_there(open_app: OpenApp, eventually: Eventually) -> None:
+    async with open_app("bus", size=(120, 30)) as it:
+        place = next(begin for begin, _, name in it.page.query_one("TabBar")._spans if name == "tools")
+        await it.pilot.click("TabBar", offset=(place + 6, 0))
+        await eventually(lambda: it.page.NAME == "tools" and it.page.is_open)
+
+
+def test_a_recording_is_played_by_the_command_in_a_terminal_and_ends_with_q(tmp_path: Path) -> None:
+    path = tmp_path / "tour.cast"
+    record = Recorder(path, 80, 24)
+    record.output("\x1b[1mas it\x1b[0m was\x1b]0;a title\x07")
+    record.close()
+    command = [sys.executable, "-m", "callboard.runtime.cli", "tui", "--replay", str(path)]
+    with pty_program(command, {}) as terminal:
+        terminal.wait_for("as it was", 60.0)
+        assert b"a title" not in terminal._written
+        os.write(terminal._master, b"q")
+        assert terminal._process.wait(30.0) == 0

@@ -12,7 +12,8 @@ from tui_support import Daemon, Eventually, OpenApp, Picture, Running
 from work_company import desk
 
 from callboard.schemas.tool import ListTools, OfferTools
-from callboard.tui.widgets.dialog import AskText, Confirm
+from callboard.tui.widgets.ask_text import AskText
+from callboard.tui.widgets.confirm import Confirm
 from callboard.tui.widgets.live_table import LiveTable
 from callboard.tui.widgets.schema_form import SchemaForm
 from callboard.tui.widgets.tool_result import ToolResultView
@@ -63,6 +64,8 @@ async def test_tools_are_listed_with_what_they_may_do_and_take(open_app: OpenApp
         await choose(it, eventually, "desk.write")
         for part in ("Write a note anew.", "may destroy", '"content"', "60 s a call"):
             await eventually(lambda part=part: part in it.screen_text())
+        await it.pilot.press("c")
+        assert "Write a note anew." in it.app.clipboard
         await it.pilot.press(*"/echo")
         await eventually(lambda: it.page.query_one(LiveTable).row_count == 1)
 
@@ -88,6 +91,9 @@ async def test_a_form_has_a_field_of_the_right_kind_for_each_argument(
         for part in ('"number": 3', '"share": 0.5', '"mood": "good"', '"red"'):
             assert part in result(it)
         assert "\x1b" not in it.screen_text()
+        await it.pilot.press("c")  # the result has the focus; what controls a terminal is no part of the copy
+        assert "old tree" in it.app.clipboard
+        assert "\x1b" not in it.app.clipboard
 
 
 async def test_a_picture_is_drawn_and_written_to_a_file(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ from callboard.schemas.train import (
 )
 from callboard.tui.screens.train_form import TrainForm
 from callboard.tui.screens.training import TrainingPage
+from callboard.tui.widgets.confirm import Confirm
 from callboard.tui.widgets.curves import Curves
-from callboard.tui.widgets.dialog import Confirm
 from callboard.tui.widgets.live_table import LiveTable
 from callboard.tui.widgets.schema_form import SchemaForm
 
@@ -95,6 +96,12 @@ def table(it: Running) -> LiveTable:
     return it.page.query_one("#jobs", LiveTable)
 
 
+def cell(it: Running, job: str, title: str) -> str:
+    """What a column says of a job."""
+    number = next(number for number, column in enumerate(table(it).columns_shown) if column.title == title)
+    return str(table(it).rows_shown[job][number])
+
+
 async def settled(it: Running, eventually: Eventually, *jobs: str) -> None:
     """The chosen jobs are there with all of their steps, and drawn."""
     page = it.page
@@ -148,8 +155,12 @@ async def test_samples_and_events_of_a_run_are_read(trained: str, open_app: Open
         await settled(it, eventually, "bold")
         it.page.query_one(TabbedContent).active = "tab-samples"
         await eventually(lambda: "step 12" in it.screen_text() and "red tree" in it.screen_text())
+        await it.pilot.press("c")
+        assert it.app.clipboard.startswith("step 12\nred tree")
         it.page.query_one(TabbedContent).active = "tab-events"
         await eventually(lambda: "checkpoint" in it.screen_text() and str(trained)[:30] in it.screen_text())
+        await it.pilot.press("c")
+        assert str(trained) in it.app.clipboard
 
 
 async def test_data_is_looked_at_while_the_form_is_filled(
@@ -214,8 +225,10 @@ async def test_a_run_is_started_paused_and_gone_on_with(
         page = it.page
         await eventually(lambda: "mine" in page.jobs and table(it).selected_key == "mine")
         await eventually(lambda: "mine" in page.views and page.views["mine"].curves.last_step > 3)
+        await eventually(lambda: bool(re.fullmatch(r"\d+ (s|min.*|h.*)", cell(it, "mine", "left"))))  # to step 4,000
         await it.pilot.press("p")
         await eventually(lambda: page.jobs["mine"].state is JobState.PAUSED)
+        await eventually(lambda: cell(it, "mine", "left") == "")
         paused = page.jobs["mine"].step
         await it.pilot.press("r")
         await eventually(lambda: page.views["mine"].curves.last_step > paused)

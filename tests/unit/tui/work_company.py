@@ -39,6 +39,7 @@ def said(text: str, about: str, times: int = 0, hold: str = "") -> ScriptedAnswe
     return ScriptedAnswer(text=text, match=Match.CONTAINS, part=Part.ALL, pattern=about, times=times, hold=hold)
 
 
+DELEGATE = 'Thought: I ask.\nAction: helper\nAction Input: {"task": "count the stars"}'
 DIARY = 'Thought: I note it.\nAction: desk.write\nAction Input: {"path": "diary.txt", "content": "a day"}'
 
 ANSWERS = (
@@ -51,6 +52,9 @@ ANSWERS = (
     said("Thought: It is done.\nFinal Answer: written", "is written"),
     said("Thought: Then not.\nFinal Answer: nothing was written", "use a pencil"),
     said(WRITE, "shopping list"),
+    said(DELEGATE, "delegate this", 1),
+    said("Thought: It knows.\nFinal Answer: they say nine", "delegate this"),
+    said("Thought: I see them.\nFinal Answer: nine", "count the stars"),
     said("Thought: Let me think.\nFinal Answer: late", "think long", hold="thought"),
 )  # fmt: skip
 
