@@ -14,10 +14,13 @@ from typing import Literal
 
 import torch
 
+from .channels import MAX_INT8, quantize_rows
 from .quantize_grid import GridSpec, fit_grid
 
 # Exponents that are tried lie between 0 (no scales) and 1.
 EXPONENTS = 20
+# As many alphas are tried.
+ALPHAS = 20
 SMALLEST = 1e-5
 
 
@@ -61,6 +64,34 @@ def smooth_scales(
     weights = _of_channels(weight.abs().amax(0), sources, "amax").clamp(min=SMALLEST)
     scales = inputs**alpha / weights ** (1 - alpha)
     return scales / (scales.max() * scales.min()).sqrt()
+
+
+def searched_smooth_scales(
+    weight: torch.Tensor, inputs: torch.Tensor, largest: torch.Tensor, sources: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`smooth_scales` with the alpha of which the least is lost of `inputs` [num_tokens, num_in], as they come, when
+    both sides are rounded to eight bits; no scales at all are tried too.
+
+    One alpha does not suit all products: inputs behind a gate have a few that are many times larger than the rest. What
+    is lost of a token counts as a share of its outputs, or a few tokens with huge ones would decide for all others.
+    """
+    wanted = inputs @ weight.T
+    size = wanted.square().sum(1).clamp(min=torch.finfo(wanted.dtype).tiny)
+    tried = [smooth_scales(weight, largest, step / ALPHAS, sources) for step in range(1, ALPHAS + 1)]
+    candidates = [torch.ones_like(tried[0]), *tried]
+
+    def lost(scales: torch.Tensor) -> float:
+        each = scales if sources is None else scales[sources]
+        difference = _rounded(inputs / each) @ _rounded(weight * each).T - wanted
+        return float((difference.square().sum(1) / size).sum())
+
+    return min(candidates, key=lost)
+
+
+def _rounded(x: torch.Tensor) -> torch.Tensor:
+    """x [num_rows, n] by way of eight bits, with a scale for each row."""
+    codes, scales = quantize_rows(x, torch.int8, MAX_INT8)
+    return codes * scales[:, None]
 
 
 def _of_channels(values: torch.Tensor, sources: torch.Tensor | None, reduce: Literal["mean", "amax"]) -> torch.Tensor:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from .machine import machine_facts
 from .report import Report
-from .sample_text import sample_texts
+from .sample_text import divided
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,8 @@ RATIO = "x"
 # The best of a table of methods with 4-bit weights in groups of 128, of OPT-125M on WikiText-2: OmniQuant takes its
 # perplexity from 27.65 to 28.86, AWQ to 29.15, GPTQ to 29.81, plain rounding to 30.47 (Shao et al., "OmniQuant", 2023).
 PUBLISHED_W4_RATIO = 28.86 / 27.65
+# One documentation string in so many is held out.
+HELD_OUT_EVERY = 4
 METHODS_4 = ("awq", "gptq", "awq+gptq", "gptaq", "autoround")
 # The one that the targets are about.
 BEST = "gptaq"
@@ -36,11 +38,12 @@ BEST = "gptaq"
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """`calibration_chars`: of the same documentation as what is measured on, and after it. `steps`: of AutoRound."""
+    """What is measured on and what is calibrated on are documentation strings, taken from all of them in turn:
+    published figures are of one text as well, of which a part is held out. `steps`: of AutoRound."""
 
     model: Path
-    held_out_chars: int = 24_000
-    calibration_chars: int = 160_000
+    held_out_chars: int = 64_000
+    calibration_chars: int = 260_000
     length: int = 256
     methods: tuple[str, ...] = METHODS_4
     seed: int = 0
@@ -83,16 +86,16 @@ def run(options: QuantizeOptions, step: Callable[[str], None]) -> Report:
 
 
 def texts(options: QuantizeOptions, encode: Callable[[str], list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Held-out and calibration tokens, each int64 [num_seqs, length], of different parts of one text."""
+    """Held-out and calibration tokens, each int64 [num_seqs, length], of different strings of one text."""
     import torch
 
-    whole = sample_texts(options.held_out_chars + options.calibration_chars, options.held_out_chars)
+    held_out, calibration = divided(HELD_OUT_EVERY)
 
     def cut(text: str) -> torch.Tensor:
         ids = torch.tensor(encode(text))
         return ids[: len(ids) // options.length * options.length].view(-1, options.length)
 
-    return cut(whole[0]), cut("".join(whole[1:]))
+    return cut(held_out[: options.held_out_chars]), cut(calibration[: options.calibration_chars])
 
 
 class _Measured:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 
+from ...kernels import wide_products
 from ...kernels.channels import MAX_INT8, quantize_rows
 from ..models.llama import LlamaLayer
 from ..models.rope import RopeScaling, inverse_frequencies
@@ -71,7 +72,7 @@ class Block:
         if self.rounds_inputs:
             codes, scales = quantize_rows(x.flatten(0, -2), torch.int8, MAX_INT8)
             x = (codes * scales[:, None]).view_as(x)
-        return F.linear(x, getattr(self.layer, name), getattr(self.layer, f"{name}_bias"))
+        return wide_products.linear(x, getattr(self.layer, name), getattr(self.layer, f"{name}_bias"))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         hidden = hidden + self.product("o", self.attend(self.attention_inputs(hidden)))

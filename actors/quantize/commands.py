@@ -31,7 +31,9 @@ def _configure(parser: ArgumentParser) -> None:
         "--group-size", type=int, default=0, metavar="N", help="inputs that share a scale (default: 128 or what fits)"
     )
     parser.add_argument("--symmetric", action="store_true", help="4 bits without zero points")
-    parser.add_argument("--alpha", type=float, default=0.5, metavar="A", help="SmoothQuant's share for the weights")
+    parser.add_argument(
+        "--alpha", type=float, metavar="A", help="SmoothQuant's share for the weights (default: searched for)"
+    )
     parser.add_argument("--steps", type=int, default=200, metavar="N", help="AutoRound's, for each layer")
     parser.add_argument("--kv", choices=("int8", "int4"), default="", help="also say how keys and values are kept")
     parser.add_argument(
@@ -86,7 +88,8 @@ def _request(args: Namespace) -> Quantize:
         symmetric=args.symmetric,
         layout=args.layout,
         kv=args.kv,
-        alpha=args.alpha,
+        alpha=0.5 if args.alpha is None else args.alpha,
+        search_alpha=args.alpha is None,
         steps=args.steps,
         data=str(Path(args.data).absolute()) if Path(args.data).is_file() else args.data,
         template=args.template,

@@ -6,19 +6,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from ...kernels.quantize_gptq import Rounded, fit_to_inputs, gptq, round_to_nearest
 from ...kernels.quantize_grid import clip_grid
-from ...kernels.quantize_scales import awq_scales, output_error, smooth_scales
+from ...kernels.quantize_scales import awq_scales, output_error, searched_smooth_scales, smooth_scales
+from ...kernels.wide_products import second_moment
 from ..models.errors import UnsupportedModel
 from ..models.llama import LlamaLayer
 from .block import Block, advance, in_chunks
 from .learn import learn_rounding
 from .recipe import Recipe, Rounding, Scaling
 from .stream import Stream
+
+# Of each chunk of the text, so many tokens' inputs are kept to try scales on.
+KEPT_TOKENS = 64
 
 # From a block and some of its stream to the inputs of one of its products.
 Stage = Callable[[Block, torch.Tensor], torch.Tensor]
@@ -33,6 +37,7 @@ class Inputs:
     hessian: torch.Tensor
     largest: torch.Tensor
     shift: torch.Tensor | None = None
+    kept: list[torch.Tensor] = field(default_factory=list)
     count: int = 0
 
     @classmethod
@@ -44,11 +49,12 @@ class Inputs:
         x = x.flatten(0, -2)
         kept = self.count / (self.count + len(x))
         self.count += len(x)
-        self.hessian.mul_(kept).addmm_(x.T, x, alpha=1 / self.count)
+        self.hessian.mul_(kept).add_(second_moment(x), alpha=1 / self.count)
         if plain is not None:
             shift = torch.zeros_like(self.hessian) if self.shift is None else self.shift
-            self.shift = shift.mul_(kept).addmm_((plain.flatten(0, -2) - x).T, x, alpha=1 / self.count)
+            self.shift = shift.mul_(kept).add_(second_moment(plain.flatten(0, -2) - x, x), alpha=1 / self.count)
         self.largest = torch.maximum(self.largest, x.abs().amax(0))
+        self.kept.append(x[:: -(-len(x) // KEPT_TOKENS)].clone())
         if not bool(self.largest.isfinite().all()):
             raise UnsupportedModel("the model's activations overflow on the calibration text: its weights are damaged")
 
@@ -176,6 +182,8 @@ def _scale(block: Block, hidden: torch.Tensor, recipe: Recipe) -> None:
         sources = channels if name == "o" else None
         if recipe.method.scaling is Scaling.AWQ:
             scales = awq_scales(weight, inputs.hessian, recipe.spec, sources)
+        elif recipe.alpha is None:
+            scales = searched_smooth_scales(weight, torch.cat(inputs.kept), inputs.largest, sources)
         else:
             scales = smooth_scales(weight, inputs.largest, recipe.alpha, sources)
         weight *= scales if sources is None else scales[sources]

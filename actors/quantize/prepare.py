@@ -34,7 +34,7 @@ def prepare(request: Quantize, store: ModelStore | None = None) -> tuple[Job, To
         symmetric=request.symmetric,
         layout=layout,
         kv=request.kv,
-        alpha=request.alpha,
+        alpha=None if request.search_alpha else request.alpha,
         steps=request.steps,
         seed=request.seed,
     )

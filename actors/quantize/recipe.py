@@ -12,8 +12,6 @@ from ...runtime.errors import UsageError
 from ..models.config import LlamaConfig
 from ..models.errors import UnsupportedModel
 
-# Where the range of inputs and weights is divided between both (Xiao et al., "SmoothQuant", 2022).
-ALPHA = 0.5
 # Of learned rounding, for each layer (Cheng et al., "Optimize Weight Rounding via Signed Gradient Descent", 2023).
 STEPS = 200
 # What is tried where none is asked for: sizes that other engines' kernels take too.
@@ -69,8 +67,8 @@ class Layout(enum.StrEnum):
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """4 bits: weights alone, in groups of `group_size` inputs with zero points (none if `symmetric`). 8 bits: weights
-    with a scale for each output and inputs with one for each token, both symmetric. `steps`, `seed`: of learned
-    rounding. Raises UsageError."""
+    with a scale for each output and inputs with one for each token, both symmetric. `alpha`: of SmoothQuant, None to
+    search for each product's. `steps`, `seed`: of learned rounding. Raises UsageError."""
 
     method: Method = Method.GPTQ
     bits: int = 4
@@ -78,7 +76,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     symmetric: bool = False
     layout: Layout = Layout.COMPRESSED
     kv: str = ""
-    alpha: float = ALPHA
+    alpha: float | None = None
     scale_dtype: str = "float16"
     steps: int = STEPS
     seed: int = 0
@@ -98,7 +96,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("AWQ's layout holds 4-bit weights with zero points", hint="leave out --format awq")
         if self.kv not in ("", "int8", "int4"):
             raise UsageError(f"keys and values cannot be kept in {self.kv}", hint="--kv is int8 or int4")
-        if not 0 <= self.alpha <= 1:
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
             raise UsageError(f"--alpha lies between 0 and 1, and is {self.alpha}")
 
     @property

@@ -22,7 +22,7 @@ from callboard.actors.bench.generate_report import report_agreement, report_over
 from callboard.actors.bench.generate_rows import PROMISES, ROWS, GenerateOptions, choose_rows
 from callboard.actors.bench.peers_generate.orders import Batch
 from callboard.actors.bench.report import Report
-from callboard.actors.bench.sample_text import sample_texts
+from callboard.actors.bench.sample_text import divided, sample_texts
 from callboard.runtime.errors import UsageError
 
 PEERS_FOLDER = Path(peers_generate.__file__).parent
@@ -251,3 +251,11 @@ def test_the_text_for_perplexities_is_long_enough_and_says_nothing_twice() -> No
     assert sum(map(len, texts)) == 24_000
     assert len(set(texts)) == len(texts)
     assert sample_texts(24_000, 1_500) == texts
+
+
+def test_text_that_is_divided_has_no_paragraph_on_both_sides() -> None:
+    some, rest = (text.split("\n\n") for text in divided(4))
+    long = {paragraph for paragraph in some if len(paragraph) > 200}
+    assert long
+    assert long.isdisjoint(rest)
+    assert sum(map(len, rest)) > 2 * sum(map(len, some))

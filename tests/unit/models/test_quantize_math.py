@@ -10,7 +10,7 @@ from callboard.kernels.grouped import GroupedInt4, pack_nibbles
 from callboard.kernels.quantize_gptq import DAMPING, FIT_DAMPING, fit_to_inputs, gptq, inverse_factor, round_to_nearest
 from callboard.kernels.quantize_grid import GridSpec, clip_grid, fit_grid
 from callboard.kernels.quantize_kv import KV_ROUNDING
-from callboard.kernels.quantize_scales import awq_scales, output_error, smooth_scales
+from callboard.kernels.quantize_scales import awq_scales, output_error, searched_smooth_scales, smooth_scales
 from callboard.kernels.quantized import PackedCache, read_blocks, write_slots
 from callboard.kernels.rotation import random_orthogonal, rotate_inputs, rotate_outputs
 
@@ -198,6 +198,33 @@ def test_smoothing_divides_the_range_between_inputs_and_weights() -> None:
     torch.testing.assert_close(all_to_weights, all_to_weights[:1].expand(32))
     with pytest.raises(ValueError, match="alpha"):
         smooth_scales(weight, largest, 1.5)
+
+
+def in_eight_bits(x: torch.Tensor) -> torch.Tensor:
+    steps = x.abs().amax(1, keepdim=True) / 127
+    return (x / steps).round() * steps
+
+
+@pytest.mark.parametrize("sources", [None, torch.arange(16).view(2, 1, 8).expand(-1, 2, -1).flatten()])
+@pytest.mark.parametrize("outlier", [1.0, 30.0])
+def test_the_alpha_that_is_found_loses_no_more_than_others(sources: torch.Tensor | None, outlier: float) -> None:
+    weight, x = torch.randn(20, 32), torch.randn(300, 32)
+    x[:, 3] *= outlier
+    x[7, 5] *= 40 * outlier
+    largest = x.abs().amax(0)
+
+    def lost(scales: torch.Tensor) -> float:
+        each = scales if sources is None else scales[sources]
+        difference = in_eight_bits(x / each) @ in_eight_bits(weight * each).T - wanted
+        return float((difference.square().sum(1) / wanted.square().sum(1)).sum())
+
+    wanted = x @ weight.T
+    found = searched_smooth_scales(weight, x, largest, sources)
+    assert found.shape == ((32,) if sources is None else (16,))
+    others = [smooth_scales(weight, largest, alpha, sources) for alpha in (0.25, 0.5, 0.75)]
+    assert lost(found) <= min(map(lost, [torch.ones_like(found), *others])) * (1 + 1e-4)
+    if outlier > 1:
+        assert lost(found) < 0.8 * lost(torch.ones_like(found))
 
 
 def test_keys_and_values_come_back_within_half_a_step_of_their_own_head() -> None:
