@@ -64,7 +64,12 @@ async def test_a_column_is_as_wide_as_its_cells_now_and_is_measured_only_when_on
     async with app.run_test(size=(60, 12)) as pilot:
         measured: list[object] = []
         measure = app.table._update_column_widths
-        app.table._update_column_widths = lambda cells: (measured.append(cells), measure(cells))[1]
+
+        def noting(updated_cells: set[Any]) -> None:
+            measured.append(updated_cells)
+            measure(updated_cells)
+
+        app.table._update_column_widths = noting
         for count, width in ((1, 5), (1_234_567, 9), (7_654_321, 9), (22, 5)):
             app.table.show({"a": ("first", count), "b": ("second", 3)})
             await pilot.pause()
