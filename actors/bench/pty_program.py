@@ -35,8 +35,10 @@ class PtyProgram:
         self._began = began
         self._written = b""
         self._news = threading.Condition()
+        self._is_measured = False
         self._over = False
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def wait_for(self, words: str, timeout: float) -> float:
         """Seconds from the start until `words` had been written. Raises ContenderFailed."""
@@ -51,10 +53,15 @@ class PtyProgram:
             return now - self._began
 
     def cpu_share(self, seconds: float) -> float:
-        """The share of one core that it takes over so many seconds."""
+        """The share of one core that it takes over so many seconds. What it writes from now on is not kept."""
+        self._is_measured = True
         before, began = self._cpu_s(), time.perf_counter()
         time.sleep(seconds)  # the clock is what is measured
         return (self._cpu_s() - before) / (time.perf_counter() - began)
+
+    def read_out(self) -> None:
+        """Returns once all that it wrote has been read; it has ended by then."""
+        self._reader.join(_STOP_S)
 
     def _cpu_s(self) -> float:
         times = self._process.cpu_times()
@@ -67,9 +74,9 @@ class PtyProgram:
         with contextlib.suppress(OSError):  # its end
             while data := os.read(self._master, 1 << 16):
                 with self._news:
-                    # What is waited for comes early; a page that is measured writes for minutes.
-                    self._written = (self._written + data)[-(1 << 17) :]
-                    self._news.notify_all()
+                    if not self._is_measured:  # then it writes for minutes, and nothing is waited for
+                        self._written += data
+                        self._news.notify_all()
         with self._news:
             self._over = True
             self._news.notify_all()
@@ -88,8 +95,9 @@ def pty_program(command: Sequence[str], variables: Mapping[str, str]) -> Iterato
         dying_with_us(command), stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
     )
     os.close(slave)
+    app = PtyProgram(process, master, began)
     try:
-        yield PtyProgram(process, master, began)
+        yield app
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended by itself
             process.terminate()
@@ -98,4 +106,6 @@ def pty_program(command: Sequence[str], variables: Mapping[str, str]) -> Iterato
         except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
             process.kill()
             process.wait(_STOP_S)
+        # Its number may be the next terminal's, of which the thread would then read what is not for it.
+        app.read_out()
         os.close(master)
