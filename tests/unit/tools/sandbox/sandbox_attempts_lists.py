@@ -1,4 +1,5 @@
-"""Ways out from public lists of such tricks, each list a table here; written anew, to reach what lies outside of ours.
+"""Ways out of the kinds that public lists collect, a table for each; written anew, to reach what lies outside of ours.
+HackTricks' two pages and part of the Pyjail Cheatsheet were gone through; the other lists were not.
 
 Most tricks of the lists on Python get `open` or a shell where a filter on the language has taken them away. There is no
 such filter in the sandbox: each of them works, and finds nothing that it could open. `PLAIN` and `OTHER` as in
@@ -7,7 +8,7 @@ such filter in the sandbox: each of them works, and finds nothing that it could 
 
 from __future__ import annotations
 
-# By title: the lists that the attempts of this folder are held against.
+# By title: the lists whose kinds of tricks these are.
 SOURCES = {
     "HackTricks: Bypass Python sandboxes": "https://book.hacktricks.wiki",
     "Pyjail Cheatsheet": "https://github.com/Shirajuki/shirajuki.github.io",
